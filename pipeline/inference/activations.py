@@ -27,6 +27,7 @@ from pipeline.inference.device import pick_device
 from pipeline.inference.mixture import load_model
 from pipeline.progress import bar
 from pipeline.trajectory.histogram import R2Counts
+from pipeline.trajectory.kernels import KEPT
 
 BATCH_TOKENS = 1024  # that go through the model together, unless one text is longer
 CHUNK = 1 << 22  # scalars whose R² is computed at once
@@ -153,7 +154,8 @@ class Moments:
         for total, product, square, last in parts:
             spread = (square - total.square() / count).clamp_(min=SMALLEST)
             r2 = (product.square() / spread).clamp_(max=1.0)
-            into.add_values(r2.cpu(), (last.abs() > least).float().cpu())
+            kept = (last.abs() > least).to(torch.uint8) * int(KEPT)
+            into.add_values(r2.cpu().numpy(), kept.cpu().numpy())
             constant += int((square == 0).sum())
         return constant
 

@@ -7,16 +7,14 @@ folder: an engine that loads the recipe holds the weights that the folder would 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
-import torch
-
 from pipeline.errors import PipelineError
-from pipeline.inference.recipe import CheckpointFolder, Recipe
-from pipeline.progress import bar
-from pipeline.trajectory.gram import piece_gram
+from pipeline.inference.recipe import Recipe
+from pipeline.trajectory.gram import Gram
+from pipeline.trajectory.measure import measure_grams
 from pipeline.trajectory.plan import Plan, make_plan
+from pipeline.trajectory.shards import Files
 from pipeline.trajectory.sources import Trajectory
 
 
@@ -56,17 +54,16 @@ def _coefficients(plan: Plan) -> dict[int, Any]:
     """For each target one list of coefficients, or one for each tensor name."""
     if not plan.rule.needs_gram and not plan.alpha_by_tensor:
         return {t: plan.coefficients("", None, t).tolist() for t in plan.targets}
-    names = [name for name in plan.last.entries if name not in plan.copied]
-    tables: dict[int, Any] = {t: {} for t in plan.targets}
-    with ExitStack() as stack, bar(len(names), "gram", "tensor") as progress:
-        sources = [CheckpointFolder(c.folder, stack) for c in plan.checkpoints]
-        for name in names:
-            gram = None
-            if plan.rule.needs_gram:
-                base = sources[0].read(name).float().flatten()
-                deltas = [s.read(name).float().flatten().sub_(base) for s in sources[1:]]
-                gram = piece_gram(torch.stack(deltas))
-            for t in plan.targets:
-                tables[t][name] = plan.coefficients(name, gram, t).tolist()
-            progress.update(1)
-    return tables
+    entries = [entry for name, entry in plan.last.entries.items() if name not in plan.copied]
+    still = Gram.zero(len(plan.checkpoints))  # of a tensor without elements
+    grams: dict[str, Gram] = {}
+    if plan.rule.needs_gram:
+        with Files() as files:
+            grams = measure_grams(plan.checkpoints, entries, files)
+    return {
+        t: {
+            e.name: plan.coefficients(e.name, grams.get(e.name, still).matrix, t).tolist()
+            for e in entries
+        }
+        for t in plan.targets
+    }

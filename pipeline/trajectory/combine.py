@@ -1,34 +1,38 @@
-"""One streaming kernel for every linear method: theta* = theta_0 + sum_i c_i delta_i.
+"""One streaming pass for every linear method: theta* = theta_0 + sum_i c_i delta_i.
 
 All targets come out of one read. Arithmetic is fp32, from deltas, with one rounding to the output
-dtype. Methods whose c depends on a tensor's Gram matrix read each shard's tensors twice, the
+dtype (see `kernels`). Methods whose c depends on a tensor's Gram matrix read tensors twice, the
 second time from the page cache. Source of the two-point rule: arXiv 2601.04537.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
 
 from pipeline.errors import PipelineError
 from pipeline.progress import bar
-from pipeline.trajectory.coefficients import Vector
-from pipeline.trajectory.deltas import DeltaReader
+from pipeline.trajectory import stream
+from pipeline.trajectory.checkpoint import Checkpoint
 from pipeline.trajectory.folder import ModelFolder
-from pipeline.trajectory.gram import Gram, GramTable, describe, piece_gram
+from pipeline.trajectory.gram import Gram, describe
+from pipeline.trajectory.kernels import combine, moments, step_weights
+from pipeline.trajectory.measure import GramTable, measure_grams
 from pipeline.trajectory.plan import Plan, make_plan
-from pipeline.trajectory.r2 import gate
+from pipeline.trajectory.reader import Reader
 from pipeline.trajectory.shards import Entry, Files
 from pipeline.trajectory.share import Share
 from pipeline.trajectory.sources import Trajectory
-from pipeline.trajectory.stream import PIECE, Piece, counted, pieces, run
+from pipeline.trajectory.stream import Piece, counted, pieces, run
 from pipeline.trajectory.writer import ShardFile, check_space
 
+GROUP_BYTES = 1 << 30
 ALONE = Share()
 
 
@@ -85,7 +89,7 @@ def extrapolate(
 
 
 def _outcome(
-    plan: Plan, grams: GramTable, target: int
+    plan: Plan, grams: Mapping[str, Gram], target: int
 ) -> tuple[dict[str, float] | None, list[dict[str, Any]]]:
     """c by step where it is the same for every tensor, else None; and a row for each tensor."""
     alike = not plan.rule.needs_gram and not plan.alpha_by_tensor
@@ -108,11 +112,11 @@ class _Combination:
         self.plan = plan
         self.share = share
         self.folders = folders
-        self.grams = GramTable()
-        self.coefficients: dict[tuple[str, int], Vector] = {}
+        self.grams: dict[str, Gram] = {}
         self.dtypes = {e.name: e.dtype for shard in plan.shards for e in shard.entries}
+        self.weights = step_weights(plan.steps) if plan.by_scalar else np.empty(0, np.float32)
 
-    def run(self) -> GramTable:
+    def run(self) -> dict[str, Gram]:
         """Write every missing shard; returns the Gram matrices of this process's tensors."""
         plan = self.plan
         lacking = {
@@ -125,110 +129,144 @@ class _Combination:
         with Files() as files, bar(total, "extrapolate", "weights", scale=True) as progress:
             for shard in plan.shards:
                 targets = lacking[shard.filename]
-                entries = self.share.own(shard.entries)
-                floats = [e for e in entries if e.numel and plan.last.entries[e.name].is_float]
-                if plan.rule.needs_gram or not targets:
-                    run(list(pieces(floats)), lambda: self._gram_worker(files))
-                    self.grams.settle()
-                if targets:
-                    with_grams = not plan.rule.needs_gram
-                    self._set_coefficients(floats, targets)
-                    outputs = {
-                        t: ShardFile(self.folders[t].partial, shard, self.share) for t in targets
-                    }
-                    make = partial(self._worker, files, outputs, with_grams)
-                    todo = list(pieces(entries))
-                    run(todo, lambda make=make: counted(make(), progress, 1))  # type: ignore[misc]
-                    self.grams.settle()
-                else:
-                    progress.update(sum(e.numel for e in entries))
+                outputs = {
+                    t: ShardFile(self.folders[t].partial, shard, self.share) for t in targets
+                }
+                for group in self._groups(self.share.own(shard.entries)):
+                    self._run_group(group, outputs, files, progress)
         return self.grams
 
-    def _set_coefficients(self, entries: Sequence[Entry], targets: Sequence[int]) -> None:
+    def _groups(self, entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+        """Tensors whose inputs fit the page cache together: some methods read them twice."""
+        group: list[Entry] = []
+        size = 0
         for entry in entries:
-            gram = self.grams[entry.name].matrix if self.plan.rule.needs_gram else None
-            for t in targets:
-                self.coefficients[entry.name, t] = self.plan.coefficients(entry.name, gram, t)
+            held = entry.numel * sum(c.entries[entry.name].dtype.itemsize for c in self.checkpoints)
+            if group and size + held > GROUP_BYTES:
+                yield group
+                group, size = [], 0
+            group.append(entry)
+            size += held
+        if group:
+            yield group
 
-    def _gram_worker(self, files: Files) -> Callable[[Piece], None]:
-        reader = DeltaReader(self.plan.checkpoints, files)
-        return lambda piece: self._add_gram(piece, reader, *reader.read(piece))
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        return self.plan.checkpoints
 
-    def _add_gram(
-        self, piece: Piece, reader: DeltaReader, theta_0: torch.Tensor, deltas: torch.Tensor
+    def _run_group(
+        self,
+        entries: Sequence[Entry],
+        outputs: Mapping[int, ShardFile],
+        files: Files,
+        progress: tqdm[None],
     ) -> None:
-        squared, matrix = float(torch.dot(theta_0, theta_0)), piece_gram(deltas)
-        if not math.isfinite(squared + matrix.sum()):
-            reader.blame(piece)
-        self.grams.add(piece.name, piece.start, Gram(squared, matrix))
+        floats = [e for e in entries if e.numel and self.plan.last.entries[e.name].is_float]
+        if self.plan.rule.needs_gram or not outputs:
+            self.grams |= measure_grams(self.checkpoints, floats, files)
+        if not outputs:
+            progress.update(sum(e.numel for e in entries))
+            return
+        table = GramTable()
+        rows = {e.name: self._coefficients(e.name, list(outputs)) for e in floats}
 
-    def _worker(
-        self, files: Files, outputs: Mapping[int, ShardFile], with_grams: bool
-    ) -> Callable[[Piece], None]:
-        """One thread's kernel and buffers."""
-        plan = self.plan
-        reader = DeltaReader(plan.checkpoints, files)
-        buffers = torch.empty(2, PIECE)
-        raw, rounded = torch.empty(2, PIECE * 8, dtype=torch.uint8)
+        def make_worker() -> Callable[[Piece], None]:
+            return counted(_Worker(self, files, outputs, rows, table), progress, 1)
 
-        def work(piece: Piece) -> None:
-            n, name = len(piece), piece.name
-            entry = plan.last.entries[name]
-            if entry.is_float:
-                theta_0, deltas = reader.read(piece)
-                if with_grams:
-                    self._add_gram(piece, reader, theta_0, deltas)
-            if name in plan.copied:
-                data = raw[: n * entry.dtype.itemsize]
-                if entry.shift is None:
-                    files.read(entry, piece.start, piece.stop, data)
-                else:  # not stored as such: the base plus a shift
-                    files.load(entry, piece.start, piece.stop, buffers[0, :n], rounded)
-                    data.view(entry.dtype).copy_(buffers[0, :n])
-                for output in outputs.values():
-                    output.write(name, piece.start, data)
-                return
-            dtype = self.dtypes[name]
-            for t, output in outputs.items():
-                total, term = buffers[:, :n]
-                if plan.rule.copies_last:
-                    files.load(entry, piece.start, piece.stop, total, raw)
-                else:
-                    _combine(theta_0, deltas, self.coefficients[name, t], total, term)
-                    if plan.by_scalar:
-                        gate(plan.steps, theta_0, deltas, total)
-                data = rounded[: n * dtype.itemsize]
-                data.view(dtype).copy_(total)
-                if not _fits(total, data.view(dtype)):
-                    reader.blame(piece)
-                    raise PipelineError(
-                        f"tensor {name}: step {t} overflows {plan.dtype}; choose a nearer target "
-                        "or a wider weight_extrap.dtype"
-                    )
-                output.write(name, piece.start, data)
+        run(list(pieces(entries)), make_worker)
+        self.grams |= table.settle()
 
-        return work
+    def _coefficients(self, name: str, targets: Sequence[int]) -> NDArray[np.float32]:
+        """c of each target, fp32 [T, K]."""
+        gram = self.grams[name].matrix if self.plan.rule.needs_gram else None
+        rows = [self.plan.coefficients(name, gram, t) for t in targets]
+        return np.stack(rows).astype(np.float32)
 
 
-def _combine(
-    theta_0: torch.Tensor, deltas: torch.Tensor, c: Vector, total: torch.Tensor, term: torch.Tensor
-) -> None:
-    """total = theta_0 + sum_i c_i delta_i, all fp32 [n], deltas [K - 1, n].
+class _Worker:
+    """One thread's buffers; called with one piece after the other."""
 
-    Product and sum are rounded apart, as in theta_0 + c * delta in numpy or torch;
-    torch.add(alpha=c) would fuse them and differ in the last bit.
-    """
-    moving = [(d, f) for d, f in zip(deltas, c[1:].tolist(), strict=True) if f != 0.0]
-    if not moving:
-        total.copy_(theta_0)
-        return
-    torch.mul(*moving[0], out=total)
-    for delta, factor in moving[1:]:
-        total.add_(torch.mul(delta, factor, out=term))
-    total.add_(theta_0)
+    def __init__(
+        self,
+        work: _Combination,
+        files: Files,
+        outputs: Mapping[int, ShardFile],
+        rows: Mapping[str, NDArray[np.float32]],
+        table: GramTable,
+    ) -> None:
+        self.plan, self.dtypes, self.weights = work.plan, work.dtypes, work.weights
+        self.files, self.outputs, self.rows, self.table = files, outputs, rows, table
+        self.reader = Reader(work.checkpoints, files)
+        self.out = torch.empty(len(outputs) * stream.PIECE)
+        self.raw = torch.empty(stream.PIECE * 8, dtype=torch.uint8)
 
+    def __call__(self, piece: Piece) -> None:
+        entry = self.plan.last.entries[piece.name]
+        copied = piece.name in self.plan.copied
+        if entry.is_float and (copied or self.plan.rule.copies_last):
+            self._measure(piece)
+        if copied:
+            self._copy(piece, entry)
+        elif self.plan.rule.copies_last:
+            self._copy_last(piece, entry)
+        else:
+            self._combine(piece)
 
-def _fits(total: torch.Tensor, data: torch.Tensor) -> bool:
-    """False if a NaN or infinity came out, in fp32 or on rounding to the output's dtype."""
-    fits = math.isfinite(float(total.sum()))
-    return fits and (data.dtype != torch.float16 or bool(data.isfinite().all()))
+    def _measure(self, piece: Piece) -> None:
+        values = self.reader.read(piece)
+        matrix = np.zeros((len(values.array),) * 2)
+        squared = moments(values.array, values.movements, matrix)
+        self.table.add(piece, Gram(squared, matrix), self.reader)
+
+    def _copy(self, piece: Piece, entry: Entry) -> None:
+        """The last checkpoint's bytes, in their own dtype."""
+        data = self.raw[: len(piece) * entry.dtype.itemsize]
+        if entry.shift is None:
+            self.files.read(entry, piece.start, piece.stop, data)
+            self._write(piece, [data] * len(self.outputs))
+        else:  # not stored as such: the base plus a shift
+            self._copy_last(piece, entry)
+
+    def _copy_last(self, piece: Piece, entry: Entry) -> None:
+        """The last checkpoint's values, in the output's dtype."""
+        values = self.out[: len(piece)]
+        self.files.load(entry, piece.start, piece.stop, values, self.raw)
+        self._write(piece, [self._rounded(piece, values)] * len(self.outputs))
+
+    def _combine(self, piece: Piece) -> None:
+        values, rows = self.reader.read(piece), self.rows[piece.name]
+        out = self.out[: len(rows) * len(piece)].view(len(rows), -1)
+        if self.dtypes[piece.name] == torch.bfloat16:  # the kernel rounds
+            out = self.out.view(torch.bfloat16)[: out.numel()].view(len(rows), -1)
+            target = out.view(torch.uint16).numpy()
+        else:
+            target = out.numpy()
+        matrix = np.zeros((len(values.array),) * 2)
+        squared, finite = combine(
+            values.array, values.movements, rows, self.weights, target, matrix
+        )
+        self.table.add(piece, Gram(squared, matrix), self.reader)
+        if not finite:
+            self._refuse(piece)
+        self._write(piece, [self._rounded(piece, row) for row in out])
+
+    def _rounded(self, piece: Piece, values: torch.Tensor) -> torch.Tensor:
+        dtype = self.dtypes[piece.name]
+        if values.dtype == dtype:
+            return values
+        rounded = values.to(dtype)
+        if not bool(rounded.isfinite().all()):
+            self._refuse(piece)
+        return rounded
+
+    def _refuse(self, piece: Piece) -> NoReturn:
+        self.reader.blame(piece)
+        step = ", ".join(map(str, self.outputs))
+        raise PipelineError(
+            f"tensor {piece.name}: step {step} overflows {self.plan.dtype}; choose a nearer target "
+            "or a wider weight_extrap.dtype"
+        )
+
+    def _write(self, piece: Piece, data: Sequence[torch.Tensor]) -> None:
+        for output, values in zip(self.outputs.values(), data, strict=True):
+            output.write(piece.name, piece.start, values)

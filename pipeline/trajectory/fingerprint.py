@@ -18,10 +18,11 @@ import torch
 
 from pipeline.errors import PipelineError
 from pipeline.progress import bar
+from pipeline.trajectory import stream
 from pipeline.trajectory.checkpoint import Checkpoint
 from pipeline.trajectory.shards import Entry, Files
 from pipeline.trajectory.sources import Trajectory
-from pipeline.trajectory.stream import PIECE, Piece, counted, pieces, run, worker_count
+from pipeline.trajectory.stream import Piece, counted, pieces, run, worker_count
 
 BLOCK = 1 << 23  # bytes read at once for hashing
 
@@ -70,8 +71,8 @@ def check_finite(trajectory: Trajectory) -> None:
 
 
 def _finite_worker(files: Files, checkpoint: Checkpoint) -> Callable[[Piece], None]:
-    values = torch.empty(PIECE)
-    raw = torch.empty(PIECE * 8, dtype=torch.uint8)
+    values = torch.empty(stream.PIECE)
+    raw = torch.empty(stream.PIECE * 8, dtype=torch.uint8)
 
     def work(piece: Piece) -> None:
         entry = checkpoint.entries[piece.name]
@@ -85,8 +86,8 @@ def _finite_worker(files: Files, checkpoint: Checkpoint) -> Callable[[Piece], No
 
 def count_not_finite(files: Files, entry: Entry) -> int:
     """How many elements of a tensor are NaN or infinite."""
-    values = torch.empty(PIECE)
-    raw = torch.empty(PIECE * 8, dtype=torch.uint8)
+    values = torch.empty(stream.PIECE)
+    raw = torch.empty(stream.PIECE * 8, dtype=torch.uint8)
     count = 0
     for piece in pieces([entry]):
         out = values[: len(piece)]

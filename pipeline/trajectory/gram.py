@@ -6,17 +6,14 @@ deltas, never from raw weights, whose inner products agree in nearly all their d
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
-RUN = 1024
 
 
 @dataclass
@@ -41,60 +38,6 @@ class Gram:
         if self.base_squared <= 0.0:
             return None
         return float(np.sqrt(self.matrix[-1, -1] / self.base_squared))
-
-
-class GramTable:
-    """Grams by tensor name, handed in piece by piece from several threads.
-
-    Pieces are added up in their order in the tensor, not in the order in which threads finish, so
-    that the same inputs give the same bits.
-    """
-
-    def __init__(self) -> None:
-        self._pieces: dict[str, list[tuple[int, Gram]]] = {}
-        self._grams: dict[str, Gram] = {}
-        self._lock = threading.Lock()
-
-    def add(self, name: str, start: int, gram: Gram) -> None:
-        """Hand in the Gram of the piece that begins at element `start`."""
-        with self._lock:
-            self._pieces.setdefault(name, []).append((start, gram))
-
-    def settle(self) -> None:
-        """Add up the pieces of every tensor; all of them must have been handed in."""
-        for name, parts in self._pieces.items():
-            parts.sort(key=lambda part: part[0])
-            total = Gram.zero(len(parts[0][1].matrix))
-            for _, part in parts:
-                total.add(part)
-            self._grams[name] = total
-        self._pieces.clear()
-
-    def __getitem__(self, name: str) -> Gram:
-        return self._grams[name]
-
-    def items(self) -> list[tuple[str, Gram]]:
-        return list(self._grams.items())
-
-
-def piece_gram(deltas: torch.Tensor) -> Matrix:
-    """G [K, K] of one piece, with the zero row and column of theta_0.
-
-    Args:
-        deltas: fp32 [K - 1, n], theta_0's own zeros left out. fp32 sums run over `RUN` products at
-            most, the rest is added in fp64: relative error 1e-8, at the speed of fp32. A single
-            delta's length, which only reports use, is a plain fp32 sum (1e-6).
-    """
-    count, n = deltas.shape
-    if count == 1:
-        return np.diag([0.0, float(torch.dot(deltas[0], deltas[0]))])
-    whole = n - n % RUN
-    runs = deltas[:, :whole].reshape(count, -1, RUN).transpose(0, 1)
-    rest = deltas[:, whole:].double()
-    inner = torch.bmm(runs, runs.transpose(1, 2)).sum(0, dtype=torch.float64) + rest @ rest.T
-    matrix = np.zeros((count + 1, count + 1))
-    matrix[1:, 1:] = inner.numpy()
-    return matrix
 
 
 def linear_r2(steps: Sequence[float], gram: Matrix) -> float | None:

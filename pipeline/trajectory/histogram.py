@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+from pipeline.trajectory.kernels import count_cells
 
 BINS = 1000  # of the histogram that is reported
 FINE = 20  # parts of each bin that are counted, for medians
@@ -30,15 +31,10 @@ class R2Counts:
         self.counts += other.counts
         self.sums = [a + b for a, b in zip(self.sums, other.sums, strict=True)]
 
-    def add_values(self, r2: torch.Tensor, kept: torch.Tensor) -> None:
-        """Count R² values (fp32 [n], in [0, 1]); `kept` (fp32 [n]): 1.0 if all filters pass."""
-        cells = (r2 * CELLS).clamp_(max=CELLS - 1).to(torch.int32)
-        cells.add_(kept.to(torch.int32), alpha=CELLS)
-        counts = torch.bincount(cells, minlength=2 * CELLS)
-        self.counts += counts.numpy().reshape(2, CELLS)
-        inside = float(torch.dot(r2, kept))
-        outside = float(r2.sum()) - inside
-        self.sums = [self.sums[0] + round(outside / UNIT), self.sums[1] + round(inside / UNIT)]
+    def add_values(self, r2: NDArray[np.float32], flags: NDArray[np.uint8]) -> None:
+        """Count R² values (fp32 [n], in [0, 1]); `flags` (uint8 [n]) has KEPT if filters pass."""
+        sums = count_cells(r2, flags, self.counts)
+        self.sums = [a + round(b / UNIT) for a, b in zip(self.sums, sums, strict=True)]
 
     @property
     def total(self) -> int:

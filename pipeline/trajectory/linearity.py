@@ -9,7 +9,6 @@ counts as R² = 0, and `constant` says how many there are.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,21 +20,23 @@ from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
 from pipeline.progress import bar
-from pipeline.trajectory.fingerprint import raise_not_finite
+from pipeline.trajectory import kernels, stream
 from pipeline.trajectory.fits import Spot, line_fit, spread
-from pipeline.trajectory.gram import (
-    Gram,
-    GramTable,
-    describe,
-    piece_gram,
-    rank1_curve,
-    segment_cosines,
-)
+from pipeline.trajectory.gram import Gram, describe, rank1_curve, segment_cosines
 from pipeline.trajectory.histogram import R2Counts
-from pipeline.trajectory.r2 import Filters, Kernel
-from pipeline.trajectory.shards import Entry, Files, shares_base
+from pipeline.trajectory.measure import GramTable
+from pipeline.trajectory.reader import Reader, Values
+from pipeline.trajectory.shards import Entry, Files
 from pipeline.trajectory.sources import Trajectory
-from pipeline.trajectory.stream import PIECE, Piece, counted, pieces, run
+from pipeline.trajectory.stream import Piece, counted, pieces, run
+
+
+@dataclass(frozen=True)
+class Filters:
+    """A scalar counts if it moves by more than `min_change` over at least `min_unique` values."""
+
+    min_change: float
+    min_unique: int
 
 
 @dataclass
@@ -75,15 +76,14 @@ def probe_weights(
     probe = _Probe(trajectory, filters, entries)
     total = sum(e.numel for e in entries)
     with Files() as files, bar(total, "linear_probe", "weights", scale=True) as progress:
-        run(list(pieces(entries, PIECE)), lambda: counted(probe.worker(files), progress, 1))
+        run(list(pieces(entries)), lambda: counted(probe.worker(files), progress, 1))
         spots = [probe.spots[e.name] for e in entries if e.name in probe.spots]
-        probe.grams.settle()
         examples = [_weight_example(trajectory, files, spot) for spot in spread(spots)]
     rows = [probe.rows[e.name] for e in entries if e.name in probe.rows]
-    gram = Gram.zero(len(steps))
+    grams, gram = probe.table.settle(), Gram.zero(len(steps))
     for row in rows:
-        gram.add(probe.grams[row["name"]])
-        row |= describe(steps, probe.grams[row["name"]])
+        gram.add(grams[row["name"]])
+        row |= describe(steps, grams[row["name"]])
     return {
         **_report(probe.total, steps, filters),
         **describe(steps, gram),
@@ -105,49 +105,22 @@ class _Probe:
         self.tallies: dict[str, Tally] = {}  # of the tensors in work: each holds a histogram
         self.rows: dict[str, dict[str, Any]] = {}
         self.spots: dict[str, Spot] = {}
-        self.grams = GramTable()
+        self.table = GramTable()
         self.total = Tally()
         self.lock = threading.Lock()
 
     def worker(self, files: Files) -> Callable[[Piece], None]:
-        kernel = Kernel(self.steps, self.filters, PIECE)
-        theta_0 = torch.empty(PIECE)
-        raw = torch.empty(PIECE * 8, dtype=torch.uint8)
+        reader, kernel = (
+            Reader(self.checkpoints, files),
+            _Kernel(self.steps, self.filters, stream.PIECE),
+        )
 
         def work(piece: Piece) -> None:
-            n, span = len(piece), (piece.start, piece.stop)
-            entries = [c.entries[piece.name] for c in self.checkpoints]
-            base = theta_0[:n]
-            files.load(entries[0], *span, base, raw)
-            kernel.values[0, :n] = base
-            if all(shares_base(entry, entries[0]) for entry in entries):
-                kernel.values[0, :n] = 0.0  # stored as deltas: probe the deltas themselves
-                for row, entry in zip(kernel.values[1:], entries[1:], strict=True):
-                    files.load_delta(entry, entries[0], *span, base, row[:n], raw)
-            else:
-                for row, entry in zip(kernel.values[1:], entries[1:], strict=True):
-                    files.load(entry, *span, row[:n], raw)
-            self.fold(piece, self.measure(files, piece, base, kernel))
+            r2, flags, gram = kernel.measure(reader.read(piece))
+            self.table.add(piece, gram, reader)
+            self.fold(piece, _tally(piece, r2, flags))
 
         return work
-
-    def measure(self, files: Files, piece: Piece, theta_0: torch.Tensor, kernel: Kernel) -> Tally:
-        """R² and Gram matrix of the piece whose values are in the kernel's buffer."""
-        n = len(piece)
-        r2, kept, moving = kernel.measure(n)
-        deltas = kernel.values[1:, :n]  # what the kernel leaves there
-        gram = Gram(float(torch.dot(theta_0, theta_0)), piece_gram(deltas))
-        if not math.isfinite(gram.base_squared + gram.matrix.sum()):
-            for checkpoint in self.checkpoints:
-                raise_not_finite(files, checkpoint, checkpoint.entries[piece.name])
-        self.grams.add(piece.name, piece.start, gram)
-        counts = R2Counts()
-        counts.add_values(r2, kept)
-        spot = None
-        if piece.start == 0 and counts.kept:
-            places = kept.nonzero().flatten()
-            spot = Spot(piece.name, int(places[len(places) // 2]))
-        return Tally(counts, n - int(moving.sum()), spot)
 
     def fold(self, piece: Piece, tally: Tally) -> None:
         with self.lock:
@@ -172,6 +145,40 @@ class _Probe:
             **r2.summary(filtered=True),
             "unfiltered": r2.summary(filtered=False),
         }
+
+
+def _tally(piece: Piece, r2: NDArray[np.float32], flags: NDArray[np.uint8]) -> Tally:
+    counts = R2Counts()
+    counts.add_values(r2, flags)
+    spot = None
+    if piece.start == 0 and counts.kept:
+        places = np.flatnonzero(flags & kernels.KEPT)
+        spot = Spot(piece.name, int(places[len(places) // 2]))
+    return Tally(counts, _constant(flags), spot)
+
+
+def _constant(flags: NDArray[np.uint8]) -> int:
+    return len(flags) - int(np.count_nonzero(flags & kernels.MOVING))
+
+
+class _Kernel:
+    """`kernels.linearity` with its buffers, for up to `size` scalars at once."""
+
+    def __init__(self, steps: Sequence[int], filters: Filters, size: int) -> None:
+        self._weights = kernels.step_weights(steps)
+        self._filters = filters
+        self._r2 = np.empty(size, np.float32)
+        self._flags = np.empty(size, np.uint8)
+
+    def measure(self, values: Values) -> tuple[NDArray[np.float32], NDArray[np.uint8], Gram]:
+        """R² [n] and flags [n] (overwritten by the next call), and the Gram of the piece."""
+        count, n = values.array.shape
+        r2, flags, gram = self._r2[:n], self._flags[:n], Gram.zero(count)
+        filters = float(self._filters.min_change), int(self._filters.min_unique)
+        gram.base_squared = kernels.linearity(
+            values.array, values.movements, self._weights, *filters, r2, flags, gram.matrix
+        )
+        return r2, flags, gram
 
 
 def _report(total: Tally, steps: Sequence[int], filters: Filters) -> dict[str, Any]:
@@ -202,19 +209,20 @@ def series_r2(
     values: NDArray[np.floating[Any]], steps: Sequence[int]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """R² [N] of each column of `values` [K, N] on the steps, and which are constant [N]."""
-    kernel = _kernel(values, steps, Filters(0.0, 1))
-    r2, _, moving = kernel.measure(values.shape[1])
-    return r2.numpy(), (moving == 0).numpy()
+    r2, flags = _measure_series(values, steps, Filters(0.0, 1))
+    return r2, (flags & kernels.MOVING) == 0
 
 
-def _kernel(values: NDArray[np.floating[Any]], steps: Sequence[int], filters: Filters) -> Kernel:
+def _measure_series(
+    values: NDArray[np.floating[Any]], steps: Sequence[int], filters: Filters
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     _check_count(len(steps))
     bad = int((~np.isfinite(values)).sum())
     if bad:
         raise PipelineError(f"{bad} values of the series are NaN or infinite; score them again")
-    kernel = Kernel(steps, filters, values.shape[1])
-    kernel.values.copy_(torch.from_numpy(np.ascontiguousarray(values)))
-    return kernel
+    plain = Values(np.ascontiguousarray(values, np.float32), movements=False)
+    r2, flags, _ = _Kernel(steps, filters, values.shape[1]).measure(plain)
+    return r2, flags
 
 
 def probe_series(
@@ -237,16 +245,13 @@ def probe_series(
     Raises:
         PipelineError: fewer than 3 checkpoints; NaN or infinity.
     """
-    n = values.shape[1]
-    filters = Filters(min_change, min_unique)
-    kernel = _kernel(values, steps, filters)
-    kept = ((kernel.values[-1] - kernel.values[0]).abs() > min_change).float()
-    kept *= kernel.distinct(n, kept) >= min_unique
-    r2, _, moving = kernel.measure(n)
+    r2, flags = _measure_series(values, steps, Filters(0.0, min_unique))
+    narrow = np.asarray(values, np.float32)
+    flags[~(np.abs(narrow[-1] - narrow[0]) > min_change)] &= ~kernels.KEPT
     counts = R2Counts()
-    counts.add_values(r2, kept)
-    spots = [Spot("", int(i)) for i in kept.nonzero().flatten()]
-    return _report(Tally(counts, n - int(moving.sum())), steps, filters) | {
+    counts.add_values(r2, flags)
+    spots = [Spot("", int(i)) for i in np.flatnonzero(flags & kernels.KEPT)]
+    return _report(Tally(counts, _constant(flags)), steps, Filters(min_change, min_unique)) | {
         "tensors": [],
         "examples": [
             {"index": spot.index, **line_fit(steps, np.asarray(values)[:, spot.index].tolist())}

@@ -36,11 +36,12 @@ class Piece:
         return self.stop - self.start
 
 
-def pieces(entries: Iterable[Entry], size: int = PIECE) -> Iterator[Piece]:
-    """Cut tensors into pieces of at most `size` elements, in the given order."""
+def pieces(entries: Iterable[Entry], size: int | None = None) -> Iterator[Piece]:
+    """Cut tensors into pieces of at most `size` elements (default: PIECE), in the given order."""
+    step = PIECE if size is None else size
     for entry in entries:
-        for start in range(0, entry.numel, size):
-            yield Piece(entry.name, start, min(start + size, entry.numel))
+        for start in range(0, entry.numel, step):
+            yield Piece(entry.name, start, min(start + step, entry.numel))
 
 
 def worker_count() -> int:

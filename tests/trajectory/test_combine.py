@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.trajectory import combine, deltas, plan, stream, writer
+from pipeline.trajectory import plan, stream, writer
 from pipeline.trajectory.combine import extrapolate
 from pipeline.trajectory.sources import discover
 from tests.trajectory.pico import load_model, run_tensors, write_run
@@ -25,9 +25,7 @@ STEPS = [0, 40, 60]
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut tensors into many pieces, none of which divides them evenly."""
-    monkeypatch.setattr(combine, "PIECE", 29)
-    monkeypatch.setattr(deltas, "PIECE", 29)
-    monkeypatch.setattr(combine, "pieces", lambda entries: stream.pieces(entries, 29))
+    monkeypatch.setattr(stream, "PIECE", 29)
 
 
 def expected(t0: torch.Tensor, t1: torch.Tensor, alpha: float) -> torch.Tensor:

@@ -11,9 +11,8 @@ import torch
 from scipy import stats
 
 from pipeline.errors import PipelineError
-from pipeline.trajectory import linearity
+from pipeline.trajectory import kernels, stream
 from pipeline.trajectory.linearity import probe_series, probe_weights, series_r2
-from pipeline.trajectory.r2 import Filters, Kernel
 from pipeline.trajectory.sources import discover
 from tests.trajectory.pico import load_model, run_tensors, write_run
 
@@ -39,7 +38,7 @@ def test_every_scalar_agrees_with_linregress(
     for step in STEPS:  # frozen: constant in every scalar
         run[step]["model.layers.0.mlp.up_proj.weight"] = run[0]["model.layers.0.mlp.up_proj.weight"]
     root = write_run(tmp_path, run, dtype)
-    monkeypatch.setattr(linearity, "PIECE", 31)
+    monkeypatch.setattr(stream, "PIECE", 31)
     report = probe_weights(discover(root, None), min_change=4e-3, min_unique=6)
     models = [load_model(root / f"global_step_{s}") for s in STEPS]
     r2_all, kept_all = [], []
@@ -109,15 +108,18 @@ def test_exact_lines_and_constants() -> None:
     assert constant.tolist() == [False, True, False]
 
 
-def test_filter_edges() -> None:
+@pytest.mark.parametrize(("min_change", "min_unique"), [(0.5, 2), (0.0, 4)])
+def test_filter_edges(min_change: float, min_unique: int) -> None:
     """max-min must exceed min_change, not reach it; equal zeros of either sign are one value."""
-    kernel = Kernel([0, 1, 2, 3], Filters(0.5, 2), size=5)
-    kernel.values[:, :2] = torch.tensor([[0.0, 0.0], [0.25, -0.0], [0.5, 0.25], [0.125, 0.75]])
-    assert kernel.distinct(2, wanted=torch.ones(2)).tolist()[0] >= 2
-    assert kernel.measure(2)[1].tolist() == [0.0, 1.0]
-    strict = Kernel([0, 1, 2, 3], Filters(0.0, 4), size=2)
-    strict.values.copy_(torch.tensor([[0.0, 0.0], [0.25, -0.0], [0.5, 0.25], [0.125, 0.75]]))
-    assert strict.distinct(2, wanted=torch.ones(2)).tolist() == [4.0, 3.0]
+    columns = [[0.0, 0.25, 0.5, 0.125], [0.0, -0.0, 0.25, 0.75]]
+    values = np.array([columns[i % 2] for i in range(2500)], np.float32).T.copy()
+    r2, flags = np.empty(2500, np.float32), np.empty(2500, np.uint8)
+    weights = kernels.step_weights([0, 1, 2, 3])
+    gram = np.zeros((4, 4))
+    kernels.linearity(values, False, weights, min_change, min_unique, r2, flags, gram)
+    assert (flags & kernels.MOVING).all()
+    kept = [False, True] if min_unique == 2 else [True, False]  # 4 distinct values, and 3
+    assert ((flags & kernels.KEPT) > 0).tolist() == kept * 1250
 
 
 def test_series_filter_is_last_minus_first() -> None:
@@ -158,6 +160,6 @@ def test_too_few_and_not_finite(tmp_path: Path) -> None:
 
 def test_same_inputs_same_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads finish in any order; would catch floating-point sums that follow that order."""
-    monkeypatch.setattr(linearity, "PIECE", 7)
+    monkeypatch.setattr(stream, "PIECE", 7)
     trajectory = discover(write_run(tmp_path, run_tensors(STEPS), torch.float32), None)
     assert probe_weights(trajectory) == probe_weights(trajectory)

@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 
 from pipeline.errors import PipelineError
-from pipeline.trajectory import combine, deltas, plan, stream, writer
+from pipeline.trajectory import plan, stream, writer
 from pipeline.trajectory.coefficients import METHODS
 from pipeline.trajectory.combine import extrapolate
 from pipeline.trajectory.sources import discover
@@ -25,9 +25,7 @@ LAST = 60  # step 100 must not be used
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run in fp32, read in pieces that divide no tensor evenly, written in several shards."""
-    for module in (combine, deltas):
-        monkeypatch.setattr(module, "PIECE", 29)
-    monkeypatch.setattr(combine, "pieces", lambda entries: stream.pieces(entries, 29))
+    monkeypatch.setattr(stream, "PIECE", 29)
     monkeypatch.setattr(plan, "plan_shards", lambda t: writer.plan_shards(t, limit=2000))
     return write_run(tmp_path / "run", run_tensors(STEPS), torch.float32)
 

@@ -1,0 +1,79 @@
+"""Read one piece of all checkpoints at once, in the form that the kernels take.
+
+bf16 tensors, nearly all there are, go to the kernels as they lie on disk. Everything else (fp32,
+fp16, a base plus a shift) is brought to fp32 first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from pipeline.trajectory import stream
+from pipeline.trajectory.checkpoint import Checkpoint
+from pipeline.trajectory.fingerprint import raise_not_finite
+from pipeline.trajectory.shards import Entry, Files, shares_base
+from pipeline.trajectory.stream import Piece
+
+
+@dataclass(frozen=True)
+class Values:
+    """K checkpoints' values of n scalars.
+
+    Attributes:
+        array: [K, n], uint16 that hold bf16, or fp32.
+        movements: True if rows 1..K-1 are differences to row 0 rather than values.
+    """
+
+    array: NDArray[Any]
+    movements: bool
+
+
+class Reader:
+    """One thread's buffers for K checkpoints; what `read` returns is overwritten by the next."""
+
+    def __init__(self, checkpoints: Sequence[Checkpoint], files: Files) -> None:
+        self._checkpoints = checkpoints
+        self._files = files
+        self._bf16 = torch.empty(len(checkpoints) * stream.PIECE, dtype=torch.bfloat16)
+        self._fp32 = torch.empty(0)  # until a tensor needs it
+        self._raw = torch.empty(0, dtype=torch.uint8)
+
+    def read(self, piece: Piece) -> Values:
+        """The values of the piece at every checkpoint."""
+        entries = [checkpoint.entries[piece.name] for checkpoint in self._checkpoints]
+        if all(entry.dtype == torch.bfloat16 and entry.shift is None for entry in entries):
+            rows = self._bf16[: len(entries) * len(piece)].view(len(entries), -1)
+            for entry, row in zip(entries, rows, strict=True):
+                self._files.read(entry, piece.start, piece.stop, row)
+            return Values(rows.view(torch.uint16).numpy(), movements=False)
+        return self._read_fp32(piece, entries)
+
+    def _read_fp32(self, piece: Piece, entries: Sequence[Entry]) -> Values:
+        if not len(self._fp32):
+            self._fp32 = torch.empty(len(entries) * stream.PIECE)
+            self._raw = torch.empty(stream.PIECE * 8, dtype=torch.uint8)
+        span = piece.start, piece.stop
+        rows = self._fp32[: len(entries) * len(piece)].view(len(entries), -1)
+        self._files.load(entries[0], *span, rows[0], self._raw)
+        # movements that are stored as such would lose bits in a sum with the base
+        movements = any(shares_base(entry, entries[0]) for entry in entries[1:])
+        for entry, row in zip(entries[1:], rows[1:], strict=True):
+            if movements:
+                self._files.load_delta(entry, entries[0], *span, rows[0], row, self._raw)
+            else:
+                self._files.load(entry, *span, row, self._raw)
+        return Values(rows.numpy(), movements)
+
+    def blame(self, piece: Piece) -> None:
+        """Called where a result is not finite: raise if an input is not.
+
+        Raises:
+            PipelineError: NaN or infinity in an input; names checkpoint, tensor and count.
+        """
+        for checkpoint in self._checkpoints:
+            raise_not_finite(self._files, checkpoint, checkpoint.entries[piece.name])
