@@ -4,7 +4,7 @@ A piece is walked in blocks that stay in the first-level cache, so memory is tou
 piece is read and when it is written, whatever the number of checkpoints and targets; torch would
 walk through memory once for each operation. The steps of a block are loops over two or three
 contiguous arrays: with more, LLVM gives up on vector instructions, since it cannot tell whether
-the arrays overlap. Nothing is fused or reordered except inside `_dot`, so results are those of the
+the arrays overlap; nor may integers widen on the way, hence the casts. Nothing is fused or reordered except inside `_dot`, so results are those of the
 same operations in numpy or torch, to the bit.
 
 Shapes: `values` [K, n] are the K checkpoints' values of n scalars, C-contiguous: uint16 that hold
@@ -24,8 +24,10 @@ BLOCK = 1024  # fp32 sums run over so many products, the rest is added in fp64
 MOVING, KEPT = np.uint8(1), np.uint8(2)  # flags of `linearity`
 _SMALLEST = np.finfo(np.float32).tiny
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
-_EXPONENT = np.uint32(0x7F800000)  # all ones in NaN and infinity
-_EXPONENT_BF16 = np.uint16(0x7F80)
+_HALF = np.uint32(16)  # bits: bf16 is the upper half of fp32
+_MAGNITUDE = np.uint32(0x7FFFFFFF)  # all but the sign
+_INFINITY = np.uint32(0x7F800000)
+_LARGEST_BF16 = np.uint32(0x7F7F8000)  # from here on fp32 rounds to infinity in bf16
 
 
 def _compiled(function: Callable[..., Any], **options: Any) -> Any:
@@ -46,7 +48,7 @@ def _load_by_type(source: Any, row: Any) -> Any:
     def widen(source: Any, row: Any) -> None:
         bits = row.view(np.uint32)
         for j in range(source.shape[0]):
-            bits[j] = np.uint32(source[j]) << np.uint32(16)
+            bits[j] = np.uint32(source[j]) << _HALF
 
     def copy(source: Any, row: Any) -> None:
         _copy(row, source)
@@ -65,26 +67,24 @@ def _store_by_type(row: Any, out: Any) -> Any:
         bits = row.view(np.uint32)
         for j in range(row.shape[0]):
             x = bits[j]
-            half = np.uint32(0x7FFF) + ((x >> np.uint32(16)) & np.uint32(1))
-            out[j] = np.uint16((x + half) >> np.uint32(16))
-        bad = np.uint16(0)  # rounding can overflow; a NaN can round to anything
-        for j in range(row.shape[0]):
-            bad |= np.uint16(np.uint16(out[j] & _EXPONENT_BF16) == _EXPONENT_BF16)
-        return bad == 0 and _finite(row)
+            half = np.uint32(np.uint32(0x7FFF) + np.uint32(np.uint32(x >> _HALF) & np.uint32(1)))
+            out[j] = np.uint16(np.uint32(x + half) >> _HALF)
+        return bool(_all_below(row, _LARGEST_BF16))
 
     def copied(row: Any, out: Any) -> bool:
         _copy(out, row)
-        return bool(_finite(row))
+        return bool(_all_below(row, _INFINITY))
 
     return rounded if out.dtype == types.uint16 else copied
 
 
 @_compiled
-def _finite(row: Any) -> bool:
+def _all_below(row: Any, limit: Any) -> bool:
+    """Whether all |values| are below the number with the bits `limit`; NaNs are above all."""
     bits = row.view(np.uint32)
     bad = np.uint32(0)
     for j in range(row.shape[0]):
-        bad |= np.uint32(np.uint32(bits[j] & _EXPONENT) == _EXPONENT)
+        bad |= np.uint32(np.uint32(bits[j] & _MAGNITUDE) >= limit)
     return bad == 0
 
 
