@@ -7,16 +7,16 @@ folder: an engine that loads the recipe holds the weights that the folder would 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.inference.recipe import CheckpointFolder, Recipe
+from pipeline.inference.recipe import Recipe, read_deltas
 from pipeline.progress import bar
 from pipeline.trajectory.gram import piece_gram
 from pipeline.trajectory.plan import Plan, make_plan
+from pipeline.trajectory.shards import Files
 from pipeline.trajectory.sources import Trajectory
 
 
@@ -47,9 +47,16 @@ def predict(
             "extrapolation.options.by=scalar: such weights are no sum of checkpoints; write them "
             "with the weight_extrap stage"
         )
-    folders = tuple(checkpoint.folder for checkpoint in plan.checkpoints)
+    folders = tuple(checkpoint.weights for checkpoint in plan.checkpoints)
+    models = all(checkpoint.loadable for checkpoint in plan.checkpoints)
+    base = None if models else trajectory.base.weights
+    if not (models or trajectory.base.loadable):
+        raise PipelineError(
+            f"{trajectory.base.weights}: stored as {trajectory.base.layout}, which no engine "
+            "loads; set weight_extrap.write=true"
+        )
     tables = _coefficients(plan)
-    return {t: Recipe(folders, tables[t], tuple(hold), dtype) for t in targets}
+    return {t: Recipe(folders, tables[t], tuple(hold), dtype, base) for t in targets}
 
 
 def _coefficients(plan: Plan) -> dict[int, Any]:
@@ -58,13 +65,11 @@ def _coefficients(plan: Plan) -> dict[int, Any]:
         return {t: plan.coefficients("", None, t).tolist() for t in plan.targets}
     names = [name for name in plan.last.entries if name not in plan.copied]
     tables: dict[int, Any] = {t: {} for t in plan.targets}
-    with ExitStack() as stack, bar(len(names), "gram", "tensor") as progress:
-        sources = [CheckpointFolder(c.folder, stack) for c in plan.checkpoints]
+    with Files() as files, bar(len(names), "gram", "tensor") as progress:
         for name in names:
             gram = None
             if plan.rule.needs_gram:
-                base = sources[0].read(name).float().flatten()
-                deltas = [s.read(name).float().flatten().sub_(base) for s in sources[1:]]
+                _, deltas = read_deltas(files, plan.checkpoints, name)
                 gram = piece_gram(torch.stack(deltas))
             for t in plan.targets:
                 tables[t][name] = plan.coefficients(name, gram, t).tolist()

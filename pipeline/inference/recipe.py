@@ -2,13 +2,13 @@
 
 An engine loads a recipe as readily as a folder, so a sweep over horizons writes no model to disk.
 The arithmetic is that of `trajectory.combine` (fp32, from deltas, rounded once), so the weights
-are the same to the bit as those of the folder it would have written.
+are the same to the bit as those of the folder it would have written. A recipe of one folder is
+that checkpoint itself: so engines load what is stored as a delta, an adapter or shards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,6 +19,9 @@ from safetensors import SafetensorError, safe_open
 
 from pipeline.errors import PipelineError
 from pipeline.inference.device import parse_dtype
+from pipeline.trajectory.checkpoint import Checkpoint
+from pipeline.trajectory.layouts import open_checkpoint
+from pipeline.trajectory.shards import Entry, Files
 
 NamedTensors = Iterator[tuple[str, torch.Tensor]]
 
@@ -33,12 +36,22 @@ class Recipe:
             differs by tensor, a mapping from tensor name to such a list.
         hold: globs of tensor names copied from the last folder instead.
         dtype: the sum is rounded to it, as when a folder is written.
+        base: the model that training started from, where folders are no models of their own.
     """
 
     folders: tuple[Path, ...]
     coefficients: Sequence[float] | Mapping[str, Sequence[float]]
     hold: tuple[str, ...] = ("*norm*",)
     dtype: str = "bfloat16"
+    base: Path | None = None
+
+    @property
+    def model(self) -> Path:
+        """The folder with the configuration and tokenizer, which also loads as a model."""
+        return self.folders[-1] if self.base is None else self.base
+
+    def __str__(self) -> str:
+        return " + ".join(str(folder) for folder in self.folders)
 
     def to_plain(self) -> dict[str, Any]:
         """As lists, numbers and strings, for another process."""
@@ -52,37 +65,20 @@ class Recipe:
             "coefficients": plain,
             "hold": list(self.hold),
             "dtype": self.dtype,
+            "base": None if self.base is None else str(self.base),
         }
 
     @staticmethod
     def from_plain(plain: Mapping[str, Any]) -> Recipe:
         """The opposite of `to_plain`."""
+        base = plain.get("base")
         return Recipe(
             tuple(Path(folder) for folder in plain["folders"]),
             plain["coefficients"],
             tuple(plain["hold"]),
             plain["dtype"],
+            None if base is None else Path(base),
         )
-
-
-class CheckpointFolder:
-    """Reads tensors of a checkpoint by name; its files stay mapped while the stack is open."""
-
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        paths = sorted(folder.glob("*.safetensors"))
-        if not paths:
-            raise PipelineError(f"{folder}: no *.safetensors files; save the model as safetensors")
-        self._file: dict[str, Any] = {}
-        for path in paths:
-            try:
-                file = stack.enter_context(safe_open(path, "pt"))
-            except SafetensorError as error:
-                raise PipelineError(f"{path}: damaged ({error}); copy it again") from None
-            self._file |= dict.fromkeys(file.keys(), file)
-        self.names = self._file.keys()
-
-    def read(self, name: str) -> torch.Tensor:
-        return self._file[name].get_tensor(name)
 
 
 def checkpoint_tensors(folder: Path) -> NamedTensors:
@@ -91,10 +87,33 @@ def checkpoint_tensors(folder: Path) -> NamedTensors:
     Raises:
         PipelineError: no safetensors in it, or a damaged file.
     """
-    with ExitStack() as stack:
-        source = CheckpointFolder(folder, stack)
-        for name in source.names:
-            yield name, source.read(name)
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise PipelineError(f"{folder}: no *.safetensors files; save the model as safetensors")
+    for path in paths:
+        try:
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118
+                    yield name, file.get_tensor(name)
+        except SafetensorError as error:
+            raise PipelineError(f"{path}: damaged ({error}); copy it again") from None
+
+
+def open_folders(folders: Sequence[Path], base: Path | None) -> list[Checkpoint]:
+    """The checkpoints of a recipe: their headers.
+
+    Raises:
+        PipelineError: a damaged one, or one that holds other tensors than the first.
+    """
+    given = None if base is None else open_checkpoint(0, base)
+    found = [open_checkpoint(index, folder, given) for index, folder in enumerate(folders)]
+    for checkpoint in found:
+        odd = sorted(checkpoint.entries.keys() ^ found[0].entries.keys())
+        if odd:
+            raise PipelineError(
+                f"{checkpoint.source}: tensor {odd[0]} is not in all checkpoints of the run"
+            )
+    return found
 
 
 def recipe_tensors(recipe: Recipe) -> NamedTensors:
@@ -105,19 +124,46 @@ def recipe_tensors(recipe: Recipe) -> NamedTensors:
             not that of the folders.
     """
     dtype = parse_dtype(recipe.dtype)
-    with ExitStack() as stack:
-        sources = [CheckpointFolder(folder, stack) for folder in recipe.folders]
-        for folder, source in zip(recipe.folders, sources, strict=True):
-            if source.names != sources[0].names:
-                odd = sorted(source.names ^ sources[0].names)[0]
-                raise PipelineError(f"{folder}: tensor {odd} is not in all checkpoints of the run")
-        for name in sources[-1].names:
-            held = any(fnmatchcase(name, glob) for glob in recipe.hold)
-            last = sources[-1].read(name)
-            if held or not last.is_floating_point():
-                yield name, last
-                continue
-            yield name, _combine(name, sources, _row(recipe, name)).to(dtype)
+    checkpoints = open_folders(recipe.folders, recipe.base)
+    with Files() as files:
+        for name, entry in checkpoints[-1].entries.items():
+            if any(fnmatchcase(name, glob) for glob in recipe.hold) or not entry.is_float:
+                tensor = _stored(files, entry)
+            else:
+                start, deltas = read_deltas(files, checkpoints, name)
+                tensor = _combine(start, deltas, _row(recipe, name)).to(dtype)
+            yield name, tensor.view(entry.shape)
+
+
+def read_deltas(
+    files: Files, checkpoints: Sequence[Checkpoint], name: str
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """θ0 and the δ_i of one tensor, fp32 [n] each.
+
+    What is stored as a delta comes back as it was stored, not as the difference of two sums.
+    """
+    first = checkpoints[0].entries[name]
+    count = first.numel
+    raw = torch.empty(count * 8, dtype=torch.uint8)
+    start = torch.empty(count)
+    files.load(first, 0, count, start, raw)
+    deltas = []
+    for checkpoint in checkpoints[1:]:
+        delta = torch.empty(count)
+        files.load_delta(checkpoint.entries[name], first, 0, count, start, delta, raw)
+        deltas.append(delta)
+    return start, deltas
+
+
+def _stored(files: Files, entry: Entry) -> torch.Tensor:
+    """A whole tensor in its own dtype [n], to the bit where its bytes are stored as such."""
+    out = torch.empty(entry.numel, dtype=entry.dtype)
+    if entry.shift is None:
+        files.read(entry, 0, entry.numel, out)
+        return out
+    values = torch.empty(entry.numel)
+    files.load(entry, 0, entry.numel, values, torch.empty(entry.numel * 8, dtype=torch.uint8))
+    return out.copy_(values)
 
 
 def _row(recipe: Recipe, name: str) -> Sequence[float]:
@@ -130,13 +176,14 @@ def _row(recipe: Recipe, name: str) -> Sequence[float]:
     return row
 
 
-def _combine(name: str, sources: Sequence[CheckpointFolder], row: Sequence[float]) -> torch.Tensor:
-    """fp32 θ0 + Σ c_i (θ_i - θ0), products and sums rounded apart, as `trajectory.combine`."""
-    base = sources[0].read(name).float()
+def _combine(
+    start: torch.Tensor, deltas: Sequence[torch.Tensor], row: Sequence[float]
+) -> torch.Tensor:
+    """fp32 θ0 + Σ c_i δ_i, products and sums rounded apart, as `trajectory.combine`."""
     total: torch.Tensor | None = None
-    for source, coefficient in zip(sources[1:], row[1:], strict=True):
+    for delta, coefficient in zip(deltas, row[1:], strict=True):
         if coefficient == 0:
             continue
-        term = source.read(name).float().sub_(base).mul_(float(coefficient))
+        term = delta.mul_(float(coefficient))
         total = term if total is None else total.add_(term)
-    return base if total is None else total.add_(base)
+    return start if total is None else total.add_(start)

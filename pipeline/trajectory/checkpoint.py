@@ -46,6 +46,11 @@ class Checkpoint:
         """True if `folder` is a HF model folder with weights, as engines load it."""
         return self.layout in ("safetensors", "torch bin")
 
+    @property
+    def weights(self) -> Path:
+        """The folder to name where the weights are meant; `folder` may be the base's."""
+        return self.folder if self.loadable else self.source
+
 
 @dataclass(frozen=True)
 class Found:
