@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 
-from pipeline.config import DTYPES, STAGES, PipelineConfig
+from pipeline.config import DTYPES, SNAPSHOT_DTYPES, STAGES, PipelineConfig
 from pipeline.errors import PipelineError
 
 
@@ -25,7 +25,7 @@ def check(config: PipelineConfig) -> None:
     _one_of("algorithm.trainer", config.algorithm.trainer, ("grpo", "rloo"))
     _one_of("model.dtype", config.model.dtype, DTYPES)
     _one_of("weight_extrap.dtype", config.weight_extrap.dtype, DTYPES)
-    _one_of("rl_train.snapshot_dtype", config.rl_train.snapshot_dtype, DTYPES)
+    _one_of("rl_train.snapshot_dtype", config.rl_train.snapshot_dtype, SNAPSHOT_DTYPES)
     _positive(
         engine__replicas=config.engine.replicas,
         engine__tensor_parallel=config.engine.tensor_parallel,
