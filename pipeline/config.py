@@ -22,6 +22,7 @@ STAGES = (
     "evaluate",
     "report",
 )
+SHARED_STAGES = ("weight_extrap",)  # that several processes can divide among them
 DEFAULT_HOLD = "*norm*"
 DTYPES = ("bfloat16", "float16", "float32")
 SNAPSHOT_DTYPES = (*DTYPES, "delta_bfloat16", "delta_float32")

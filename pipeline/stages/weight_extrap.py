@@ -10,6 +10,7 @@ from pipeline.artifacts import read_json
 from pipeline.config import DEFAULT_HOLD
 from pipeline.stages import models
 from pipeline.stages.base import Context
+from pipeline.trajectory.share import telling
 
 SECTIONS = ("extrapolation", "weight_extrap")
 OUTPUTS: tuple[str, ...] = ()
@@ -49,8 +50,7 @@ def run(context: Context) -> dict[str, Any]:
     first, last = models.end_steps(context, trajectory.steps)
     targets = _targets(context, first, last)
     folder = context.stage_dir("weight_extrap") / config.extrapolation.name
-    make = extrapolate if config.weight_extrap.write else write_formulas
-    records = make(
+    arguments = (
         trajectory,
         config.extrapolation.method,
         first,
@@ -61,6 +61,11 @@ def run(context: Context) -> dict[str, Any]:
         config.weight_extrap.dtype,
         config.extrapolation.options,
     )
+    if config.weight_extrap.write:
+        with telling(folder, context.share):
+            records = extrapolate(*arguments, share=context.share)
+    else:
+        records = write_formulas(*arguments)
     return {
         "method": config.extrapolation.name,
         "from": f"{first} to {last}",
