@@ -39,6 +39,16 @@ def checkpoint_fingerprint(trajectory: Trajectory, step: int) -> str:
     return hash_json([(file.path.name, file.sha256) for file in files])[:16]
 
 
+def check_steps(wanted: list[int], steps: list[int]) -> None:
+    """Refuse steps in evaluate.checkpoints that the trajectory does not have."""
+    for step in wanted:
+        if step not in steps:
+            raise PipelineError(
+                f"evaluate.checkpoints: there is no checkpoint of step {step}; there are "
+                + ", ".join(map(str, steps))
+            )
+
+
 def rl_candidates(
     context: Context, trajectory: Trajectory, wanted: list[int] | None
 ) -> list[Candidate]:
@@ -48,12 +58,7 @@ def rl_candidates(
         PipelineError: a wanted step is not there.
     """
     steps = trajectory.steps if wanted is None else sorted({trajectory.steps[0], *wanted})
-    for step in steps:
-        if step not in trajectory.checkpoints:
-            raise PipelineError(
-                f"evaluate.checkpoints: there is no checkpoint of step {step}; there are "
-                + ", ".join(map(str, trajectory.steps))
-            )
+    check_steps(steps, trajectory.steps)
     sources = models.model_sources(context, trajectory, steps)
     return [
         Candidate(

@@ -7,7 +7,13 @@ from typing import Any
 from pipeline.artifacts import write_json
 from pipeline.stages import models, sampling, scoring
 from pipeline.stages.base import Context
-from pipeline.stages.candidates import logit_candidates, rl_candidates, weight_candidates
+from pipeline.stages.candidates import (
+    check_steps,
+    logit_candidates,
+    rl_candidates,
+    weight_candidates,
+)
+from pipeline.stages.snapshot import planned_steps
 
 SECTIONS = (
     "evaluate",
@@ -35,6 +41,10 @@ def inputs(context: Context) -> dict[str, Any]:
 
 def plan(context: Context) -> str:
     evaluate = context.config.evaluate
+    steps = planned_steps(context)
+    if steps is not None:
+        models.end_steps(context, steps)
+        check_steps(evaluate.checkpoints or [], steps)
     sets = sampling.evaluation_sets(context)
     for task, _, _ in sets:
         sampling.check_task(task)

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import write_json
+from pipeline.errors import PipelineError
 from pipeline.stages import models, sampling
 from pipeline.stages.base import Context
+from pipeline.stages.snapshot import planned_steps
 
 if TYPE_CHECKING:
     from pipeline.inference.logprobs import Text
@@ -28,6 +30,12 @@ def inputs(context: Context) -> dict[str, Any]:
 
 def plan(context: Context) -> str:
     probe = context.config.linear_probe
+    steps = planned_steps(context)
+    if steps is not None and len(steps) < 3:
+        raise PipelineError(
+            f"linear_probe needs at least 3 checkpoints, there are {len(steps)} (two points always "
+            "lie on a line); leave it out of stages, or lower rl_train.snapshot_every"
+        )
     text = f"R² of every weight (filters: change > {probe.min_change:g}, {probe.min_unique} values)"
     split = sampling.probe_split(context)
     if split is None:

@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.stages import models, sampling
 from pipeline.stages.base import Context
 from pipeline.stages.candidates import logit_candidates
+from pipeline.stages.snapshot import planned_steps
 
 SECTIONS = ("logit_extrap", "extrapolation", "evaluate", "task", "eval_tasks", "engine", "seed")
 OUTPUTS = ("generations.jsonl",)
@@ -22,6 +23,9 @@ def inputs(context: Context) -> dict[str, Any]:
 
 
 def plan(context: Context) -> str:
+    steps = planned_steps(context)
+    if steps is not None:
+        models.end_steps(context, steps)
     for task, _, _ in sampling.evaluation_sets(context):
         sampling.check_task(task)
     alphas = ", ".join(f"{alpha:g}" for alpha in sorted(context.config.logit_extrap.alphas))

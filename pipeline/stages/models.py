@@ -49,7 +49,7 @@ def describe_base(context: Context) -> str:
             if not (folder / "config.json").exists():
                 raise PipelineError(f"model.path: {folder} has no config.json; give a model folder")
             return str(folder)
-        if folder.is_absolute() or model.path.count("/") != 1:
+        if not on_hub(model.path):
             raise PipelineError(f"model.path: {model.path} is neither a folder nor a hub id")
         return f"{model.path} from the hub"
     return "the model of sft_train" if made_here(context) else "the lowest step"
@@ -66,24 +66,41 @@ def base_model(context: Context) -> Path:
         return _from_package(context)
     if model.path is None:
         return context.stage_dir("sft_train") / "model"
-    if Path(model.path).exists():
-        return Path(model.path)
+    return model_folder(model.path, "model.path", model.revision)
+
+
+def on_hub(name: str) -> bool:
+    """Whether this is no folder but could be a hub id."""
+    return not Path(name).exists() and not Path(name).is_absolute() and name.count("/") == 1
+
+
+def model_folder(name: str, key: str, revision: str | None = None) -> Path:
+    """The folder of a model given as a folder or a hub id; downloads it first where needed.
+
+    Args:
+        key: of the configuration, for messages.
+
+    Raises:
+        PipelineError: the hub did not answer or does not know the model.
+    """
+    if not on_hub(name):
+        return Path(name)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
-        folder = snapshot_download(model.path, revision=model.revision, allow_patterns=patterns)
+        folder = snapshot_download(name, revision=revision, allow_patterns=patterns)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise PipelineError(
-            f"model.path: {model.path} could not be fetched from the hub ({reason}); "
-            "give a local folder as model.path, or fetch it first with `hf download`"
+            f"{key}: {name} could not be fetched from the hub ({reason}); "
+            f"give a local folder as {key}, or fetch it first with `hf download`"
         ) from None
     if not any(Path(folder).glob("*.safetensors")):
         raise PipelineError(
-            f"model.path: {model.path} has no safetensors; fetch all of it with `hf download` and "
-            "give the folder as model.path"
+            f"{key}: {name} has no safetensors; fetch all of it with `hf download` and give the "
+            f"folder as {key}"
         )
     return Path(folder)
 

@@ -10,6 +10,7 @@ from pipeline.artifacts import read_json
 from pipeline.config import DEFAULT_HOLD
 from pipeline.stages import models
 from pipeline.stages.base import Context
+from pipeline.stages.snapshot import planned_steps
 from pipeline.trajectory.share import telling
 
 SECTIONS = ("extrapolation", "weight_extrap")
@@ -26,10 +27,14 @@ def inputs(context: Context) -> dict[str, Any]:
 
 
 def plan(context: Context) -> str:
-    from pipeline.trajectory.coefficients import check_options
+    from pipeline.trajectory.coefficients import check_options, find_method, used_steps
+    from pipeline.trajectory.writer import check_space
 
-    check_options(context.config.extrapolation.method, context.config.extrapolation.options)
     extrapolation, extrap = context.config.extrapolation, context.config.weight_extrap
+    check_options(extrapolation.method, extrapolation.options)
+    steps = planned_steps(context)
+    if steps is not None:
+        used_steps(find_method(extrapolation.method), steps, *models.end_steps(context, steps))
     last = "the last step" if extrapolation.last is None else str(extrapolation.last)
     wanted = f"targets {', '.join(map(str, sorted(extrap.targets)))}"
     if not extrap.targets:
@@ -38,7 +43,12 @@ def plan(context: Context) -> str:
     if not extrap.write:
         return f"{text}; formulas only"
     size = _output_bytes(context)
-    return text if size is None else f"{text}; writes {size / 1e9:.3g} GB"
+    if size is None:
+        return text
+    folder = context.stage_dir("weight_extrap")
+    if not (folder.exists() or context.config.dry_run):
+        check_space(folder, int(size))
+    return f"{text}; writes {size / 1e9:.3g} GB"
 
 
 def run(context: Context) -> dict[str, Any]:
