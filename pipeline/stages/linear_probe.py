@@ -34,7 +34,7 @@ def plan(context: Context) -> str:
     if steps is not None and len(steps) < 3:
         raise PipelineError(
             f"linear_probe needs at least 3 checkpoints, there are {len(steps)} (two points always "
-            "lie on a line); leave it out of stages, or lower rl_train.snapshot_every"
+            "lie on a line); leave it out of stages, or have more of them"
         )
     text = f"R² of every weight (filters: change > {probe.min_change:g}, {probe.min_unique} values)"
     split = sampling.probe_split(context)

@@ -100,6 +100,8 @@ def check_experts(folder: Path, entries: dict[str, Entry]) -> None:
         PipelineError: names the first expert that is missing.
     """
     config = read_json(folder / "config.json")
+    nested = config.get("text_config")
+    config = config | nested if isinstance(nested, dict) else config
     count = next(
         (int(config[k]) for k in ("num_experts", "num_local_experts", "n_routed_experts")
          if config.get(k)),
