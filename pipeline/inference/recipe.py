@@ -22,6 +22,7 @@ from pipeline.inference.device import parse_dtype
 from pipeline.trajectory.checkpoint import Checkpoint
 from pipeline.trajectory.layouts import open_checkpoint
 from pipeline.trajectory.shards import Entry, Files
+from pipeline.trajectory.stream import PIECE, pieces
 
 NamedTensors = Iterator[tuple[str, torch.Tensor]]
 
@@ -142,16 +143,15 @@ def read_deltas(
 
     What is stored as a delta comes back as it was stored, not as the difference of two sums.
     """
-    first = checkpoints[0].entries[name]
-    count = first.numel
-    raw = torch.empty(count * 8, dtype=torch.uint8)
-    start = torch.empty(count)
-    files.load(first, 0, count, start, raw)
-    deltas = []
-    for checkpoint in checkpoints[1:]:
-        delta = torch.empty(count)
-        files.load_delta(checkpoint.entries[name], first, 0, count, start, delta, raw)
-        deltas.append(delta)
+    first, *later = [checkpoint.entries[name] for checkpoint in checkpoints]
+    start, deltas = torch.empty(first.numel), [torch.empty(first.numel) for _ in later]
+    raw = torch.empty(PIECE * 8, dtype=torch.uint8)
+    for piece in pieces([first]):
+        span = (piece.start, piece.stop)
+        theta_0 = start[slice(*span)]
+        files.load(first, *span, theta_0, raw)
+        for entry, delta in zip(later, deltas, strict=True):
+            files.load_delta(entry, first, *span, theta_0, delta[slice(*span)], raw)
     return start, deltas
 
 
@@ -161,9 +161,12 @@ def _stored(files: Files, entry: Entry) -> torch.Tensor:
     if entry.shift is None:
         files.read(entry, 0, entry.numel, out)
         return out
-    values = torch.empty(entry.numel)
-    files.load(entry, 0, entry.numel, values, torch.empty(entry.numel * 8, dtype=torch.uint8))
-    return out.copy_(values)
+    values, raw = torch.empty(PIECE), torch.empty(PIECE * 8, dtype=torch.uint8)
+    for piece in pieces([entry]):
+        part = values[: len(piece)]
+        files.load(entry, piece.start, piece.stop, part, raw)
+        out[piece.start : piece.stop] = part
+    return out
 
 
 def _row(recipe: Recipe, name: str) -> Sequence[float]:
