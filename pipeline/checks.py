@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 
-from pipeline.config import DTYPES, STAGES, PipelineConfig
+from pipeline.config import DTYPES, SHARED_STAGES, SNAPSHOT_DTYPES, STAGES, PipelineConfig
 from pipeline.errors import PipelineError
 
 
@@ -25,7 +25,7 @@ def check(config: PipelineConfig) -> None:
     _one_of("algorithm.trainer", config.algorithm.trainer, ("grpo", "rloo"))
     _one_of("model.dtype", config.model.dtype, DTYPES)
     _one_of("weight_extrap.dtype", config.weight_extrap.dtype, DTYPES)
-    _one_of("rl_train.snapshot_dtype", config.rl_train.snapshot_dtype, DTYPES)
+    _one_of("rl_train.snapshot_dtype", config.rl_train.snapshot_dtype, SNAPSHOT_DTYPES)
     _positive(
         engine__replicas=config.engine.replicas,
         engine__tensor_parallel=config.engine.tensor_parallel,
@@ -35,6 +35,29 @@ def check(config: PipelineConfig) -> None:
     _check_training(config)
     _check_extrapolation(config)
     _check_evaluation(config)
+
+
+def check_shared(config: PipelineConfig, world: int, run_dir_given: bool) -> None:
+    """Refuse what `world` processes of one srun or torchrun cannot do together.
+
+    Raises:
+        PipelineError: names the stage or key, and what to do instead.
+    """
+    for stage in config.stages:
+        if stage not in SHARED_STAGES:
+            raise PipelineError(
+                f"stages: {stage} runs in one process, and {world} were started by srun or "
+                f"torchrun; run it with one, then {world} with "
+                f'"stages=[{",".join(SHARED_STAGES)}]"'
+            )
+    if not config.weight_extrap.write:
+        raise PipelineError(
+            f"weight_extrap.write=false has nothing to share among {world} processes; start one"
+        )
+    if not run_dir_given:
+        raise PipelineError(
+            f"run.dir: {world} processes were started and must be told where to meet; give run.dir"
+        )
 
 
 def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:

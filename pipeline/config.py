@@ -22,8 +22,10 @@ STAGES = (
     "evaluate",
     "report",
 )
+SHARED_STAGES = ("weight_extrap",)  # that several processes can divide among them
 DEFAULT_HOLD = "*norm*"
 DTYPES = ("bfloat16", "float16", "float32")
+SNAPSHOT_DTYPES = (*DTYPES, "delta_bfloat16", "delta_float32")
 
 
 @dataclass
@@ -145,7 +147,7 @@ class SftConfig:
 class RlConfig:
     steps: int = MISSING
     snapshot_every: int = MISSING
-    snapshot_dtype: str = "float32"
+    snapshot_dtype: str = "float32"  # of whole models; delta_*: of the difference from the base
     checkpoint_every: int = MISSING
     problems: int | None = None  # null: all of the training split
 

@@ -6,6 +6,14 @@ import sys
 
 from tqdm import tqdm
 
+_silent = False
+
+
+def silence() -> None:
+    """No bars from here on: this process only helps another one that shows them."""
+    global _silent
+    _silent = True
+
 
 def bar(total: int | None, desc: str, unit: str = "it", scale: bool = False) -> tqdm[None]:
     """A progress bar on stderr.
@@ -31,4 +39,5 @@ def bar(total: int | None, desc: str, unit: str = "it", scale: bool = False) -> 
         ascii=not tty,
         leave=True,
         file=sys.stderr,
+        disable=_silent,
     )

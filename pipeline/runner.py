@@ -24,13 +24,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import provenance
+from pipeline import progress, provenance
 from pipeline.artifacts import hash_json, read_json, write_json, write_text
-from pipeline.checks import check
+from pipeline.checks import check, check_shared
 from pipeline.config import STAGES, PipelineConfig
 from pipeline.errors import PipelineError
 from pipeline.stages.base import Context, Stage
 from pipeline.tracking import Tracker
+from pipeline.trajectory.share import Share
 
 
 def run(raw: DictConfig) -> None:
@@ -42,13 +43,20 @@ def run(raw: DictConfig) -> None:
     """
     config = cast(PipelineConfig, OmegaConf.to_object(raw))
     check(config)
+    share = Share.from_environment()
+    if share.world > 1:
+        check_shared(config, share.world, _dir_given() and _mode() == RunMode.RUN)
     run_dir = _run_dir(config)
     config.run.dir = str(run_dir)
     values = asdict(config)
     tracker = Tracker(run_dir, config.name, values, config.tracking)
-    context = Context(config, run_dir, tracker)
+    context = Context(config, run_dir, tracker, share)
     stages = [(name, _load(name)) for name in STAGES if name in config.stages]
     plans = _plan(context, stages)
+    if share.rank > 0:
+        if not config.dry_run:
+            _help(context, stages)
+        return
     if config.dry_run:
         _say(f"dry run of {config.name} in {run_dir} (nothing is written)")
         for name, state, text in plans:
@@ -124,6 +132,14 @@ def _run_stage(context: Context, name: str, stage: Stage) -> None:
     _say(f"[{name}] done in {seconds:.1f} s" + (f": {words}" if words else ""))
 
 
+def _help(context: Context, stages: list[tuple[str, Stage]]) -> None:
+    """What a process beside the first does: its share of the files, and no word of its own."""
+    progress.silence()
+    for name, stage in stages:
+        if _state(context, name, _key(context, name, stage)) != "done":
+            stage.run(context)
+
+
 def _key(context: Context, name: str, stage: Stage) -> str:
     return hash_json(
         {
@@ -167,9 +183,9 @@ def _set_aside(context: Context, name: str) -> None:
 def _run_dir(config: PipelineConfig) -> Path:
     """Where this run lives: as given, or the newest run of the same configuration, or a new one."""
     hydra = HydraConfig.get()
-    if any(override.startswith("run.dir=") for override in hydra.overrides.task):
+    if _dir_given():
         return Path(config.run.dir).resolve()
-    if hydra.mode == RunMode.MULTIRUN:
+    if _mode() == RunMode.MULTIRUN:
         return Path(hydra.sweep.dir, hydra.sweep.subdir).resolve()
     wanted = _identity(asdict(config))
     for folder in sorted(Path("outputs", config.name).glob("*/config.yaml"), reverse=True):
@@ -177,6 +193,14 @@ def _run_dir(config: PipelineConfig) -> Path:
         if isinstance(stored, dict) and _identity(stored) == wanted:
             return folder.parent.resolve()
     return Path(config.run.dir).resolve()
+
+
+def _dir_given() -> bool:
+    return any(item.startswith("run.dir=") for item in HydraConfig.get().overrides.task)
+
+
+def _mode() -> RunMode | None:
+    return HydraConfig.get().mode
 
 
 def _identity(values: dict[Any, Any]) -> str:

@@ -35,11 +35,11 @@ class Tracker:
         self._path = run_dir / "metrics.jsonl"
         self._run_dir, self._name, self._config, self._tracking = run_dir, name, config, tracking
         self._run: Any = None
-        repair_jsonl(self._path)
+        self._whole = False  # metrics.jsonl is touched by whoever holds the run directory's lock
 
     def log(self, stage: str, values: Mapping[str, Any]) -> None:
         """One row of measurements of `stage`; a key `step` is the x-axis in W&B."""
-        append_jsonl(self._path, [{"time": round(time.time(), 3), "stage": stage, **values}])
+        self._append({"time": round(time.time(), 3), "stage": stage, **values})
         run = self._wandb()
         if run is not None:
             numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
@@ -48,9 +48,7 @@ class Tracker:
 
     def summary(self, stage: str, values: Mapping[str, Any]) -> None:
         """Final figures of a stage: a row in metrics.jsonl, and W&B's summary."""
-        append_jsonl(
-            self._path, [{"time": round(time.time(), 3), "stage": stage, "summary": dict(values)}]
-        )
+        self._append({"time": round(time.time(), 3), "stage": stage, "summary": dict(values)})
         run = self._wandb()
         if run is not None:
             run.summary.update({f"{stage}/{key}": value for key, value in values.items()})
@@ -76,6 +74,12 @@ class Tracker:
         if self._run is not None:
             self._run.finish()
             self._run = None
+
+    def _append(self, row: dict[str, Any]) -> None:
+        if not self._whole:
+            repair_jsonl(self._path)
+            self._whole = True
+        append_jsonl(self._path, [row])
 
     def _wandb(self) -> Any:
         """The W&B run, opened at the first use; None if tracking.mode is disabled."""

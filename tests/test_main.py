@@ -25,6 +25,7 @@ MISTAKES = {
     "logit_extrap.speculative=-1": ("logit_extrap.speculative", "engine=hf"),
     "evaluate.pass_k=[999]": ("evaluate.pass_k", "999"),
     "model.path=/no/such/model": ("model.path", "neither a folder nor a hub id"),
+    "rl_train.snapshot_dtype=delta_float16": ("rl_train.snapshot_dtype", "delta_bfloat16"),
     "compute.processes=2": ("compute.launcher=none", "deepspeed"),
     "snapshot.checkpoints=[a]": ("snapshot.checkpoints", "map"),
     "snapshot.checkpoints={x: a}": ("snapshot.checkpoints", "whole number"),

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,8 @@ from torch import nn
 from pipeline.errors import PipelineError
 from pipeline.inference.decomposition import decompose
 from pipeline.inference.device import pick_device
-from pipeline.inference.mixture import load_model
+from pipeline.inference.engine import Source
+from pipeline.inference.mixture import load_source
 from pipeline.progress import bar
 from pipeline.trajectory.histogram import R2Counts
 from pipeline.trajectory.kernels import KEPT
@@ -162,7 +162,7 @@ class Moments:
 
 def probe_activations(
     texts: Sequence[Sequence[int]],
-    paths: Mapping[int, Path],
+    sources: Mapping[int, Source],
     *,
     positions: int,
     min_change: float,
@@ -172,7 +172,7 @@ def probe_activations(
 
     Args:
         texts: token ids of prompts with their fixed responses.
-        paths: checkpoint folder of each step, at least 3; the smallest is the base.
+        sources: checkpoint folder (or recipe) of each step, at least 3; the smallest is the base.
         positions: most positions to measure. Memory: 20 bytes x positions x hidden size x
             (layers + 2) beside the model in fp32; two models for the decomposition at the end.
         min_change: a scalar is kept if |last - first| is above this times the median |h_0| of its
@@ -187,7 +187,7 @@ def probe_activations(
         PipelineError: fewer than 3 checkpoints, one that cannot be loaded, no texts, or NaN or
             infinity in a hidden state.
     """
-    steps = sorted(paths)
+    steps = sorted(sources)
     if len(steps) < 3:
         raise PipelineError(f"activations need at least 3 checkpoints, there are {len(steps)}")
     batches = make_batches(texts, positions, BATCH_TOKENS)
@@ -201,12 +201,12 @@ def probe_activations(
     with bar(len(steps), "activations", "checkpoint") as progress:
         for step, weight in zip(steps, weights.tolist(), strict=True):
             model = None  # freed before the next one is loaded
-            model = load_model(paths[step], torch.float32, place)
-            _read(model, batches, moments, weight, step == steps[0], paths[step])
+            model = load_source(sources[step], torch.float32, place)
+            _read(model, batches, moments, weight, step == steps[0], sources[step])
             progress.update(1)
     report = _report(moments, steps, min_change)
     moments.clear()
-    base = load_model(paths[steps[0]], torch.float32, place)
+    base = load_source(sources[steps[0]], torch.float32, place)
     rows, left_out = decompose(base, model, [(batch.ids, batch.places) for batch in batches])
     return {
         **report,
@@ -224,7 +224,7 @@ def _read(
     moments: dict[str, Moments],
     weight: float,
     first: bool,
-    source: Path,
+    source: Source,
 ) -> None:
     """Let one checkpoint read all batches, and add its hidden states to the sums."""
     device, start = model.device, 0

@@ -149,9 +149,8 @@ def check_model_folder(path: Path) -> Path:
 
 
 def check_source(source: Source) -> Source:
-    """`source`, if every folder it names is a checkpoint folder."""
-    for folder in source.folders if isinstance(source, Recipe) else (source,):
-        check_model_folder(folder)
+    """`source`, if it is a checkpoint folder, or a recipe of one."""
+    check_model_folder(source.model if isinstance(source, Recipe) else source)
     return source
 
 

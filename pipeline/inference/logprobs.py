@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pipeline.artifacts import hash_json, read_jsonl
-from pipeline.inference.engine import Engine, Sampling
+from pipeline.inference.engine import Engine, Sampling, Source
 from pipeline.inference.run import PromptItem, sample_to_jsonl
 from pipeline.progress import bar
 from pipeline.trajectory.linearity import probe_series, series_r2
@@ -66,7 +66,7 @@ def fixed_texts(
 def probe_logprobs(
     engine: Engine,
     texts: Sequence[Text],
-    paths: Mapping[int, Path],
+    sources: Mapping[int, Source],
     folder: Path,
     min_change: float,
     min_unique: int,
@@ -76,7 +76,7 @@ def probe_logprobs(
     Args:
         engine: of one model.
         texts: fixed responses, as `fixed_texts` gives them.
-        paths: checkpoint folder of each step; the smallest is the base.
+        sources: checkpoint folder (or recipe) of each step; the smallest is the base.
         folder: gets logprobs.safetensors ("step_N": fp32 [tokens], nats).
         min_change: least |last - first| log-prob of a token that counts (paper: 0.2).
         min_unique: least number of distinct values.
@@ -88,8 +88,8 @@ def probe_logprobs(
     Raises:
         PipelineError: fewer than 3 checkpoints, or a checkpoint that cannot be loaded.
     """
-    steps = sorted(paths)
-    values = _score(engine, texts, [(step, paths[step]) for step in steps], folder)
+    steps = sorted(sources)
+    values = _score(engine, texts, [(step, sources[step]) for step in steps], folder)
     report = probe_series(values, steps, min_change, min_unique)
     r2, _ = series_r2(values, steps)
     change = values[-1] - values[0]
@@ -191,7 +191,7 @@ def _choose(texts: list[Text], max_tokens: int, sampling: Sampling) -> list[Text
 
 
 def _score(
-    engine: Engine, texts: Sequence[Text], checkpoints: Sequence[tuple[int, Path]], folder: Path
+    engine: Engine, texts: Sequence[Text], checkpoints: Sequence[tuple[int, Source]], folder: Path
 ) -> NDArray[np.float32]:
     """log p of every response token under every checkpoint: [checkpoints, tokens]."""
     path = folder / "logprobs.safetensors"

@@ -38,14 +38,14 @@ def load_model(path: Path, dtype: torch.dtype, device: torch.device) -> Any:
 
 @torch.inference_mode()
 def load_source(source: Source, dtype: torch.dtype, device: torch.device) -> Any:
-    """A model of a folder, or of the last folder of a recipe with the recipe's weights put in."""
+    """A model of a folder, or of a recipe's model folder with the recipe's weights put in."""
     if not isinstance(source, Recipe):
         return load_model(source, dtype, device)
-    model = load_model(source.folders[-1], dtype, device)
+    model = load_model(source.model, dtype, device)
     places = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
     for name, tensor in recipe_tensors(source):
         if name not in places:
-            raise PipelineError(f"{source.folders[-1]}: the model has no place for tensor {name}")
+            raise PipelineError(f"{source.model}: the model has no place for tensor {name}")
         places[name].copy_(tensor)
     return model
 

@@ -45,9 +45,16 @@ def predict(
             "extrapolation.options.by=scalar: such weights are no sum of checkpoints; write them "
             "with the weight_extrap stage"
         )
-    folders = tuple(checkpoint.folder for checkpoint in plan.checkpoints)
+    folders = tuple(checkpoint.weights for checkpoint in plan.checkpoints)
+    models = all(checkpoint.loadable for checkpoint in plan.checkpoints)
+    base = None if models else trajectory.base.weights
+    if not (models or trajectory.base.loadable):
+        raise PipelineError(
+            f"{trajectory.base.weights}: stored as {trajectory.base.layout}, which no engine "
+            "loads; set weight_extrap.write=true"
+        )
     tables = _coefficients(plan)
-    return {t: Recipe(folders, tables[t], tuple(hold), dtype) for t in targets}
+    return {t: Recipe(folders, tables[t], tuple(hold), dtype, base) for t in targets}
 
 
 def _coefficients(plan: Plan) -> dict[int, Any]:

@@ -2,23 +2,30 @@
 
 An engine loads a recipe as readily as a folder, so a sweep over horizons writes no model to disk.
 The arithmetic is that of `trajectory.combine` (fp32, from deltas, rounded once), so the weights
-are the same to the bit as those of the folder it would have written.
+are the same to the bit as those of the folder it would have written. A recipe of one folder is
+that checkpoint itself: so engines load what is stored as a delta, an adapter or shards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
 from pipeline.errors import PipelineError
 from pipeline.inference.device import parse_dtype
+from pipeline.trajectory.checkpoint import Checkpoint
+from pipeline.trajectory.kernels import combine
+from pipeline.trajectory.layouts import open_checkpoint
+from pipeline.trajectory.reader import Reader
+from pipeline.trajectory.shards import Entry, Files
+from pipeline.trajectory.stream import PIECE, pieces
 
 NamedTensors = Iterator[tuple[str, torch.Tensor]]
 
@@ -33,12 +40,22 @@ class Recipe:
             differs by tensor, a mapping from tensor name to such a list.
         hold: globs of tensor names copied from the last folder instead.
         dtype: the sum is rounded to it, as when a folder is written.
+        base: the model that training started from, where folders are no models of their own.
     """
 
     folders: tuple[Path, ...]
     coefficients: Sequence[float] | Mapping[str, Sequence[float]]
     hold: tuple[str, ...] = ("*norm*",)
     dtype: str = "bfloat16"
+    base: Path | None = None
+
+    @property
+    def model(self) -> Path:
+        """The folder with the configuration and tokenizer, which also loads as a model."""
+        return self.folders[-1] if self.base is None else self.base
+
+    def __str__(self) -> str:
+        return " + ".join(str(folder) for folder in self.folders)
 
     def to_plain(self) -> dict[str, Any]:
         """As lists, numbers and strings, for another process."""
@@ -52,37 +69,20 @@ class Recipe:
             "coefficients": plain,
             "hold": list(self.hold),
             "dtype": self.dtype,
+            "base": None if self.base is None else str(self.base),
         }
 
     @staticmethod
     def from_plain(plain: Mapping[str, Any]) -> Recipe:
         """The opposite of `to_plain`."""
+        base = plain.get("base")
         return Recipe(
             tuple(Path(folder) for folder in plain["folders"]),
             plain["coefficients"],
             tuple(plain["hold"]),
             plain["dtype"],
+            None if base is None else Path(base),
         )
-
-
-class CheckpointFolder:
-    """Reads tensors of a checkpoint by name; its files stay mapped while the stack is open."""
-
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        paths = sorted(folder.glob("*.safetensors"))
-        if not paths:
-            raise PipelineError(f"{folder}: no *.safetensors files; save the model as safetensors")
-        self._file: dict[str, Any] = {}
-        for path in paths:
-            try:
-                file = stack.enter_context(safe_open(path, "pt"))
-            except SafetensorError as error:
-                raise PipelineError(f"{path}: damaged ({error}); copy it again") from None
-            self._file |= dict.fromkeys(file.keys(), file)
-        self.names = self._file.keys()
-
-    def read(self, name: str) -> torch.Tensor:
-        return self._file[name].get_tensor(name)
 
 
 def checkpoint_tensors(folder: Path) -> NamedTensors:
@@ -91,10 +91,33 @@ def checkpoint_tensors(folder: Path) -> NamedTensors:
     Raises:
         PipelineError: no safetensors in it, or a damaged file.
     """
-    with ExitStack() as stack:
-        source = CheckpointFolder(folder, stack)
-        for name in source.names:
-            yield name, source.read(name)
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise PipelineError(f"{folder}: no *.safetensors files; save the model as safetensors")
+    for path in paths:
+        try:
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118
+                    yield name, file.get_tensor(name)
+        except SafetensorError as error:
+            raise PipelineError(f"{path}: damaged ({error}); copy it again") from None
+
+
+def open_folders(folders: Sequence[Path], base: Path | None) -> list[Checkpoint]:
+    """The checkpoints of a recipe: their headers.
+
+    Raises:
+        PipelineError: a damaged one, or one that holds other tensors than the first.
+    """
+    given = None if base is None else open_checkpoint(0, base)
+    found = [open_checkpoint(index, folder, given) for index, folder in enumerate(folders)]
+    for checkpoint in found:
+        odd = sorted(checkpoint.entries.keys() ^ found[0].entries.keys())
+        if odd:
+            raise PipelineError(
+                f"{checkpoint.source}: tensor {odd[0]} is not in all checkpoints of the run"
+            )
+    return found
 
 
 def recipe_tensors(recipe: Recipe) -> NamedTensors:
@@ -105,19 +128,48 @@ def recipe_tensors(recipe: Recipe) -> NamedTensors:
             not that of the folders.
     """
     dtype = parse_dtype(recipe.dtype)
-    with ExitStack() as stack:
-        sources = [CheckpointFolder(folder, stack) for folder in recipe.folders]
-        for folder, source in zip(recipe.folders, sources, strict=True):
-            if source.names != sources[0].names:
-                odd = sorted(source.names ^ sources[0].names)[0]
-                raise PipelineError(f"{folder}: tensor {odd} is not in all checkpoints of the run")
-        for name in sources[-1].names:
-            held = any(fnmatchcase(name, glob) for glob in recipe.hold)
-            last = sources[-1].read(name)
-            if held or not last.is_floating_point():
-                yield name, last
-                continue
-            yield name, _combine(name, sources, _row(recipe, name)).to(dtype)
+    checkpoints = open_folders(recipe.folders, recipe.base)
+    with Files() as files:
+        reader = Reader(checkpoints, files)
+        for name, entry in checkpoints[-1].entries.items():
+            if any(fnmatchcase(name, glob) for glob in recipe.hold) or not entry.is_float:
+                tensor = _stored(files, entry)
+            else:
+                tensor = _sum(reader, entry, _row(recipe, name), dtype)
+            yield name, tensor.view(entry.shape)
+
+
+def _sum(reader: Reader, entry: Entry, row: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
+    """θ0 + Σ c_i δ_i of a whole tensor [n], by the kernel that writes folders."""
+    out = torch.empty(entry.numel, dtype=dtype if dtype == torch.bfloat16 else torch.float32)
+    array = (out.view(torch.uint16) if dtype == torch.bfloat16 else out).numpy()
+    coefficients = np.asarray([row], np.float32)
+    gram = np.zeros((len(row), len(row)))
+    for piece in pieces([entry]):
+        values = reader.read(piece)
+        part = array[None, piece.start : piece.stop]
+        ungated = np.empty(0, np.float32)
+        _, finite = combine(values.array, values.movements, coefficients, ungated, part, gram)
+        if not finite:
+            reader.blame(piece)
+            raise PipelineError(
+                f"tensor {entry.name} overflows {dtype}; choose a nearer target or a wider dtype"
+            )
+    return out.to(dtype)
+
+
+def _stored(files: Files, entry: Entry) -> torch.Tensor:
+    """A whole tensor in its own dtype [n], to the bit where its bytes are stored as such."""
+    out = torch.empty(entry.numel, dtype=entry.dtype)
+    if entry.shift is None:
+        files.read(entry, 0, entry.numel, out)
+        return out
+    values, raw = torch.empty(PIECE), torch.empty(PIECE * 8, dtype=torch.uint8)
+    for piece in pieces([entry]):
+        part = values[: len(piece)]
+        files.load(entry, piece.start, piece.stop, part, raw)
+        out[piece.start : piece.stop] = part
+    return out
 
 
 def _row(recipe: Recipe, name: str) -> Sequence[float]:
@@ -128,15 +180,3 @@ def _row(recipe: Recipe, name: str) -> Sequence[float]:
             f"{name}: {len(row)} coefficients for {len(recipe.folders)} checkpoints"
         )
     return row
-
-
-def _combine(name: str, sources: Sequence[CheckpointFolder], row: Sequence[float]) -> torch.Tensor:
-    """fp32 θ0 + Σ c_i (θ_i - θ0), products and sums rounded apart, as `trajectory.combine`."""
-    base = sources[0].read(name).float()
-    total: torch.Tensor | None = None
-    for source, coefficient in zip(sources[1:], row[1:], strict=True):
-        if coefficient == 0:
-            continue
-        term = source.read(name).float().sub_(base).mul_(float(coefficient))
-        total = term if total is None else total.add_(term)
-    return base if total is None else total.add_(base)

@@ -9,15 +9,17 @@ from typing import Any, Protocol
 from pipeline.artifacts import read_json
 from pipeline.config import PipelineConfig
 from pipeline.tracking import Tracker
+from pipeline.trajectory.share import Share
 
 
 @dataclass(frozen=True)
 class Context:
-    """The configuration, the run directory and the tracker."""
+    """The configuration, the run directory, the tracker, and which of several processes this is."""
 
     config: PipelineConfig
     run_dir: Path
     tracker: Tracker
+    share: Share
 
     def stage_dir(self, stage: str) -> Path:
         return self.run_dir / stage

@@ -7,6 +7,13 @@ from typing import Any
 from pipeline.artifacts import write_json
 from pipeline.stages import models, sampling, scoring
 from pipeline.stages.base import Context
+from pipeline.stages.candidates import (
+    check_steps,
+    logit_candidates,
+    rl_candidates,
+    weight_candidates,
+)
+from pipeline.stages.snapshot import planned_steps
 
 SECTIONS = (
     "evaluate",
@@ -34,6 +41,10 @@ def inputs(context: Context) -> dict[str, Any]:
 
 def plan(context: Context) -> str:
     evaluate = context.config.evaluate
+    steps = planned_steps(context)
+    if steps is not None:
+        models.end_steps(context, steps)
+        check_steps(evaluate.checkpoints or [], steps)
     sets = sampling.evaluation_sets(context)
     for task, _, _ in sets:
         sampling.check_task(task)
@@ -47,15 +58,15 @@ def run(context: Context) -> dict[str, Any]:
     trajectory = models.load_trajectory(context)
     first, last = models.end_steps(context, trajectory.steps)
     wanted = context.config.evaluate.checkpoints
-    candidates = models.rl_candidates(
+    candidates = rl_candidates(
         context, trajectory, None if wanted is None else [*wanted, last, trajectory.steps[-1]]
     )
-    candidates += models.weight_candidates(context, trajectory)
+    candidates += weight_candidates(context, trajectory)
     path = context.stage_dir("evaluate") / "generations.jsonl"
-    (base,) = models.model_folders(context, trajectory, trajectory.steps[:1]).values()
-    sampling.sample(context, path, candidates, sampling.engine_arguments(context, base))
+    engine = sampling.engine_arguments(context, trajectory.base.folder)
+    sampling.sample(context, path, candidates, engine)
     if context.is_done("logit_extrap"):
-        candidates += models.logit_candidates(context, trajectory, first, last)
+        candidates += logit_candidates(context, trajectory, first, last)
     scoring.copy_logit_rows(context)
     last_rl, start = f"rl-{trajectory.steps[-1]}", f"rl-{last}"
     scores = scoring.score(context, candidates, sampling.load_sets(context), last_rl, start)

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import write_json
+from pipeline.errors import PipelineError
 from pipeline.stages import models, sampling
 from pipeline.stages.base import Context
+from pipeline.stages.snapshot import planned_steps
 
 if TYPE_CHECKING:
     from pipeline.inference.logprobs import Text
+    from pipeline.inference.recipe import Recipe
 
 SECTIONS = ("linear_probe", "task", "engine", "model", "seed")
 OUTPUTS = ("weights.json",)
@@ -27,6 +30,12 @@ def inputs(context: Context) -> dict[str, Any]:
 
 def plan(context: Context) -> str:
     probe = context.config.linear_probe
+    steps = planned_steps(context)
+    if steps is not None and len(steps) < 3:
+        raise PipelineError(
+            f"linear_probe needs at least 3 checkpoints, there are {len(steps)} (two points always "
+            "lie on a line); leave it out of stages, or have more of them"
+        )
     text = f"R² of every weight (filters: change > {probe.min_change:g}, {probe.min_unique} values)"
     split = sampling.probe_split(context)
     if split is None:
@@ -54,14 +63,14 @@ def run(context: Context) -> dict[str, Any]:
     split = sampling.probe_split(context)
     if split is None:
         return summary
-    folders = models.model_folders(context, trajectory, trajectory.steps)
-    texts, tokens = _probe_logprobs(context, folders, split)
+    sources = models.model_sources(context, trajectory, trajectory.steps)
+    texts, tokens = _probe_logprobs(context, trajectory.base.folder, sources, split)
     write_json(folder / "logprobs.json", tokens)
     summary |= _headline("logprobs", tokens)
     if config.activations:
         states = probe_activations(
             [[*text.prompt, *text.response] for text in texts],
-            folders,
+            sources,
             positions=config.activation_tokens,
             min_change=config.min_activation_change,
         )
@@ -76,13 +85,12 @@ def _headline(name: str, probe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _probe_logprobs(
-    context: Context, folders: dict[int, Path], split: str
+    context: Context, base: Path, sources: dict[int, Path | Recipe], split: str
 ) -> tuple[list[Text], dict[str, Any]]:
     from pipeline.inference.engine import Sampling
     from pipeline.inference.logprobs import fixed_texts, probe_logprobs
 
     config, folder = context.config.linear_probe, context.stage_dir("linear_probe")
-    base = folders[min(folders)]
     n, limit = config.responses_per_problem, config.max_response_tokens
     draw = Sampling(temperature=1.0, max_tokens=limit, n=n, seed=context.config.seed)
     engine = sampling.start_engine(context, base)
@@ -90,6 +98,6 @@ def _probe_logprobs(
         items = sampling.probe_prompts(context, engine.tokenizer, split)
         texts = fixed_texts(engine, items, draw, base, folder, config.max_tokens)
         limits = config.min_logprob_change, config.min_unique
-        return texts, probe_logprobs(engine, texts, folders, folder, *limits)
+        return texts, probe_logprobs(engine, texts, sources, folder, *limits)
     finally:
         engine.close()

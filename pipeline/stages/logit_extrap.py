@@ -6,6 +6,8 @@ from typing import Any
 
 from pipeline.stages import models, sampling
 from pipeline.stages.base import Context
+from pipeline.stages.candidates import logit_candidates
+from pipeline.stages.snapshot import planned_steps
 
 SECTIONS = ("logit_extrap", "extrapolation", "evaluate", "task", "eval_tasks", "engine", "seed")
 OUTPUTS = ("generations.jsonl",)
@@ -21,6 +23,9 @@ def inputs(context: Context) -> dict[str, Any]:
 
 
 def plan(context: Context) -> str:
+    steps = planned_steps(context)
+    if steps is not None:
+        models.end_steps(context, steps)
     for task, _, _ in sampling.evaluation_sets(context):
         sampling.check_task(task)
     alphas = ", ".join(f"{alpha:g}" for alpha in sorted(context.config.logit_extrap.alphas))
@@ -31,9 +36,10 @@ def run(context: Context) -> dict[str, Any]:
     trajectory = models.load_trajectory(context)
     first, last = models.end_steps(context, trajectory.steps)
     path = context.stage_dir("logit_extrap") / "generations.jsonl"
-    folders = models.model_folders(context, trajectory, [first, last])
+    made = context.stage_dir("logit_extrap") / "models"
+    folders = models.model_folders(context, trajectory, [first, last], made)
     engine = sampling.engine_arguments(context, folders[first], folders[last])
     engine["speculative"] = context.config.logit_extrap.speculative
-    candidates = models.logit_candidates(context, trajectory, first, last)
+    candidates = logit_candidates(context, trajectory, first, last)
     added = sampling.sample(context, path, candidates, engine)
     return {"from": f"{first} to {last}", "generations": added}

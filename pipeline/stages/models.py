@@ -1,11 +1,10 @@
-"""Which model folders a run works on: the base model, the checkpoints, the extrapolated ones."""
+"""Which models a run works on: the base model, the checkpoints, and what engines load of them."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,23 +17,6 @@ if TYPE_CHECKING:
     from pipeline.trajectory.sources import Trajectory
 
 _CONVERSION = 2  # raise when _from_package makes other folders than before
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A model to evaluate.
-
-    name: e.g. "base", "rl-600", "two_point-900", "logit-1.5"; kind: base, rl, weight or logit;
-    fingerprint: hash of its content; source: its folder, or the formula of its weights
-    (None for a mixture of logits);
-    extra: what goes into its rows (step, method, alpha).
-    """
-
-    name: str
-    kind: str
-    fingerprint: str
-    source: Path | Recipe | None
-    extra: dict[str, Any]
 
 
 def made_here(context: Context) -> bool:
@@ -67,7 +49,7 @@ def describe_base(context: Context) -> str:
             if not (folder / "config.json").exists():
                 raise PipelineError(f"model.path: {folder} has no config.json; give a model folder")
             return str(folder)
-        if folder.is_absolute() or model.path.count("/") != 1:
+        if not on_hub(model.path):
             raise PipelineError(f"model.path: {model.path} is neither a folder nor a hub id")
         return f"{model.path} from the hub"
     return "the model of sft_train" if made_here(context) else "the lowest step"
@@ -84,20 +66,42 @@ def base_model(context: Context) -> Path:
         return _from_package(context)
     if model.path is None:
         return context.stage_dir("sft_train") / "model"
-    if Path(model.path).exists():
-        return Path(model.path)
+    return model_folder(model.path, "model.path", model.revision)
+
+
+def on_hub(name: str) -> bool:
+    """Whether this is no folder but could be a hub id."""
+    return not Path(name).exists() and not Path(name).is_absolute() and name.count("/") == 1
+
+
+def model_folder(name: str, key: str, revision: str | None = None) -> Path:
+    """The folder of a model given as a folder or a hub id; downloads it first where needed.
+
+    Args:
+        key: of the configuration, for messages.
+
+    Raises:
+        PipelineError: the hub did not answer or does not know the model.
+    """
+    if not on_hub(name):
+        return Path(name)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
-        folder = snapshot_download(model.path, revision=model.revision, allow_patterns=patterns)
+        folder = snapshot_download(name, revision=revision, allow_patterns=patterns)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise PipelineError(
-            f"model.path: {model.path} could not be fetched from the hub ({reason}); "
-            "give a local folder as model.path, or fetch it first with `hf download`"
+            f"{key}: {name} could not be fetched from the hub ({reason}); "
+            f"give a local folder as {key}, or fetch it first with `hf download`"
         ) from None
+    if not any(Path(folder).glob("*.safetensors")):
+        raise PipelineError(
+            f"{key}: {name} has no safetensors; fetch all of it with `hf download` and give the "
+            f"folder as {key}"
+        )
     return Path(folder)
 
 
@@ -169,109 +173,50 @@ def end_steps(context: Context, steps: list[int]) -> tuple[int, int]:
     return extrapolation.first, last
 
 
-def model_folders(context: Context, trajectory: Trajectory, steps: list[int]) -> dict[int, Path]:
-    """Folders of these steps that an engine can load.
+def model_sources(
+    context: Context, trajectory: Trajectory, steps: list[int]
+) -> dict[int, Path | Recipe]:
+    """What an engine loads for each step: its folder, or where it is no model (deltas, adapters,
+    shards) what builds its weights in the engine's memory.
 
     Raises:
-        PipelineError: a step is stored in a layout of a trainer and was not exported.
+        PipelineError: the first checkpoint is no model folder either.
     """
-    folders = {}
+    from pipeline.inference.recipe import Recipe
+
+    sources: dict[int, Path | Recipe] = {}
     for step in steps:
         checkpoint = trajectory.checkpoints[step]
         exported = context.stage_dir("snapshot") / "exported" / f"step_{step}"
-        if not checkpoint.loadable and not exported.exists():
+        if checkpoint.loadable:
+            sources[step] = checkpoint.folder
+        elif trajectory.base.loadable:
+            base = trajectory.base.folder
+            sources[step] = Recipe((checkpoint.source,), [1.0], (), "float32", base)
+        elif exported.exists():
+            sources[step] = exported
+        else:
             raise PipelineError(
-                f"step {step} is stored as {checkpoint.layout}, which no engine loads; add it to "
-                f"snapshot.export, e.g. snapshot.export={[s for s in steps if s]}"
+                f"step {step} is stored as {checkpoint.layout}, which no engine loads; give "
+                "snapshot.base, the model that training started from"
             )
-        folders[step] = checkpoint.folder if checkpoint.loadable else exported
-    return folders
+    return sources
 
 
-def checkpoint_fingerprint(trajectory: Trajectory, step: int) -> str:
-    """Hash of a checkpoint's weights, whatever its folder is called."""
-    files = trajectory.checkpoints[step].files
-    return hash_json([(file.path.name, file.sha256) for file in files])[:16]
+def model_folders(
+    context: Context, trajectory: Trajectory, steps: list[int], made: Path
+) -> dict[int, Path]:
+    """Folders of these steps that an engine can start on.
 
-
-def rl_candidates(
-    context: Context, trajectory: Trajectory, wanted: list[int] | None
-) -> list[Candidate]:
-    """The base model and the RL checkpoints to evaluate (all of them if `wanted` is None).
-
-    Raises:
-        PipelineError: a wanted step is not there.
+    Args:
+        made: where what is no model folder is written as one, in model.dtype.
     """
-    steps = trajectory.steps if wanted is None else sorted({trajectory.steps[0], *wanted})
-    for step in steps:
-        if step not in trajectory.checkpoints:
-            raise PipelineError(
-                f"evaluate.checkpoints: there is no checkpoint of step {step}; there are "
-                + ", ".join(map(str, trajectory.steps))
-            )
-    folders = model_folders(context, trajectory, steps)
-    return [
-        Candidate(
-            name="base" if step == trajectory.steps[0] else f"rl-{step}",
-            kind="base" if step == trajectory.steps[0] else "rl",
-            fingerprint=checkpoint_fingerprint(trajectory, step),
-            source=folders[step],
-            extra={"step": step},
-        )
-        for step in steps
-    ]
+    from pipeline.trajectory.export import export
 
-
-def weight_candidates(context: Context, trajectory: Trajectory) -> list[Candidate]:
-    """The extrapolated checkpoints of this trajectory, of every method that was run."""
-    found = []
-    hashes = {file.sha256 for c in trajectory.checkpoints.values() for file in c.files}
-    for path in sorted(context.stage_dir("weight_extrap").glob("*/step_*/extrapolation.json")):
-        record = read_json(path)
-        used = {file["sha256"] for item in record["inputs"] for file in item["files"]}
-        if not used <= hashes:
-            continue  # made from checkpoints that this run no longer has
-        method, target = path.parent.parent.name, record["target"]
-        found.append(
-            Candidate(
-                name=f"{method}-{target}",
-                kind="weight",
-                fingerprint=_extrapolation_fingerprint(record),
-                source=_source(path.parent, record),
-                extra={"step": target, "method": method, "alpha": record["alpha"]},
-            )
-        )
-    return sorted(found, key=lambda c: (c.extra["method"], c.extra["step"]))
-
-
-def _source(folder: Path, record: dict[str, Any]) -> Path | Recipe:
-    """The written model, or the formula of one that was not written."""
-    if "recipe" not in record:
-        return folder
-    from pipeline.inference.recipe import Recipe
-
-    return Recipe.from_plain(record["recipe"])
-
-
-def _extrapolation_fingerprint(record: dict[str, Any]) -> str:
-    """Hash of what decides the weights: the content of the inputs, and what was done with them."""
-    inputs = [[file["sha256"] for file in item["files"]] for item in record["inputs"]]
-    rules = ["format", "method", "options", "damping", "alpha_by_tensor", "copied", "dtype"]
-    return hash_json([inputs, {key: record[key] for key in (*rules, "steps", "target")}])[:16]
-
-
-def logit_candidates(
-    context: Context, trajectory: Trajectory, first: int, last: int
-) -> list[Candidate]:
-    """One mixture for each alpha."""
-    ends = [checkpoint_fingerprint(trajectory, step) for step in (first, last)]
-    return [
-        Candidate(
-            name=f"logit-{alpha:g}",
-            kind="logit",
-            fingerprint=hash_json([*ends, alpha])[:16],
-            source=None,
-            extra={"alpha": alpha, "step": round(first + alpha * (last - first))},
-        )
-        for alpha in sorted(context.config.logit_extrap.alphas)
-    ]
+    folders = {}
+    for step, source in model_sources(context, trajectory, steps).items():
+        if not isinstance(source, Path):
+            source = made / f"step_{step}"
+            export(trajectory, step, source, context.config.model.dtype)
+        folders[step] = source
+    return folders

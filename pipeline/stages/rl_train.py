@@ -75,7 +75,7 @@ def _disk(context: Context, snapshots: int) -> str:
     parameters = context.config.model.parameters
     if parameters is None:
         return ""
-    width = 4 if context.config.rl_train.snapshot_dtype == "float32" else 2
+    width = 4 if context.config.rl_train.snapshot_dtype.endswith("float32") else 2
     size = parameters * width / 1e9
     words = f" of {size:.3g} GB = {snapshots * size:.4g} GB"
     folder = context.stage_dir("rl_train")

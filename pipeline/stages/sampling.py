@@ -15,7 +15,7 @@ from pipeline.stages.base import Context
 if TYPE_CHECKING:
     from pipeline.inference.engine import Engine, Sampling
     from pipeline.inference.run import PromptItem
-    from pipeline.stages.models import Candidate
+    from pipeline.stages.candidates import Candidate
     from pipeline.tasks import Problem
 
 

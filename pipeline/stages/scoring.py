@@ -16,7 +16,7 @@ from pipeline.stages import sampling
 from pipeline.stages.base import Context
 
 if TYPE_CHECKING:
-    from pipeline.stages.models import Candidate
+    from pipeline.stages.candidates import Candidate
     from pipeline.tasks import Problem
 
     Sets = dict[tuple[str, str], list[Problem]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.artifacts import write_json
+from pipeline.artifacts import read_json, write_json
 from pipeline.errors import PipelineError
 from pipeline.stages import models
 from pipeline.stages.base import Context
@@ -31,8 +31,8 @@ def inputs(context: Context) -> dict[str, Any]:
     """Names, sizes and times of the given weight files, so that a changed one is seen."""
     if not _given(context):
         return {}
-    if _on_hub(context):  # looked up when the stage runs, not for a dry run
-        return {"hub": context.config.snapshot.source}
+    if names := _hub_names(context):  # looked up when the stage runs, not for a dry run
+        return {"hub": names}
     trajectory = _discover(context)
     return {
         str(file.path): [file.nbytes, file.mtime_ns]
@@ -48,10 +48,8 @@ def plan(context: Context) -> str:
         if context.config.dry_run:
             return "nothing to read yet: give snapshot.source=DIR, a folder of checkpoints"
         raise PipelineError("snapshot.source: missing; give the folder of a run's checkpoints")
-    if _on_hub(context):
-        return (
-            f"a checkpoint for each step_N revision of {context.config.snapshot.source} on the hub"
-        )
+    if names := _hub_names(context):
+        return f"record what the stage then finds of {' and '.join(names)} on the hub"
     trajectory = _discover(context)
     size = sum(f.nbytes for c in trajectory.checkpoints.values() for f in c.files)
     return (
@@ -79,20 +77,37 @@ def run(context: Context) -> dict[str, Any]:
     }
 
 
+def planned_steps(context: Context) -> list[int] | None:
+    """The steps of the trajectory, before there is one; None where only the hub knows them."""
+    rl = context.config.rl_train
+    if "snapshot" not in context.config.stages:
+        recorded = read_json(context.stage_dir("snapshot") / "trajectory.json")
+        return [int(step) for step in recorded["steps"]]
+    if _given(context):
+        return None if _hub_names(context) else _discover(context).steps
+    if "rl_train" in context.config.stages:
+        return [0, *range(rl.snapshot_every, rl.steps + 1, rl.snapshot_every)]
+    if not context.is_done("rl_train"):
+        return None
+    from pipeline.trajectory.sources import find_steps
+
+    return sorted({0, *find_steps(context.stage_dir("rl_train") / "snapshots")})
+
+
 def _given(context: Context) -> bool:
     snapshot = context.config.snapshot
     return snapshot.source is not None or bool(snapshot.checkpoints)
 
 
-def _on_hub(context: Context) -> bool:
-    """Whether the source is no folder but could be a hub id."""
-    source = context.config.snapshot.source
-    if source is None or context.config.snapshot.checkpoints:
-        return False
-    return not Path(source).exists() and not Path(source).is_absolute() and source.count("/") == 1
+def _hub_names(context: Context) -> list[str]:
+    """Source and base where they are no folders but could be hub ids."""
+    snapshot = context.config.snapshot
+    names = [snapshot.base] if snapshot.checkpoints else [snapshot.source, snapshot.base]
+    return [name for name in names if name is not None and models.on_hub(name)]
 
 
 def _discover(context: Context) -> Trajectory:
+    from pipeline.trajectory.layouts import hub
     from pipeline.trajectory.sources import discover
 
     snapshot = context.config.snapshot
@@ -100,8 +115,11 @@ def _discover(context: Context) -> Trajectory:
         source = context.stage_dir("rl_train") / "snapshots"
         return discover(source, models.base_model(context))
     explicit = {int(step): Path(path) for step, path in (snapshot.checkpoints or {}).items()}
-    base = Path(snapshot.base) if snapshot.base is not None else None
-    return discover(Path(snapshot.source or "."), base, explicit or None)
+    base = models.model_folder(snapshot.base, "snapshot.base") if snapshot.base else None
+    given = snapshot.source or "."
+    if not explicit and models.on_hub(given):
+        given = hub.PREFIX + given.removeprefix(hub.PREFIX)
+    return discover(Path(given), base, explicit or None)
 
 
 def _range(steps: list[int]) -> str:

@@ -10,6 +10,8 @@ from pipeline.artifacts import read_json
 from pipeline.config import DEFAULT_HOLD
 from pipeline.stages import models
 from pipeline.stages.base import Context
+from pipeline.stages.snapshot import planned_steps
+from pipeline.trajectory.share import telling
 
 SECTIONS = ("extrapolation", "weight_extrap")
 OUTPUTS: tuple[str, ...] = ()
@@ -25,10 +27,14 @@ def inputs(context: Context) -> dict[str, Any]:
 
 
 def plan(context: Context) -> str:
-    from pipeline.trajectory.coefficients import check_options
+    from pipeline.trajectory.coefficients import check_options, find_method, used_steps
+    from pipeline.trajectory.writer import check_space
 
-    check_options(context.config.extrapolation.method, context.config.extrapolation.options)
     extrapolation, extrap = context.config.extrapolation, context.config.weight_extrap
+    check_options(extrapolation.method, extrapolation.options)
+    steps = planned_steps(context)
+    if steps is not None:
+        used_steps(find_method(extrapolation.method), steps, *models.end_steps(context, steps))
     last = "the last step" if extrapolation.last is None else str(extrapolation.last)
     wanted = f"targets {', '.join(map(str, sorted(extrap.targets)))}"
     if not extrap.targets:
@@ -37,7 +43,12 @@ def plan(context: Context) -> str:
     if not extrap.write:
         return f"{text}; formulas only"
     size = _output_bytes(context)
-    return text if size is None else f"{text}; writes {size / 1e9:.3g} GB"
+    if size is None:
+        return text
+    folder = context.stage_dir("weight_extrap")
+    if not (folder.exists() or context.config.dry_run):
+        check_space(folder, int(size))
+    return f"{text}; writes {size / 1e9:.3g} GB"
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -49,8 +60,7 @@ def run(context: Context) -> dict[str, Any]:
     first, last = models.end_steps(context, trajectory.steps)
     targets = _targets(context, first, last)
     folder = context.stage_dir("weight_extrap") / config.extrapolation.name
-    make = extrapolate if config.weight_extrap.write else write_formulas
-    records = make(
+    arguments = (
         trajectory,
         config.extrapolation.method,
         first,
@@ -61,6 +71,11 @@ def run(context: Context) -> dict[str, Any]:
         config.weight_extrap.dtype,
         config.extrapolation.options,
     )
+    if config.weight_extrap.write:
+        with telling(folder, context.share):
+            records = extrapolate(*arguments, share=context.share)
+    else:
+        records = write_formulas(*arguments)
     return {
         "method": config.extrapolation.name,
         "from": f"{first} to {last}",

@@ -25,7 +25,13 @@ from pipeline.artifacts import append_jsonl
 from pipeline.errors import PipelineError
 from pipeline.progress import bar
 from pipeline.training.checkpoints import mark_whole
-from pipeline.training.snapshots import master_weights, write_model
+from pipeline.training.snapshots import (
+    DeltaWriter,
+    each_master_weight,
+    master_weights,
+    write_model,
+)
+from pipeline.training.spec import DELTA
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -53,7 +59,10 @@ _SFT_METRICS = {
 
 
 class SnapshotCallback(TrainerCallback):
-    """Writes `folder`/step_N after every `every`-th step, N counted in steps."""
+    """Writes `folder`/step_N after every `every`-th step, N counted in steps.
+
+    `dtype` is one of `spec.SNAPSHOT_DTYPES`; `base` is the folder that training started from.
+    """
 
     def __init__(
         self,
@@ -62,12 +71,21 @@ class SnapshotCallback(TrainerCallback):
         updates: int,
         dtype: str,
         tokenizer: PreTrainedTokenizerBase,
+        base: Path,
     ) -> None:
         self.folder = folder
         self.every = every * updates
         self.updates = updates
         self.dtype = dtype
         self.tokenizer = tokenizer
+        delta = dtype.startswith(DELTA)
+        self.deltas = DeltaWriter(base, dtype.removeprefix(DELTA)) if delta else None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.deltas is not None:
+            self.deltas.shapes(kwargs["model"])  # refused now rather than after hours
 
     def on_step_end(
         self,
@@ -78,11 +96,18 @@ class SnapshotCallback(TrainerCallback):
     ) -> None:
         if state.global_step % self.every:
             return
-        model = kwargs["model"]
-        weights = master_weights(model, keep=state.is_world_process_zero)
-        if state.is_world_process_zero:
-            folder = self.folder / f"step_{state.global_step // self.updates}"
-            write_model(folder, model, weights, self.tokenizer, self.dtype)
+        model, keep = kwargs["model"], state.is_world_process_zero
+        step = state.global_step // self.updates
+        folder = self.folder / f"step_{step}"
+        if self.deltas is None:
+            weights = master_weights(model, keep)
+            if keep:
+                write_model(folder, model, weights, self.tokenizer, self.dtype)
+        elif keep:
+            self.deltas.write(folder, step, model, each_master_weight(model, keep))
+        else:
+            for _ in each_master_weight(model, keep):
+                """Only its part in the gathering: it yields nothing."""
 
 
 class MetricsCallback(TrainerCallback):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.training.spec import RlSpec, SftSpec, Spec
+from pipeline.training.spec import DELTA, SNAPSHOT_DTYPES, RlSpec, SftSpec, Spec
 
 LAUNCHERS = ("none", "deepspeed", "torchrun")
 ROLLOUTS = ("transformers", "vllm_colocate", "vllm_server")
@@ -30,7 +31,12 @@ def check(spec: Spec) -> None:
     _one_of("rollouts", spec.rollouts, ROLLOUTS)
     _one_of("importance_sampling_level", spec.importance_sampling_level, ("token", "sequence"))
     _one_of("scale_rewards", spec.scale_rewards, ("group", "batch", "none"))
-    _one_of("snapshot_dtype", spec.snapshot_dtype, ("float32", "bfloat16", "float16"))
+    _one_of("snapshot_dtype", spec.snapshot_dtype, SNAPSHOT_DTYPES)
+    if spec.snapshot_dtype.startswith(DELTA) and not Path(spec.model).is_dir():
+        raise PipelineError(
+            f"snapshot_dtype is {spec.snapshot_dtype!r}, but model {spec.model!r} is no folder "
+            "whose files the deltas could refer to; give the folder of a download"
+        )
     if spec.rollouts_per_prompt < 2:
         raise PipelineError("rollouts_per_prompt must be at least 2: the group is the baseline")
     if spec.temperature <= 0:

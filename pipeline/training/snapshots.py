@@ -1,4 +1,4 @@
-"""Write the weights of a model in training as a complete Hugging Face folder.
+"""Write the weights of a model in training: as a Hugging Face folder, or as deltas from its base.
 
 The weights are the fp32 master weights, gathered from wherever ZeRO keeps their shards: a bf16
 copy would round away most of what one RL step changes.
@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.core_model_loading import revert_weight_conversion
 
 from pipeline.artifacts import write_text
+from pipeline.errors import PipelineError
+from pipeline.trajectory.checkpoint import Checkpoint
+from pipeline.trajectory.layouts import open_checkpoint
+from pipeline.trajectory.layouts.delta import stream_delta_snapshot
 
 
 def master_weights(model: nn.Module, keep: bool) -> dict[str, torch.Tensor]:
@@ -26,17 +32,24 @@ def master_weights(model: nn.Module, keep: bool) -> dict[str, torch.Tensor]:
     Args:
         model: the unwrapped model; under DeepSpeed its parameters know their shards.
     """
-    weights: dict[str, torch.Tensor] = {}
-    for name, parameter in model.named_parameters():
-        full = _full_fp32(parameter)
-        if keep:
-            weights[name] = full.detach().to("cpu", torch.float32, copy=True)
+    weights = dict(each_master_weight(model, keep))
     if keep:
         persistent = set(model.state_dict()) if not _is_sharded(model) else set()
         for name, buffer in model.named_buffers():
             if name in persistent:
                 weights[name] = buffer.detach().to("cpu", copy=True)
     return weights
+
+
+def each_master_weight(model: nn.Module, keep: bool) -> Iterator[tuple[str, torch.Tensor]]:
+    """`master_weights` one parameter at a time: under ZeRO every rank must come to the end of it.
+
+    Without `keep` it yields nothing.
+    """
+    for name, parameter in model.named_parameters():
+        full = _full_fp32(parameter)
+        if keep:
+            yield name, full.detach().to("cpu", torch.float32, copy=True)
 
 
 def _is_sharded(model: nn.Module) -> bool:
@@ -67,13 +80,73 @@ def write_model(
     """
     target = getattr(torch, dtype)
     cast = {k: v.to(target) if v.is_floating_point() else v for k, v in weights.items()}
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = _begin(folder)
     model.save_pretrained(partial, state_dict=cast)
     tokenizer.save_pretrained(partial)
     # the trainer switches the cache off for its own forward passes
     _edit_json(partial / "config.json", {"dtype": dtype, "use_cache": True})
+    _give_name(partial, folder)
+
+
+class DeltaWriter:
+    """Writes snapshots as θ_t - θ_0, θ_0 being the base model's values as its files hold them.
+
+    That holds whatever the trainer made of the base on loading it: DeepSpeed's master weights, for
+    one, start from its bf16 copy.
+    """
+
+    def __init__(self, base: Path, dtype: str) -> None:
+        self.base: Checkpoint = open_checkpoint(0, base)
+        self.dtype: torch.dtype = getattr(torch, dtype)
+
+    def shapes(self, model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
+        """The model's tensors as the base's files name them (transformers fuses some on loading).
+
+        Raises:
+            PipelineError: the base lacks one of them or has it in another shape.
+        """
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, parameter in model.named_parameters():
+            whole = torch.empty(getattr(parameter, "ds_shape", parameter.shape), device="meta")
+            stored = revert_weight_conversion(model, {name: whole})
+            shapes |= {key: tuple(value.shape) for key, value in stored.items()}
+        for name, shape in shapes.items():
+            entry = self.base.entries.get(name)
+            if entry is None or entry.shape != shape:
+                found = "is missing" if entry is None else f"has shape {list(entry.shape)}"
+                raise PipelineError(
+                    f"{self.base.folder}: tensor {name} {found}, the model trains it as "
+                    f"{list(shape)}; set rl_train.snapshot_dtype=float32"
+                )
+        return shapes
+
+    def write(
+        self,
+        folder: Path,
+        step: int,
+        model: PreTrainedModel,
+        weights: Iterator[tuple[str, torch.Tensor]],
+    ) -> None:
+        """Write `weights` (from `each_master_weight`) to `folder`, as atomic as `write_model`."""
+        stored = (
+            item
+            for name, weight in weights
+            for item in revert_weight_conversion(model, {name: weight}).items()
+        )
+        partial = _begin(folder)
+        stream_delta_snapshot(partial, self.base, step, self.shapes(model), stored, self.dtype)
+        _give_name(partial, folder)
+
+
+def _begin(folder: Path) -> Path:
+    """An empty folder beside `folder`, to fill before it gets its name."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return partial
+
+
+def _give_name(partial: Path, folder: Path) -> None:
     if folder.exists():
         replaced = folder.with_name(f".{folder.name}.old.partial")
         folder.rename(replaced)

@@ -13,6 +13,10 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from pipeline.artifacts import hash_file, hash_json, read_json, write_json
 from pipeline.errors import PipelineError
 
+# How a snapshot is stored: a whole model, or (DELTA) its difference from the base model.
+DELTA = "delta_"
+SNAPSHOT_DTYPES = ("float32", "bfloat16", "float16", f"{DELTA}bfloat16", f"{DELTA}float32")
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -147,7 +151,7 @@ class RlSpec:
     vllm_max_model_len: int | None = None
     vllm_host: str = "0.0.0.0"  # server
     vllm_port: int = 8000
-    snapshot_dtype: str = "float32"
+    snapshot_dtype: str = "float32"  # one of SNAPSHOT_DTYPES
     compute: Compute = field(default_factory=Compute)
     trust_remote_code: bool = False
     seed: int = 0
@@ -215,6 +219,6 @@ def fingerprint(spec: Spec) -> str:
         del values["compute"][key]
     folder = Path(spec.model) if spec.model is not None else None
     if folder is not None and folder.is_dir():
-        files = sorted(folder.glob("*.safetensors"))
+        files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))
         values["model"] = [(file.name, hash_file(file)) for file in files]
     return hash_json(values)

@@ -115,6 +115,7 @@ def build_rl(spec: RlSpec, args: GRPOConfig | RLOOConfig, log: Log | None) -> Tr
         spec.updates_per_step,
         spec.snapshot_dtype,
         tokenizer,
+        Path(spec.model),
     )
     trainer_class: Any = Rloo if spec.trainer == "rloo" else Grpo
     trainer: WholeCheckpoints = trainer_class(

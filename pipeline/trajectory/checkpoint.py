@@ -46,6 +46,11 @@ class Checkpoint:
         """True if `folder` is a HF model folder with weights, as engines load it."""
         return self.layout in ("safetensors", "torch bin")
 
+    @property
+    def weights(self) -> Path:
+        """The folder to name where the weights are meant; `folder` may be the base's."""
+        return self.folder if self.loadable else self.source
+
 
 @dataclass(frozen=True)
 class Found:
@@ -95,6 +100,8 @@ def check_experts(folder: Path, entries: dict[str, Entry]) -> None:
         PipelineError: names the first expert that is missing.
     """
     config = read_json(folder / "config.json")
+    nested = config.get("text_config")
+    config = config | nested if isinstance(nested, dict) else config
     count = next(
         (int(config[k]) for k in ("num_experts", "num_local_experts", "n_routed_experts")
          if config.get(k)),

@@ -101,6 +101,6 @@ def raise_not_finite(files: Files, checkpoint: Checkpoint, entry: Entry) -> None
     count = count_not_finite(files, entry)
     if count:
         raise PipelineError(
-            f"{checkpoint.folder}: tensor {entry.name}: {count} of {entry.numel} values are NaN or "
-            "infinite; leave this checkpoint out"
+            f"{checkpoint.weights}: tensor {entry.name}: {count} of {entry.numel} values are NaN "
+            "or infinite; leave this checkpoint out"
         )

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import read_json, write_json
 from pipeline.errors import PipelineError
-from pipeline.trajectory.share import Share, wait_for
+from pipeline.trajectory.share import Share, meet, wait_for
 from pipeline.trajectory.writer import Shard, write_index
 
 RECORD = "extrapolation.json"
@@ -25,6 +25,8 @@ LEFT_OUT_NAMES = (
     *(RECORD, "done.json", "delta.json", "adapter_config.json"),
     *("trainer_state.json", "latest", "zero_to_fp32.py"),
 )
+# What a start that was killed left: half a shard must not be completed by another start's markers.
+STALE = (".model*", ".rows.*", ".failed.*")
 
 
 def companion_files(folder: Path) -> dict[str, Path]:
@@ -46,7 +48,10 @@ class ModelFolder:
     """A complete HF model folder in the making, by one process or several."""
 
     def __init__(self, path: Path, plan: str, share: Share) -> None:
-        """Begin `path`, or go on with it if it was begun with the same plan (a hash)."""
+        """Begin `path`, or go on with it if it was begun with the same plan (a hash).
+
+        With several processes this waits for all of them.
+        """
         self.path = path
         self.partial = path.with_name(f".{path.name}.{plan[:12]}.partial")
         self._plan = plan
@@ -56,6 +61,10 @@ class ModelFolder:
             for other in path.parent.glob(f".{path.name}.*.partial"):
                 if other != self.partial:
                     shutil.rmtree(other)
+            for pattern in STALE:
+                for left in self.partial.glob(pattern):
+                    left.unlink()
+        meet(self.partial, share)
 
     @staticmethod
     def finished(path: Path, plan: str) -> dict[str, Any] | None:
@@ -95,11 +104,11 @@ class ModelFolder:
         if self._share.world > 1:
             write_json(self._rows(self._share.rank), rows)
             if self._share.rank > 0:
-                wait_for(lambda: self.finished(self.path, self._plan) is not None)
+                self._wait_for(lambda: self.finished(self.path, self._plan) is not None)
                 return dict(read_json(self.path / RECORD))
             ranks = range(self._share.world)
-            wait_for(lambda: all(self._rows(rank).exists() for rank in ranks))
-            wait_for(lambda: all(self.has(shard) for shard in shards))
+            self._wait_for(lambda: all(self._rows(rank).exists() for rank in ranks))
+            self._wait_for(lambda: all(self.has(shard) for shard in shards))
             rows = [row for rank in ranks for row in read_json(self._rows(rank))]
         order = {e.name: i for i, e in enumerate(e for shard in shards for e in shard.entries)}
         record = record | {"tensors": sorted(rows, key=lambda row: order[row["name"]])}
@@ -113,6 +122,9 @@ class ModelFolder:
         write_json(self.partial / RECORD, record)
         self._give_name()
         return record
+
+    def _wait_for(self, done: Callable[[], bool]) -> None:
+        wait_for(done, self.partial, self._share)
 
     def _rows(self, rank: int) -> Path:
         return self.partial / f".rows.{rank}-of-{self._share.world}.json"

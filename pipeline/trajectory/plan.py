@@ -109,7 +109,7 @@ class Plan:
 def _input(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "step": checkpoint.step,
-        "path": str(checkpoint.folder),
+        "path": str(checkpoint.weights),
         "layout": checkpoint.layout,
         "files": [
             {"path": str(f.path), "bytes": f.nbytes, "sha256": f.sha256} for f in checkpoint.files

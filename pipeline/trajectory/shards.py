@@ -91,11 +91,21 @@ class Entry:
 
 @dataclass(frozen=True)
 class LowRank:
-    """scale * left @ right, left [rows, r], right [r, columns]."""
+    """scale * left @ right, left [rows, r], right [r, columns].
+
+    If `transposed`, the files hold left as [r, rows] and right as [columns, r].
+    """
 
     left: Entry
     right: Entry
     scale: float
+    transposed: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the product; a convolution's factors have more dimensions, and so their product."""
+        left, right = self.left.shape, self.right.shape
+        return (left[1], right[0]) if self.transposed else (*left[:1], *right[1:])
 
 
 def read_header(path: Path) -> dict[str, Entry]:
@@ -254,13 +264,18 @@ class Files:
         if isinstance(shift, Entry):
             self.load(shift, start, stop, out, raw)
             return
-        columns = shift.right.shape[1]
+        right = self._whole(shift.right, 0, shift.right.numel).view(shift.right.shape)
+        right = right.T if shift.transposed else right
+        rank, columns = right.shape
         first, last = start // columns, -(-stop // columns)  # the rows that the elements lie in
-        rank = shift.left.shape[1]
-        left = self._whole(shift.left, first * rank, last * rank).view(-1, rank)
-        right = self._whole(shift.right, 0, shift.right.numel).view(rank, columns)
-        rows = (left @ right).mul_(shift.scale).flatten()
-        out.copy_(rows[start - first * columns : stop - first * columns])
+        if shift.transposed:
+            rows = shift.left.shape[1]
+            parts = [(i * rows + first, i * rows + last) for i in range(rank)]
+            left = torch.stack([self._whole(shift.left, *part) for part in parts], dim=1)
+        else:
+            left = self._whole(shift.left, first * rank, last * rank).view(-1, rank)
+        values = (left @ right).mul_(shift.scale).flatten()
+        out.copy_(values[start - first * columns : stop - first * columns])
 
     def _whole(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
         values = torch.empty(stop - start)

@@ -218,18 +218,18 @@ def check_alike(trajectory: Trajectory) -> None:
         for name, entry in base.entries.items():
             if name not in other.entries:
                 raise PipelineError(
-                    f"{other.folder}: tensor {name} is missing ({base.folder} has it)"
+                    f"{other.weights}: tensor {name} is missing ({base.weights} has it)"
                 )
             shape = other.entries[name].shape
             if shape != entry.shape:
                 raise PipelineError(
-                    f"{other.folder}: tensor {name} has shape {list(shape)}, "
-                    f"{base.folder} has {list(entry.shape)}"
+                    f"{other.weights}: tensor {name} has shape {list(shape)}, "
+                    f"{base.weights} has {list(entry.shape)}"
                 )
         for name in other.entries:
             if name not in base.entries:
                 raise PipelineError(
-                    f"{other.folder}: tensor {name} is extra ({base.folder} lacks it)"
+                    f"{other.weights}: tensor {name} is extra ({base.weights} lacks it)"
                 )
         if other.tied != base.tied:
-            raise PipelineError(f"{other.folder}: tie_word_embeddings differs from {base.folder}")
+            raise PipelineError(f"{other.weights}: tie_word_embeddings differs from {base.weights}")

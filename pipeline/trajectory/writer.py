@@ -55,12 +55,13 @@ def plan_shards(
         groups[-1].append(entry)
         size += entry.nbytes
     if len(groups) == 1:
-        return [_shard("model.safetensors", groups[0])]
+        return [plan_shard("model.safetensors", groups[0])]
     names = [f"model-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1)]
-    return [_shard(name, group) for name, group in zip(names, groups, strict=True)]
+    return [plan_shard(name, group) for name, group in zip(names, groups, strict=True)]
 
 
-def _shard(filename: str, tensors: Sequence[Entry]) -> Shard:
+def plan_shard(filename: str, tensors: Sequence[Entry]) -> Shard:
+    """One file with these tensors (their extents count for nothing), the widest dtype first."""
     ordered = sorted(tensors, key=lambda e: -e.dtype.itemsize)  # stable: keeps values aligned
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     position, begins = 0, []

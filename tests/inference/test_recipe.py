@@ -6,14 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pipeline.errors import PipelineError
 from pipeline.inference.engine import Sampling, open_engine
+from pipeline.inference.predict import predict
 from pipeline.inference.recipe import Recipe, checkpoint_tensors, recipe_tensors
 from pipeline.trajectory.combine import extrapolate
-from pipeline.trajectory.sources import discover
+from pipeline.trajectory.export import export
+from pipeline.trajectory.layouts.delta import write_delta_snapshot
+from pipeline.trajectory.sources import Trajectory, discover
 from tests.inference.pico import prompts_of, save_model
+from tests.trajectory.test_layouts import lora_run
 
 
 @pytest.fixture
@@ -75,3 +79,59 @@ def test_checkpoint_tensors_are_all(run: Path) -> None:
     found = dict(checkpoint_tensors(run / "step_10"))
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("method", ["two_point", "rank1"])
+@pytest.mark.parametrize("stored", ["delta", "lora"])
+def test_same_bits_from_checkpoints_that_are_no_models(
+    tmp_path: Path, stored: str, method: str
+) -> None:
+    """The base taken for every checkpoint (each step would be zero), or a sum rounded too early."""
+    trajectory = (deltas_of if stored == "delta" else adapters_of)(tmp_path)
+    hold, last = ("*norm*",), trajectory.steps[-1]
+    out = {100: tmp_path / "out"}
+    extrapolate(trajectory, method, 0, last, [100], out, hold=hold)
+    [recipe] = predict(trajectory, method, 0, last, [100], hold).values()
+    made = dict(recipe_tensors(Recipe.from_plain(recipe.to_plain())))
+    wanted = load_file(out[100] / "model.safetensors")
+    assert made.keys() == wanted.keys()
+    start = load_file(trajectory.base.folder / "model.safetensors")
+    assert any(not torch.equal(wanted[n].float(), start[n].float()) for n in wanted)
+    for name, tensor in wanted.items():
+        assert made[name].dtype == tensor.dtype, name
+        if stored == "delta":
+            assert torch.equal(made[name], tensor), name
+        else:  # B A by rows or whole: the sums of a product may be taken in another order
+            assert torch.allclose(made[name].float(), tensor.float(), rtol=2**-7, atol=1e-6), name
+
+
+def test_a_recipe_of_one_folder_is_that_checkpoint(tmp_path: Path) -> None:
+    """An engine that evaluates the base, or its rounded copy, in place of base + delta."""
+    trajectory = deltas_of(tmp_path)
+    step = trajectory.steps[-1]
+    source = trajectory.checkpoints[step].source
+    recipe = Recipe((source,), [1.0], (), "float32", trajectory.base.folder)
+    export(trajectory, step, tmp_path / "whole", "float32")
+    engine, whole = open_engine("hf", trajectory.base.folder), open_engine("hf", tmp_path / "whole")
+    prompts = prompts_of(5)
+    before = engine.score(prompts, prompts)
+    engine.load_weights(recipe)
+    assert engine.score(prompts, prompts) == whole.score(prompts, prompts) != before
+
+
+def deltas_of(tmp_path: Path) -> Trajectory:
+    """A bf16 base and two steps stored as bf16 deltas that bf16 weights could not hold."""
+    base = save_model(tmp_path / "base", seed=1)
+    file = base / "model.safetensors"
+    start = {name: tensor.bfloat16() for name, tensor in load_file(file).items()}
+    save_file(start, file, {"format": "pt"})
+    for step in (10, 40):
+        torch.manual_seed(step)
+        deltas = {n: 1e-5 * step * torch.randn(t.shape) for n, t in start.items()}
+        write_delta_snapshot(tmp_path / f"run/step_{step}", base, step, deltas)
+    return discover(tmp_path / "run", base)
+
+
+def adapters_of(tmp_path: Path) -> Trajectory:
+    base, run = lora_run(tmp_path, rslora=False)
+    return discover(run, base)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
-from pipeline.artifacts import hash_file
+import pytest
+
+from pipeline.artifacts import hash_file, read_json
 from tests.conftest import on_checkpoints, run_pipeline
 
 
@@ -23,6 +26,77 @@ def test_an_exported_step_is_the_checkpoint(pico_run: Path, tmp_path: Path) -> N
         source / "step_3" / "model.safetensors"
     )
     assert (made / "tokenizer.json").exists()
+
+
+def test_a_hub_repository_with_a_revision_a_step(pico_run: Path, tmp_path: Path) -> None:
+    """Would catch a hub id taken for a folder, a revision taken for another step, a network call.
+
+    The cache is laid out as downloads leave it: refs/REVISION names the snapshot's commit.
+    """
+    sources = {f"step_{step}": pico_run / f"rl_train/snapshots/step_{step}" for step in (2, 4, 6)}
+    for repo, revisions in {
+        "models--lab--run": sources,
+        "models--lab--base": {"main": pico_run / "sft_train" / "model"},
+    }.items():
+        folder = tmp_path / "hub" / repo
+        (folder / "refs").mkdir(parents=True)
+        for i, (revision, source) in enumerate(revisions.items()):
+            shutil.copytree(source, folder / "snapshots" / (f"{i}" * 40))
+            (folder / "refs" / revision).write_text(f"{i}" * 40)
+    arguments = [
+        "+experiment=from_checkpoints",
+        "tracking.mode=disabled",
+        "snapshot.base=lab/base",
+        "stages=[snapshot,weight_extrap]",
+        "weight_extrap.targets=[8]",
+    ]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
+    for name in ("lab/run", "hub:lab/run"):
+        run_dir = tmp_path / name.replace("/", "-")
+        done = run_pipeline(*arguments, f"snapshot.source={name}", f"run.dir={run_dir}", **offline)
+        assert done.returncode == 0, done.stderr
+        recorded = read_json(run_dir / "snapshot" / "trajectory.json")
+        assert recorded["steps"] == [0, 2, 4, 6]
+        assert recorded["checkpoints"][2]["path"].endswith("1" * 40)
+        assert (run_dir / "weight_extrap/two_point/step_8/model.safetensors").exists()
+    lost = run_pipeline(
+        *arguments, "snapshot.source=lab/none", f"run.dir={tmp_path / 'x'}", **offline
+    )
+    assert lost.returncode == 1
+    assert "lab/none: no revisions named step_N" in lost.stderr
+
+
+EARLY = {
+    "extrapolation.last=5": "no checkpoint of step 5; there are 0, 1, 2, 3, 4, 6",
+    "extrapolation.first=1": "method needs 3 checkpoints, steps 1 to 2 hold 2",
+    "weight_extrap.dtype=float32": "GB to write",
+}
+
+
+@pytest.mark.parametrize("change", EARLY)
+def test_what_cannot_be_extrapolated_is_refused_before_any_work(
+    change: str, pico_run: Path, tmp_path: Path
+) -> None:
+    """Would catch a mistake that is found after the checkpoints were read, or a model trained."""
+    source = tmp_path / "source"
+    shutil.copytree(pico_run / "rl_train" / "snapshots", source)
+    shutil.rmtree(source / "step_5")
+    extra = []
+    if "first" in change:
+        extra = ["extrapolation=rank1", "extrapolation.last=2"]
+    elif "dtype" in change:
+        extra = ["model.parameters=1e15"]
+    done = run_pipeline(
+        *on_checkpoints(pico_run),
+        f"snapshot.source={source}",
+        f"run.dir={tmp_path / 'run'}",
+        *extra,
+        change,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert EARLY[change] in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_hub_source_is_not_fetched_for_a_dry_run(tmp_path: Path) -> None:

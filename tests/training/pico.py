@@ -13,6 +13,9 @@ ARCHITECTURE = Architecture(layers=1, hidden=32, intermediate=64, heads=2, kv_he
 TASK = TaskSpec(name="addition", options={"digits": 1})
 
 
+Tensors = dict[str, torch.Tensor]
+
+
 def sft_spec(output: Path, **changes: object) -> SftSpec:
     values: dict[str, object] = {
         "output": str(output),

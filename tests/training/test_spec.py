@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import config
 from pipeline.artifacts import read_json, write_json
 from pipeline.errors import PipelineError
 from pipeline.training.check import check, micro_batches
 from pipeline.training.spec import (
+    SNAPSHOT_DTYPES,
     Compute,
     Optimizer,
     Spec,
@@ -61,6 +63,7 @@ def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
         ({"trainer": "ppo"}, "trainer is 'ppo'"),
         ({"scale_rewards": "std"}, "scale_rewards is 'std'"),
         ({"snapshot_dtype": "int8"}, "snapshot_dtype is 'int8'"),
+        ({"snapshot_dtype": "delta_float16"}, "snapshot_dtype is 'delta_float16'"),
         ({"temperature": 0.0}, "temperature is 0.0"),
         ({"optimizer": Optimizer(learning_rate=0.0)}, "learning_rate is 0.0"),
     ],
@@ -77,6 +80,17 @@ def test_sft_starts_from_a_model_or_from_nothing_but_not_both(tmp_path: Path) ->
     for changes in ({"model": "somewhere"}, {"architecture": None}):
         with pytest.raises(PipelineError, match="exactly one of model and architecture"):
             check(sft_spec(tmp_path, **changes))
+
+
+def test_deltas_need_a_folder_to_refer_to(tmp_path: Path) -> None:
+    spec = rl_spec(tmp_path, tmp_path, snapshot_dtype="delta_bfloat16")
+    check(spec)
+    with pytest.raises(PipelineError, match=r"model 'lab/model' is no folder"):
+        check(replace(spec, model="lab/model"))
+
+
+def test_the_configuration_knows_the_same_ways_to_store_a_snapshot() -> None:
+    assert set(SNAPSHOT_DTYPES) == set(config.SNAPSHOT_DTYPES)
 
 
 def test_rollouts_are_dealt_to_updates_processes_and_passes(tmp_path: Path) -> None:

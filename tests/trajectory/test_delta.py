@@ -11,7 +11,8 @@ import torch
 from pipeline.errors import PipelineError
 from pipeline.trajectory.combine import extrapolate
 from pipeline.trajectory.export import export
-from pipeline.trajectory.layouts.delta import write_delta_snapshot
+from pipeline.trajectory.layouts import open_checkpoint
+from pipeline.trajectory.layouts.delta import stream_delta_snapshot, write_delta_snapshot
 from pipeline.trajectory.linearity import probe_weights
 from pipeline.trajectory.sources import Trajectory, discover
 from tests.trajectory.pico import Tensors, load_model, random_tensors, write_model, write_run
@@ -120,4 +121,37 @@ def test_unmoved_tensors_may_be_left_out_and_others_are_checked(tmp_path: Path) 
         discover(tmp_path / "run", base)
     write_delta_snapshot(tmp_path / "run/step_6", base, 6, {"model.nrom.weight": torch.ones(8)})
     with pytest.raises(PipelineError, match=r"model\.nrom\.weight, which the base"):
+        discover(tmp_path / "run", base)
+
+
+def test_weights_that_come_one_at_a_time(tmp_path: Path, truth: dict[int, Tensors]) -> None:
+    """Would catch a piece at a wrong place, a rounded base, and a tensor that never came."""
+    base = open_checkpoint(0, write_model(tmp_path / "base", truth[0], shards=2))
+    shapes = {n: tuple(t.shape) for n, t in truth[100].items()}
+    stream_delta_snapshot(
+        tmp_path / "run/step_100", base, 100, shapes, truth[100].items(), torch.float32
+    )
+    export(discover(tmp_path / "run", base.folder), 100, tmp_path / "out", "float32")
+    for name, value in load_model(tmp_path / "out").items():
+        want = truth[0][name] + (truth[100][name] - truth[0][name])
+        assert torch.equal(value, want), name
+    few = [(n, t) for n, t in truth[100].items() if n != "model.norm.weight"]
+    with pytest.raises(PipelineError, match=r"model\.norm\.weight is not among"):
+        stream_delta_snapshot(tmp_path / "run/step_200", base, 200, shapes, few)
+    assert not (tmp_path / "run/step_200/delta.json").exists()
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_a_stored_tied_head_does_not_make_it_another_base(tmp_path: Path, head: bool) -> None:
+    """Would catch a digest that sees what a reader may leave out."""
+    tensors = random_tensors(0)
+    base = write_model(tmp_path / "base", tensors, tied=True)
+    write_delta_snapshot(tmp_path / "run/step_5", base, 5, {"model.norm.weight": torch.ones(8)})
+    if not head:
+        del tensors["lm_head.weight"]
+        write_model(base, tensors, tied=True)
+    assert discover(tmp_path / "run", base).steps == [0, 5]
+    tensors["model.embed_tokens.weight"][0, 0] += 1
+    write_model(base, tensors, tied=True)
+    with pytest.raises(PipelineError, match=r"give the model that training started from"):
         discover(tmp_path / "run", base)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pipeline.errors import PipelineError
 from pipeline.trajectory.combine import extrapolate
@@ -232,17 +233,55 @@ def test_peft_lora_is_the_merged_model(tmp_path: Path, rslora: bool) -> None:
     assert not (out / "adapter_config.json").exists()
 
 
+def test_peft_lora_on_the_embedding_is_the_merged_model(tmp_path: Path) -> None:
+    """Would catch factors that are not transposed, rows from a wrong place, or the frozen embedding
+    that PEFT stores beside them taken for the result."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import Qwen2ForCausalLM
+
+    base, _ = lora_run(tmp_path, rslora=False)
+    for saved in (False, True):
+        lora = LoraConfig(r=3, lora_alpha=6, target_modules=["embed_tokens", "q_proj"])
+        model = get_peft_model(Qwen2ForCausalLM.from_pretrained(base), lora)
+        for name, parameter in model.named_parameters():
+            if "lora" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        folder = tmp_path / f"embedding/{saved}"
+        model.save_pretrained(folder / "step_5", save_embedding_layers=saved)
+        model.merge_and_unload().save_pretrained(folder / "merged")
+        got = read_all(discover(folder, base).checkpoints[5])
+        merged = load_model(folder / "merged")
+        assert set(got) == set(merged)
+        for name in got:
+            assert torch.allclose(got[name], merged[name], atol=1e-6), name
+
+
+def test_an_adapter_of_a_model_of_another_shape_is_refused(tmp_path: Path) -> None:
+    """Would catch rows of a product that are laid over a tensor of another width."""
+    base, run = lora_run(tmp_path, rslora=False)
+    file = run / "checkpoint-20/adapter_model.safetensors"
+    adapter = load_file(file)
+    name = next(name for name in adapter if name.endswith("q_proj.lora_A.weight"))
+    adapter[name] = adapter[name][:, :8].contiguous()
+    save_file(adapter, file, {"format": "pt"})
+    with pytest.raises(PipelineError, match=r"q_proj\.weight has shape \[16, 16\].*\[16, 8\]"):
+        discover(run, base)
+
+
 def test_openrlhf_names(tmp_path: Path) -> None:
     write_run(tmp_path, {s: random_tensors(s) for s in (5, 10)}, name="global_step{}_hf")
     assert discover(tmp_path, None).steps == [5, 10]
 
 
-def test_missing_expert_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("nested", [False, True])
+def test_missing_expert_is_named(tmp_path: Path, nested: bool) -> None:
     import json
 
     tensors = {f"model.layers.0.mlp.experts.{i}.up_proj.weight": torch.zeros(2, 2) for i in (0, 2)}
     folder = write_model(tmp_path / "step_1", tensors)
-    config = json.loads((folder / "config.json").read_text()) | {"num_experts": 3}
+    config = json.loads((folder / "config.json").read_text()) | (
+        {"text_config": {"num_experts": 3}} if nested else {"num_experts": 3}
+    )
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(PipelineError, match=r"layers\.0\.mlp\.experts\.1 is missing"):
         discover(tmp_path, None)

@@ -6,7 +6,8 @@ into stairs. A bf16 delta has the same size and keeps eight significant bits of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -16,11 +17,15 @@ from pipeline.artifacts import read_json, write_json
 from pipeline.errors import PipelineError
 from pipeline.trajectory.checkpoint import Checkpoint, Found
 from pipeline.trajectory.layouts import hf
-from pipeline.trajectory.shards import Entry, read_header
+from pipeline.trajectory.shards import Entry, Files, read_header
+from pipeline.trajectory.share import Share
+from pipeline.trajectory.stream import PIECE, pieces
+from pipeline.trajectory.writer import ShardFile, check_space, plan_shard
 
 RECORD = "delta.json"
 WEIGHTS = "delta.safetensors"
 FORMAT = 1
+SAMPLE = 256  # bytes of each base tensor that its digest sees: enough to tell models apart
 
 
 def write_delta_snapshot(
@@ -44,7 +49,68 @@ def write_delta_snapshot(
     stored = {name: delta.detach().to("cpu", dtype).contiguous() for name, delta in deltas.items()}
     save_file(stored, temporary, metadata={"format": "delta", "step": str(step)})
     temporary.replace(folder / WEIGHTS)
-    write_json(folder / RECORD, {"format": FORMAT, "step": step, "base": str(base.resolve())})
+    found = hf.read(base, None)
+    _write_record(folder, base, step, found.entries if found is not None else {})
+
+
+def stream_delta_snapshot(
+    folder: Path,
+    base: Checkpoint,
+    step: int,
+    shapes: Mapping[str, tuple[int, ...]],
+    weights: Iterable[tuple[str, torch.Tensor]],
+    dtype: torch.dtype = torch.bfloat16,
+) -> None:
+    """The same from weights that come one at a time; only the one in work is ever held.
+
+    Args:
+        shapes: of all tensors that will come, by name; what the base has beside them is taken as
+            not moved.
+        weights: (name, θ_t fp32 on the CPU); the difference from the base's stored values is
+            taken in fp32 and rounded once to `dtype`.
+
+    Raises:
+        PipelineError: the disk is full, or one of `shapes` did not come.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    planned = [Entry(name, dtype, shape, ()) for name, shape in shapes.items()]
+    shard = plan_shard(WEIGHTS, planned)
+    check_space(folder, shard.nbytes)
+    output = ShardFile(folder, shard, Share())
+    theta_0, raw = torch.empty(PIECE), torch.empty(PIECE * 8, dtype=torch.uint8)
+    missing = set(shapes)
+    with Files() as files:
+        for name, weight in weights:
+            flat, entry = weight.reshape(-1), base.entries[name]
+            for piece in pieces([entry]):
+                start = theta_0[: len(piece)]
+                files.load(entry, piece.start, piece.stop, start, raw)
+                delta = flat[piece.start : piece.stop] - start
+                output.write(name, piece.start, delta.to(dtype))
+            missing.discard(name)
+    if missing:
+        raise PipelineError(f"{folder}: tensor {min(missing)} is not among the model's weights")
+    for marker in folder.glob(".*"):
+        marker.unlink()
+    _write_record(folder, base.folder, step, base.entries)
+
+
+def _write_record(folder: Path, base: Path, step: int, entries: Mapping[str, Entry]) -> None:
+    record = {"format": FORMAT, "step": step, "base": str(base.resolve())}
+    write_json(folder / RECORD, record | {"base_digest": _digest(entries) if entries else None})
+
+
+def _digest(entries: Mapping[str, Entry]) -> str:
+    """Hash of the beginning of every tensor, as stored; a tied head may be there or not."""
+    digest = hashlib.sha256()
+    with Files() as files:
+        for name in sorted(n for n in entries if not n.endswith("lm_head.weight")):
+            entry = entries[name]
+            count = min(entry.numel, SAMPLE // entry.dtype.itemsize)
+            sample = torch.empty(count * entry.dtype.itemsize, dtype=torch.uint8)
+            files.read(entry, 0, count, sample)
+            digest.update(name.encode() + bytes(sample.tolist()))
+    return digest.hexdigest()
 
 
 def read(source: Path, base: Checkpoint | None) -> Found | None:
@@ -60,6 +126,11 @@ def read(source: Path, base: Checkpoint | None) -> Found | None:
         if found is None or found.folder is None:
             raise PipelineError(f"{source}: its base {named} is not there; give snapshot.base")
         folder, entries = found.folder, found.entries
+    if record.get("base_digest") not in (None, _digest(entries)):
+        raise PipelineError(
+            f"{source}: taken from other weights than those in {folder}; give the model that "
+            f"training started from ({record['base']}) as snapshot.base"
+        )
     deltas = read_header(source / WEIGHTS)
     for name, delta in deltas.items():
         if name not in entries:

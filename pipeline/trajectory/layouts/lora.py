@@ -59,29 +59,35 @@ def _merge(folder: Path, config: dict[str, Any], base: dict[str, Entry]) -> dict
     else:
         adapter = hf.read_bin(folder / "adapter_model.bin")
     entries = dict(base)
-    for key, value in adapter.items():
-        plain = key.removeprefix(PREFIX)
-        matched = FACTOR.fullmatch(plain)
+    factors = {key: FACTOR.fullmatch(key.removeprefix(PREFIX)) for key in adapter}
+    for key, matched in factors.items():  # whole tensors first: a factor may change one of them
         if matched is None:
-            name = plain.replace(".modules_to_save", "").replace(".base_layer", "")
+            name = key.removeprefix(PREFIX).replace(".modules_to_save", "")
+            name = name.replace(".base_layer", "")
             _require(folder, name, base)
+            value = adapter[key]
             entries[name] = Entry(name, value.dtype, value.shape, value.extents)
-        elif matched[2] == "lora_B":
+    for key, matched in factors.items():
+        if matched is not None and matched[2].endswith("_B"):
             name = matched[1] + ".weight"
             _require(folder, name, base)
-            a = adapter.get(key.replace("lora_B", "lora_A"))
+            a, b = adapter.get(key.replace(matched[2], matched[2][:-1] + "A")), adapter[key]
             if a is None:
                 raise PipelineError(f"{folder}: tensor {key} has no lora_A; copy the adapter again")
-            shift = LowRank(value, a, _scale(config, matched[1], a.shape[0]))
-            entries[name] = _shifted(base[name], shift)
-        elif matched[2].startswith("lora_embedding"):
-            raise PipelineError(
-                f"{folder}: {key}: LoRA on embeddings; merge it into the model first"
-            )
+            scale = _scale(config, matched[1], a.shape[0])
+            # an embedding is looked up by rows, so PEFT keeps its factors the other way round
+            embedding = matched[2] == "lora_embedding_B"
+            shift = LowRank(a, b, scale, True) if embedding else LowRank(b, a, scale)
+            entries[name] = _shifted(folder, entries[name], shift)
     return entries
 
 
-def _shifted(base: Entry, shift: LowRank) -> Entry:
+def _shifted(folder: Path, base: Entry, shift: LowRank) -> Entry:
+    if shift.shape != base.shape:
+        raise PipelineError(
+            f"{folder}: {base.name} has shape {list(base.shape)} in the base, {list(shift.shape)} "
+            "in the adapter; give the base that it was trained on, or merge it into the model"
+        )
     return Entry(base.name, base.dtype, base.shape, base.extents, shift)
 
 

@@ -1,0 +1,127 @@
+"""The models that are evaluated: the base, RL checkpoints, extrapolated weights and logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.artifacts import hash_json, read_json
+from pipeline.errors import PipelineError
+from pipeline.stages import models
+from pipeline.stages.base import Context
+
+if TYPE_CHECKING:
+    from pipeline.inference.recipe import Recipe
+    from pipeline.trajectory.sources import Trajectory
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to evaluate.
+
+    name: e.g. "base", "rl-600", "two_point-900", "logit-1.5"; kind: base, rl, weight or logit;
+    fingerprint: hash of its content; source: its folder, or the formula of its weights
+    (None for a mixture of logits);
+    extra: what goes into its rows (step, method, alpha).
+    """
+
+    name: str
+    kind: str
+    fingerprint: str
+    source: Path | Recipe | None
+    extra: dict[str, Any]
+
+
+def checkpoint_fingerprint(trajectory: Trajectory, step: int) -> str:
+    """Hash of a checkpoint's weights, whatever its folder is called."""
+    files = trajectory.checkpoints[step].files
+    return hash_json([(file.path.name, file.sha256) for file in files])[:16]
+
+
+def check_steps(wanted: list[int], steps: list[int]) -> None:
+    """Refuse steps in evaluate.checkpoints that the trajectory does not have."""
+    for step in wanted:
+        if step not in steps:
+            raise PipelineError(
+                f"evaluate.checkpoints: there is no checkpoint of step {step}; there are "
+                + ", ".join(map(str, steps))
+            )
+
+
+def rl_candidates(
+    context: Context, trajectory: Trajectory, wanted: list[int] | None
+) -> list[Candidate]:
+    """The base model and the RL checkpoints to evaluate (all of them if `wanted` is None).
+
+    Raises:
+        PipelineError: a wanted step is not there.
+    """
+    steps = trajectory.steps if wanted is None else sorted({trajectory.steps[0], *wanted})
+    check_steps(steps, trajectory.steps)
+    sources = models.model_sources(context, trajectory, steps)
+    return [
+        Candidate(
+            name="base" if step == trajectory.steps[0] else f"rl-{step}",
+            kind="base" if step == trajectory.steps[0] else "rl",
+            fingerprint=checkpoint_fingerprint(trajectory, step),
+            source=sources[step],
+            extra={"step": step},
+        )
+        for step in steps
+    ]
+
+
+def weight_candidates(context: Context, trajectory: Trajectory) -> list[Candidate]:
+    """The extrapolated checkpoints of this trajectory, of every method that was run."""
+    found = []
+    hashes = {file.sha256 for c in trajectory.checkpoints.values() for file in c.files}
+    for path in sorted(context.stage_dir("weight_extrap").glob("*/step_*/extrapolation.json")):
+        record = read_json(path)
+        used = {file["sha256"] for item in record["inputs"] for file in item["files"]}
+        if not used <= hashes:
+            continue  # made from checkpoints that this run no longer has
+        method, target = path.parent.parent.name, record["target"]
+        found.append(
+            Candidate(
+                name=f"{method}-{target}",
+                kind="weight",
+                fingerprint=_extrapolation_fingerprint(record),
+                source=_source(path.parent, record),
+                extra={"step": target, "method": method, "alpha": record["alpha"]},
+            )
+        )
+    return sorted(found, key=lambda c: (c.extra["method"], c.extra["step"]))
+
+
+def _source(folder: Path, record: dict[str, Any]) -> Path | Recipe:
+    """The written model, or the formula of one that was not written."""
+    if "recipe" not in record:
+        return folder
+    from pipeline.inference.recipe import Recipe
+
+    return Recipe.from_plain(record["recipe"])
+
+
+def _extrapolation_fingerprint(record: dict[str, Any]) -> str:
+    """Hash of what decides the weights: the content of the inputs, and what was done with them."""
+    inputs = [[file["sha256"] for file in item["files"]] for item in record["inputs"]]
+    rules = ["format", "method", "options", "damping", "alpha_by_tensor", "copied", "dtype"]
+    return hash_json([inputs, {key: record[key] for key in (*rules, "steps", "target")}])[:16]
+
+
+def logit_candidates(
+    context: Context, trajectory: Trajectory, first: int, last: int
+) -> list[Candidate]:
+    """One mixture for each alpha."""
+    ends = [checkpoint_fingerprint(trajectory, step) for step in (first, last)]
+    return [
+        Candidate(
+            name=f"logit-{alpha:g}",
+            kind="logit",
+            fingerprint=hash_json([*ends, alpha])[:16],
+            source=None,
+            extra={"alpha": alpha, "step": round(first + alpha * (last - first))},
+        )
+        for alpha in sorted(context.config.logit_extrap.alphas)
+    ]

@@ -1,0 +1,196 @@
+"""Snapshots as deltas. Faults caught: a delta from the trainer's rounded copy of the base instead
+of its files, from one rank's shard, of another moment, or half written and taken for whole."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from pipeline.artifacts import read_json
+from pipeline.errors import PipelineError
+from pipeline.training import callbacks
+from pipeline.training.launch import launch
+from pipeline.training.spec import Compute, write_spec
+from pipeline.training.worker import run
+from pipeline.trajectory.layouts import zero
+from pipeline.trajectory.shards import Entry, Files
+from pipeline.trajectory.sources import discover
+from tests.training.pico import Tensors, rl_spec, weights
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.training.spec import read_spec
+from pipeline.training.worker import run
+from pipeline.trajectory.layouts import delta
+
+write, calls = delta.ShardFile.write, []
+
+def die(self, name, start, data):
+    calls.append(name)
+    if calls.count(name) == 2:  # in the middle of the second snapshot
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(self, name, start, data)
+
+delta.ShardFile.write = die
+run(read_spec(Path(sys.argv[1])))
+"""
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
+    """A run of 4 steps with whole fp32 snapshots; read-only."""
+    output = tmp_path_factory.mktemp("exact")
+    run(rl_spec(output, base, steps=4))
+    return output
+
+
+def values(entries: dict[str, Entry]) -> Tensors:
+    """Whole tensors in fp32, through our reader."""
+    found = {}
+    with Files() as files:
+        for name, entry in entries.items():
+            out, raw = torch.empty(entry.numel), torch.empty(entry.numel * 8, dtype=torch.uint8)
+            files.load(entry, 0, entry.numel, out, raw)
+            found[name] = out.view(entry.shape)
+    return found
+
+
+def assert_close(got: Tensors, truth: Tensors, start: Tensors, bits: int) -> None:
+    """base + delta is the truth, up to a delta rounded to `bits` bits and one fp32 sum."""
+    assert got.keys() == truth.keys()
+    for name, value in truth.items():
+        delta = (value.double() - start[name].double()).abs()
+        bound = 2.0**-bits * delta + 2.0**-24 * value.double().abs() + 1e-40
+        error = (got[name].double() - value.double()).abs()
+        assert bool((error <= bound * 1.001).all()), name
+        assert bool((delta > 0).any()), name
+
+
+def snapshot(output: Path, base: Path, step: int) -> Tensors:
+    return values(discover(output / "snapshots", base).checkpoints[step].entries)
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("bfloat16", 8), ("float32", 24)])
+def test_base_plus_delta_is_the_fp32_snapshot(
+    exact: Path, base: Path, tmp_path: Path, dtype: str, bits: int
+) -> None:
+    """Catches a wrong sign, base, moment or a tensor left out: the same run in fp32 is the truth.
+
+    Half a unit in the last of 8 (bf16) or 24 (fp32) significant bits of the delta is 2^-8 or
+    2^-24 of it at most; adding it to the base rounds once more.
+    """
+    run(rl_spec(tmp_path, base, steps=4, snapshot_dtype=f"delta_{dtype}"))
+    for step in (2, 4):
+        truth = weights(exact / f"snapshots/step_{step}")
+        assert_close(snapshot(tmp_path, base, step), truth, weights(base), bits)
+        folder = tmp_path / f"snapshots/step_{step}"
+        assert sorted(p.name for p in folder.iterdir()) == ["delta.json", "delta.safetensors"]
+        assert {t.dtype for t in load_file(folder / "delta.safetensors").values()} == {
+            getattr(torch, dtype)
+        }
+    assert read_json(folder / "delta.json")["base"] == str(base.resolve())
+    alone = discover(tmp_path / "snapshots", None)  # each names its base
+    assert alone.steps == [2, 4]
+    assert alone.base.folder == base.resolve()
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_two_ranks_with_masters_from_a_bf16_copy(base: Path, tmp_path: Path, stage: int) -> None:
+    """Catches a delta from the bf16 copy that DeepSpeed's masters start from, or of one shard.
+
+    The truth is read from the optimizer files of the checkpoint of the same step.
+    """
+    compute = Compute(launcher="torchrun", processes=2, zero_stage=stage, bf16=True)
+    changes = {"steps": 2, "compute": compute, "snapshot_dtype": "delta_float32"}
+    launch(rl_spec(tmp_path, base, **changes))
+    found = zero.read(tmp_path / "checkpoints/checkpoint-4", None)
+    assert found is not None
+    start, truth = weights(base), values(found.entries)
+    assert_close(snapshot(tmp_path, base, 2), {n: truth[n] for n in start}, start, 24)
+    rounded = {n: t.bfloat16().float() for n, t in start.items()}
+    assert any(not torch.equal(rounded[n], start[n]) for n in start)  # or this tests nothing
+
+
+def test_killed_in_a_write_and_started_again(base: Path, tmp_path: Path) -> None:
+    """Catches half a snapshot under its final name, and a resumed run with another delta."""
+    spec = rl_spec(tmp_path / "dead", base, steps=4, snapshot_dtype="delta_bfloat16")
+    write_spec(spec, tmp_path / "dead/spec.json")
+    dead = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "dead/spec.json")],
+        cwd=Path(callbacks.__file__).parents[2],
+        check=False,
+    )
+    assert dead.returncode == -signal.SIGKILL
+    names = sorted(path.name for path in (tmp_path / "dead/snapshots").iterdir())
+    assert names == [".step_4.partial", "step_2"]
+    assert discover(tmp_path / "dead/snapshots", base).steps == [0, 2]
+    launch(spec)
+    run(rl_spec(tmp_path / "whole", base, steps=4, snapshot_dtype="delta_bfloat16"))
+    for step in (2, 4):
+        one, two = (
+            tmp_path / name / f"snapshots/step_{step}/delta.safetensors"
+            for name in ("dead", "whole")
+        )
+        assert one.read_bytes() == two.read_bytes()
+    assert len(list((tmp_path / "dead/snapshots").iterdir())) == 2
+
+
+def test_a_base_of_torch_files_with_a_stored_tied_head(
+    exact: Path, base: Path, tmp_path: Path
+) -> None:
+    """Catches a base that is only looked for in safetensors, and a head that counts twice."""
+    folder = tmp_path / "bin"
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    stored = weights(base)
+    torch.save(stored | {"lm_head.weight": stored["model.embed_tokens.weight"]},
+               folder / "pytorch_model.bin")  # fmt: skip
+    run(rl_spec(tmp_path / "out", folder, steps=2, snapshot_dtype="delta_float32"))
+    truth = weights(exact / "snapshots/step_2")
+    assert_close(snapshot(tmp_path / "out", folder, 2), truth, stored, 24)
+
+
+@pytest.mark.parametrize("fault", ["missing", "shape"])
+def test_a_base_that_is_not_the_model_is_refused_before_the_first_step(
+    base: Path, tmp_path: Path, fault: str
+) -> None:
+    """Catches a run that finds out after hours that its snapshots cannot be written."""
+    folder = tmp_path / "base"
+    shutil.copytree(base, folder)
+    stored = weights(base)
+    name = "model.layers.0.mlp.up_proj.weight"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    if fault == "missing":
+        del stored[name]
+    else:
+        stored[name] = stored[name][:3].contiguous()
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    callback = callbacks.SnapshotCallback(
+        tmp_path,
+        1,
+        1,
+        "delta_bfloat16",
+        None,
+        folder,  # type: ignore[arg-type]
+    )
+    with pytest.raises(PipelineError, match=f"{name} .*snapshot_dtype=float32"):
+        callback.on_train_begin(None, None, None, model=model)  # type: ignore[arg-type]
+
+
+def test_another_base_than_the_deltas_were_taken_from(base: Path, tmp_path: Path) -> None:
+    """Catches silently wrong weights: shapes fit, values do not."""
+    run(rl_spec(tmp_path / "out", base, steps=2, snapshot_dtype="delta_bfloat16"))
+    other = tmp_path / "base"
+    shutil.copytree(base, other)
+    assert discover(tmp_path / "out/snapshots", other).steps == [0, 2]  # the same, moved
+    save_file({n: t.bfloat16() for n, t in weights(base).items()}, other / "model.safetensors")
+    with pytest.raises(PipelineError, match="other weights than those in"):
+        discover(tmp_path / "out/snapshots", other)
