@@ -4,8 +4,9 @@ A piece is walked in blocks that stay in the first-level cache, so memory is tou
 piece is read and when it is written, whatever the number of checkpoints and targets; torch would
 walk through memory once for each operation. The steps of a block are loops over two or three
 contiguous arrays: with more, LLVM gives up on vector instructions, since it cannot tell whether
-the arrays overlap; nor may integers widen on the way, hence the casts. Nothing is fused or reordered except inside `_dot`, so results are those of the
-same operations in numpy or torch, to the bit.
+the arrays overlap; nor may integers widen on the way, hence the casts. Nothing is fused or
+reordered except inside `_dot`, so results are those of the same operations in numpy or torch, to
+the bit.
 
 Shapes: `values` [K, n] are the K checkpoints' values of n scalars, C-contiguous: uint16 that hold
 bf16, or fp32. `movements` says that rows 1..K-1 are already differences to row 0.
