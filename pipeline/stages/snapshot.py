@@ -5,10 +5,11 @@ Everything downstream reads only `trajectory.json`.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.artifacts import read_json, write_json
+from pipeline.artifacts import hash_json, read_json, write_json
 from pipeline.errors import PipelineError
 from pipeline.stages import models
 from pipeline.stages.base import Context
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 SECTIONS = ("snapshot", "model")
 OUTPUTS = ("trajectory.json",)
 REUSES = False
+
+_found: dict[str, list[int]] = {}  # several stages ask, and a file system may be slow
 
 
 def needs(context: Context) -> tuple[str, ...]:
@@ -84,7 +87,12 @@ def planned_steps(context: Context) -> list[int] | None:
         recorded = read_json(context.stage_dir("snapshot") / "trajectory.json")
         return [int(step) for step in recorded["steps"]]
     if _given(context):
-        return None if _hub_names(context) else _discover(context).steps
+        if _hub_names(context):
+            return None
+        key = hash_json(asdict(context.config.snapshot))
+        if key not in _found:
+            _found[key] = _discover(context).steps
+        return _found[key]
     if "rl_train" in context.config.stages:
         return [0, *range(rl.snapshot_every, rl.steps + 1, rl.snapshot_every)]
     if not context.is_done("rl_train"):

@@ -7,7 +7,8 @@ into stairs. A bf16 delta has the same size and keeps eight significant bits of 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from pipeline.trajectory.checkpoint import Checkpoint, Found
 from pipeline.trajectory.layouts import hf
 from pipeline.trajectory.shards import Entry, Files, read_header
 from pipeline.trajectory.share import Share
-from pipeline.trajectory.stream import PIECE, pieces
+from pipeline.trajectory.stream import PIECE, Piece, pieces, run
 from pipeline.trajectory.writer import ShardFile, check_space, plan_shard
 
 RECORD = "delta.json"
@@ -77,22 +78,33 @@ def stream_delta_snapshot(
     shard = plan_shard(WEIGHTS, planned)
     check_space(folder, shard.nbytes)
     output = ShardFile(folder, shard, Share())
-    theta_0, raw = torch.empty(PIECE), torch.empty(PIECE * 8, dtype=torch.uint8)
     missing = set(shapes)
     with Files() as files:
         for name, weight in weights:
-            flat, entry = weight.reshape(-1), base.entries[name]
-            for piece in pieces([entry]):
-                start = theta_0[: len(piece)]
-                files.load(entry, piece.start, piece.stop, start, raw)
-                delta = flat[piece.start : piece.stop] - start
-                output.write(name, piece.start, delta.to(dtype))
+            entry = base.entries[name]
+            make = partial(_subtracter, files, entry, weight.reshape(-1), output, dtype)
+            run(list(pieces([entry])), make)
             missing.discard(name)
     if missing:
         raise PipelineError(f"{folder}: tensor {min(missing)} is not among the model's weights")
     for marker in folder.glob(".*"):
         marker.unlink()
     _write_record(folder, base.folder, step, base.entries)
+
+
+def _subtracter(
+    files: Files, entry: Entry, weight: torch.Tensor, output: ShardFile, dtype: torch.dtype
+) -> Callable[[Piece], None]:
+    """One thread's work on a tensor: weight fp32 [n] minus the base's values, piece by piece."""
+    theta_0, raw = torch.empty(PIECE), torch.empty(PIECE * 8, dtype=torch.uint8)
+
+    def work(piece: Piece) -> None:
+        start = theta_0[: len(piece)]
+        files.load(entry, piece.start, piece.stop, start, raw)
+        delta = torch.sub(weight[piece.start : piece.stop], start, out=start)
+        output.write(entry.name, piece.start, delta.to(dtype))
+
+    return work
 
 
 def _write_record(folder: Path, base: Path, step: int, entries: Mapping[str, Entry]) -> None:
