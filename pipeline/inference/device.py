@@ -13,6 +13,8 @@ import torch
 
 from pipeline.errors import PipelineError
 
+ADAPT = "RL_EXTRAPOLATION_CPU"  # environment variable: "1" asks for `vllm_cpu.adapt`
+KEEP = str(1 << 32)  # bytes: freed memory that stays with vLLM's processes on the CPU
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -113,6 +115,9 @@ def vllm_settings(
     return VLLMSettings(
         environment={
             "VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, rank)) for rank in ranks),
+            "MALLOC_MMAP_THRESHOLD_": KEEP,
+            "MALLOC_TRIM_THRESHOLD_": KEEP,
+            ADAPT: "1",
         },
         arguments={
             # torch.compile on the CPU costs minutes for little

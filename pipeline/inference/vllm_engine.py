@@ -74,6 +74,7 @@ class VLLMEngine:
         max_model_len: int | None = None,
         kv_cache_gib: float = 2.0,
         enforce_eager: bool = False,
+        share_weights: bool = True,
         **arguments: Any,
     ) -> None:
         """Start vLLM.
@@ -86,6 +87,8 @@ class VLLMEngine:
             max_model_len: longest prompt plus response; default the model's own limit.
             kv_cache_gib: size of the KV cache on the CPU, GiB (all models together).
             enforce_eager: no CUDA graphs (always so on the CPU).
+            share_weights: hold weights that are equal in both models once; with CUDA graphs
+                such models cannot be given new weights afterwards.
             **arguments: further ones of `vllm.LLM`.
         """
         settings = vllm_settings(
@@ -101,7 +104,9 @@ class VLLMEngine:
         self.mixed = second is not None
         if second is not None:
             register()
-            arguments["hf_overrides"] = mixture_overrides([model, second], [1.0 - alpha, alpha])
+            arguments["hf_overrides"] = mixture_overrides(
+                [model, second], [1.0 - alpha, alpha], share_weights
+            )
         self.batch_size = batch_size
         self.llm = vllm.LLM(
             model=str(model),
@@ -176,6 +181,7 @@ class VLLMEngine:
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             max_tokens=sampling.max_tokens,
+            detokenize=False,  # the whole response at once is cheaper than token by token
             output_kind=self._final,
         )
         for place, output in self._run(prompts, [index for index, _ in wanted], params):
@@ -187,7 +193,9 @@ class VLLMEngine:
                     "engine.kv_cache_gib or lower engine.batch_size"
                 )
             index, sample = wanted[place]
-            yield Generation(index, sample, tuple(made.token_ids), made.text, reason)
+            ids = tuple(made.token_ids)
+            text = self.tokenizer.decode(ids, skip_special_tokens=True)
+            yield Generation(index, sample, ids, text, reason)
 
     def _check_lengths(self, prompts: Sequence[Sequence[int]], new: int) -> None:
         longest = max((len(prompt) for prompt in prompts), default=0)

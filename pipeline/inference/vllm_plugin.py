@@ -9,31 +9,43 @@ top, so that plugin discovery stays cheap.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import read_json
 from pipeline.errors import PipelineError
+from pipeline.inference.device import ADAPT
 
 ARCHITECTURE = "LogitExtrapolatedForCausalLM"
 CLASS = "pipeline.inference.vllm_mixture:LogitExtrapolatedForCausalLM"
 
 
 def register() -> None:
-    """Make the mixture architecture known to vLLM (again and again does no harm)."""
+    """Make the mixture architecture known to vLLM (again and again does no harm).
+
+    In the processes of an engine on the CPU it also adapts vLLM to it, see `vllm_cpu`.
+    """
     from vllm import ModelRegistry
 
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():
         ModelRegistry.register_model(ARCHITECTURE, CLASS)
+    if os.environ.get(ADAPT) == "1":
+        from pipeline.inference.vllm_cpu import adapt
+
+        adapt()
 
 
-def mixture_overrides(folders: Sequence[Path], coefficients: Sequence[float]) -> dict[str, Any]:
+def mixture_overrides(
+    folders: Sequence[Path], coefficients: Sequence[float], share: bool = True
+) -> dict[str, Any]:
     """`hf_overrides` that make vLLM serve Σ c_i l_i of checkpoint folders.
 
     Args:
         folders: checkpoints of one run; the first is the model that vLLM is started on.
         coefficients: of their logits; [1 - α, α] for logit extrapolation.
+        share: hold weights that are equal in several checkpoints once.
 
     Raises:
         PipelineError: the checkpoints' architectures or vocabularies differ.
@@ -52,5 +64,6 @@ def mixture_overrides(folders: Sequence[Path], coefficients: Sequence[float]) ->
             "architectures": configs[0]["architectures"],
             "folders": [str(folder) for folder in folders],
             "coefficients": list(coefficients),
+            "share": share,
         },
     }

@@ -81,9 +81,12 @@ class WorkerExtension:
         ]
         members = getattr(model, "members", [model])
         if len(streams) > 1:
+            model.part()  # says that it cannot before anything is touched
             model.others = streams[1:]
         self.model_runner.reload_weights(weights_iterator=streams[0])
         refresh_heads(model)
+        if len(streams) > 1:
+            model.share()
         sharded = self.model_runner.parallel_config.tensor_parallel_size > 1
         if sharded or config.quantization is not None:
             return None

@@ -6,9 +6,12 @@ with the usual 0.02 every model is uniform and a test could not tell two apart.
 
 from __future__ import annotations
 
+import shutil
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
@@ -76,3 +79,14 @@ def prompts_of(count: int, seed: int = 0, longest: int = 12) -> list[list[int]]:
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, longest + 1, (count,), generator=generator).tolist()
     return [torch.randint(2, SIZE - 1, (n,), generator=generator).tolist() for n in lengths]
+
+
+def save_variant(model: Path, folder: Path, pattern: str, seed: int) -> Path:
+    """A copy of a checkpoint in which only tensors whose name matches the glob were moved."""
+    shutil.copytree(model, folder)
+    tensors = load_file(folder / "model.safetensors")
+    generator = torch.Generator().manual_seed(seed)
+    for name in [name for name in tensors if fnmatchcase(name, pattern)]:
+        tensors[name] = torch.randn(tensors[name].shape, generator=generator) * 0.12
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder

@@ -15,46 +15,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pipeline.errors import PipelineError
-from pipeline.inference.engine import Engine, Sampling, open_engine
+from pipeline.inference.engine import Sampling, open_engine
 from pipeline.inference.recipe import Recipe, checkpoint_tensors
 from pipeline.inference.run import PromptItem, sample_to_jsonl
 from tests.inference.pico import prompts_of, save_model
+from tests.inference.vllm_checks import GREEDY, OPTIONS, assert_same, run
 
 pytest.importorskip("vllm", reason="vLLM is not installed")
 pytestmark = pytest.mark.vllm
-
-GREEDY = Sampling(temperature=0, max_tokens=12)
-OPTIONS: dict[str, Any] = {"batch_size": 16, "kv_cache_gib": 0.05, "max_model_len": 384}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _serialisation() -> Iterator[None]:
-    """Lets a test send a function to the worker."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
-    yield
-    patch.undo()
-
-
-def _run(engine: Engine, prompts: list[list[int]], sampling: Sampling) -> list[tuple[int, ...]]:
-    made = sorted(engine.generate(prompts, sampling), key=lambda g: (g.prompt_index, g.sample))
-    assert len(made) == len(prompts) * sampling.n
-    return [g.token_ids for g in made]
-
-
-def _assert_same(engine: Engine, reference: Engine, prompts: list[list[int]]) -> None:
-    """Greedy tokens equal; log-probs of both the greedy and other text within 1e-3."""
-    made = _run(reference, prompts, GREEDY)
-    assert _run(engine, prompts, GREEDY) == made
-    for texts in (made, [prompt[::-1] for prompt in prompts]):
-        found, wanted = engine.score(prompts, texts), reference.score(prompts, texts)
-        assert [len(row) for row in found] == [len(text) for text in texts]
-        torch.testing.assert_close(
-            torch.tensor([value for row in found for value in row]),
-            torch.tensor([value for row in wanted for value in row]),
-            atol=1e-3,
-            rtol=0,
-        )
 
 
 @pytest.fixture(scope="class")
@@ -82,7 +50,7 @@ class TestSingle:
 
     def test_equals_hf(self, single: Any, first: Path) -> None:
         """Token ids mistaken for text, scores shifted by one, outputs given to other prompts."""
-        _assert_same(single, open_engine("hf", first), prompts_of(20))
+        assert_same(single, open_engine("hf", first), prompts_of(20))
         made = list(single.generate(prompts_of(20), GREEDY))
         assert {g.finish_reason for g in made} == {"stop", "length"}
         for g in made:
@@ -92,7 +60,7 @@ class TestSingle:
     def test_samples(self, single: Any, first: Path) -> None:
         """Samples of a prompt that are copies, a wrong distribution."""
         prompts, sampling = [[4, 5, 6]], Sampling(max_tokens=1, n=3000, seed=1)
-        made = _run(single, prompts, sampling)
+        made = run(single, prompts, sampling)
         counts = torch.bincount(torch.tensor(made)[:, 0], minlength=32).double()
         model = AutoModelForCausalLM.from_pretrained(first)
         wanted = model(torch.tensor(prompts)).logits[0, -1].detach().double().softmax(0) * 3000
@@ -122,7 +90,7 @@ class TestSingle:
         for folder in (second, first, second):
             single.load_weights(folder)
             assert single.checksum
-            _assert_same(single, open_engine("hf", folder), prompts_of(8))
+            assert_same(single, open_engine("hf", folder), prompts_of(8))
 
     def test_the_checksum_sees_a_stale_head(self, single: Any, first: Path, second: Path) -> None:
         """A checksum that cannot fail."""
@@ -140,7 +108,7 @@ class TestSingle:
             recipe = Recipe((first, second), [0.0, alpha], dtype="float32")
             single.load_weights(recipe)
             reference.load_weights(recipe)
-            _assert_same(single, reference, prompts_of(8))
+            assert_same(single, reference, prompts_of(8))
 
 
 @pytest.fixture(scope="class", params=[("llama", False), ("qwen3", True), ("qwen2", True)])
@@ -167,14 +135,14 @@ class TestPair:
         """Caches shared between the models, models swapped."""
         engine, first, second = pair
         engine.set_alpha(alpha)
-        _assert_same(engine, open_engine("hf", second if alpha else first), prompts_of(12))
+        assert_same(engine, open_engine("hf", second if alpha else first), prompts_of(12))
 
     @pytest.mark.parametrize("alpha", [0.5, 1.7])
     def test_between_and_beyond_equal_hf(self, pair: tuple[Any, Path, Path], alpha: float) -> None:
         """Anything but l0 + alpha (l1 - l0) mixed."""
         engine, first, second = pair
         engine.set_alpha(alpha)
-        _assert_same(engine, open_engine("hf", first, second=second, alpha=alpha), prompts_of(12))
+        assert_same(engine, open_engine("hf", first, second=second, alpha=alpha), prompts_of(12))
 
     def test_preemption_chunks_and_shared_prefixes(self, pair: tuple[Any, Path, Path]) -> None:
         """A cache block of one model freed, reused or shared without the other's."""
@@ -185,8 +153,8 @@ class TestPair:
         prompts = [prefix + prompt for prompt in prompts_of(14)]
         sampling = Sampling(temperature=0, max_tokens=100, n=2)
         reference = open_engine("hf", first, second=second, alpha=1.5)
-        made = _run(engine, prompts, sampling)
-        assert made == _run(reference, prompts, sampling)
+        made = run(engine, prompts, sampling)
+        assert made == run(reference, prompts, sampling)
         assert made[::2] == made[1::2]
         counters = {m.name: getattr(m, "value", 0) for m in engine.llm.get_metrics()}
         assert counters["vllm:num_preemptions"] > 0
@@ -198,6 +166,6 @@ class TestPair:
         engine.set_alpha(1.5)
         engine.load_weights(second, first)
         assert engine.checksum
-        _assert_same(engine, open_engine("hf", second, second=first, alpha=1.5), prompts_of(8))
+        assert_same(engine, open_engine("hf", second, second=first, alpha=1.5), prompts_of(8))
         with pytest.raises(PipelineError, match="holds two models"):
             engine.load_weights(first)

@@ -1,0 +1,90 @@
+"""What vLLM needs to be told so that a CPU's time goes into the model.
+
+Two habits of vLLM 0.31 that do not matter on a GPU's host cost much on a few cores, and neither has
+a setting:
+
+- A process that waits for another spins for a second before it sleeps. The model's threads hold
+  every core, so the engine's process takes time from them throughout each step.
+- A token is drawn by dividing every probability by an exponential number of its own: vocabulary x
+  batch random numbers a step, on one thread, through a C++ compiler. One number a response does:
+  the place at which the running sum of the probabilities passes it.
+
+`adapt` changes this in the processes of our own engines (`device.ADAPT` in their environment, read
+by the plugin); a vLLM that is started otherwise is left as it is.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+
+IDLE_AFTER = 0.001  # seconds that a waiting process spins before it sleeps
+ROWS = 16  # drawn at once: small enough for the cache
+BLOCK = 256  # tokens whose probability is summed before the draw looks inside
+
+
+@torch.inference_mode()
+def draw(logits: torch.Tensor) -> torch.Tensor:
+    """Tokens from softmax(logits): fp32 [rows, vocabulary] -> int64 [rows].
+
+    One uniform number a row, from torch's global generator; never a token of probability 0.
+    """
+    parts = [_draw_rows(part.softmax(dim=-1, dtype=torch.float32)) for part in logits.split(ROWS)]
+    return torch.cat(parts)
+
+
+def _draw_rows(probabilities: torch.Tensor) -> torch.Tensor:
+    """First the block of tokens, by its probability, then the token in it by its own."""
+    rows, vocabulary = probabilities.shape
+    even = vocabulary - vocabulary % BLOCK
+    blocks = probabilities[:, :even].view(rows, -1, BLOCK).sum(dim=-1)
+    if even < vocabulary:
+        rest = probabilities[:, even:].sum(dim=-1, keepdim=True)
+        blocks = torch.cat([blocks, rest], dim=-1)
+    places = torch.rand(rows, 1, dtype=torch.float64, device=probabilities.device)
+    block, places = _pick(blocks, places)
+    tokens = block * BLOCK + torch.arange(BLOCK, device=probabilities.device)
+    inside = probabilities.gather(1, tokens.clamp_max(vocabulary - 1))
+    token, _ = _pick(inside.masked_fill_(tokens >= vocabulary, 0.0), places)
+    return (block * BLOCK + token)[:, 0]
+
+
+def _pick(weights: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The entry of each row on which the place falls, and how far into the entry it falls.
+
+    Args:
+        weights: [rows, entries], not negative, some positive in each row.
+        places: fp64 [rows, 1], uniform in [0, 1); so is the second result, given the first.
+    """
+    sums = weights.cumsum(dim=-1, dtype=torch.float64)
+    total = sums[:, -1:].contiguous()
+    # strictly below the total, also when the product is rounded: no entry of weight 0 is picked
+    target = torch.minimum(places * total, torch.nextafter(total, torch.zeros_like(total)))
+    # NaN logits find no entry: any token will do, as in vLLM
+    entry = torch.searchsorted(sums, target, right=True).clamp_max_(weights.shape[1] - 1)
+    weight = weights.gather(1, entry).double()
+    into = (target - sums.gather(1, entry) + weight).div_(weight).clamp_(0.0, 1.0)
+    return entry, into
+
+
+def adapt() -> None:
+    """Change this process's vLLM (again and again does no harm)."""
+    from vllm.config.model import PROCESSED_LOGPROBS_MODES
+    from vllm.distributed.device_communicators import shm_broadcast
+    from vllm.v1.sample.ops import topk_topp_sampler
+
+    broadcast: Any = shm_broadcast
+    sampler: Any = topk_topp_sampler.TopKTopPSampler
+    if isinstance(broadcast.SpinCondition, partial):
+        return
+    broadcast.SpinCondition = partial(broadcast.SpinCondition, busy_loop_s=IDLE_AFTER)
+    original = sampler.forward_cpu
+
+    def forward_cpu(self: Any, logits: Any, generators: Any, k: Any, p: Any) -> Any:
+        if generators or self.use_fp64_gumbel or self.logprobs_mode in PROCESSED_LOGPROBS_MODES:
+            return original(self, logits, generators, k, p)
+        return draw(topk_topp_sampler.apply_top_k_top_p(logits, k, p)), None
+
+    sampler.forward_cpu = forward_cpu

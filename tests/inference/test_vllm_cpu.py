@@ -1,0 +1,65 @@
+"""The draw of a token on vLLM's CPU backend, and the sum of several models' logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.inference.vllm_cpu import BLOCK, ROWS, draw
+
+
+@pytest.mark.parametrize("vocabulary", [20, BLOCK, 2 * BLOCK, 2 * BLOCK + 44])
+def test_tokens_follow_the_softmax(vocabulary: int) -> None:
+    """A block's probability taken for its neighbour's, or the rest behind the last one lost."""
+    torch.manual_seed(0)
+    logits = torch.randn(vocabulary) * 2
+    logits[torch.arange(0, vocabulary, 3)] = -torch.inf
+    rows, times = 10 * ROWS + 3, 200
+    made = torch.cat([draw(logits.expand(rows, -1)) for _ in range(times)])
+    wanted = logits.double().softmax(0) * rows * times
+    counts = torch.bincount(made, minlength=vocabulary).double()
+    assert counts[wanted == 0].sum() == 0
+    large = wanted >= 5
+    degrees = int(large.sum()) - 1
+    statistic = ((counts - wanted)[large] ** 2 / wanted[large]).sum()
+    assert statistic < degrees + 4 * (2 * degrees) ** 0.5 + 10
+
+
+def test_rows_are_drawn_apart() -> None:
+    """One random number for all rows, or a token given to another row."""
+    torch.manual_seed(0)
+    made = draw(torch.zeros(5 * ROWS, 3 * BLOCK))
+    assert len(set(made.tolist())) > 3 * ROWS
+    certain = torch.full((3 * ROWS, 1000), -torch.inf)
+    wanted = torch.arange(3 * ROWS) * 20
+    certain[torch.arange(3 * ROWS), wanted] = 0.0
+    assert draw(certain).equal(wanted)
+
+
+@pytest.mark.parametrize("place", [0.0, 1 - 2**-53])
+def test_the_ends_of_the_unit_interval(monkeypatch: pytest.MonkeyPatch, place: float) -> None:
+    """A forbidden token that is drawn once in many millions of times, where sums are rounded."""
+
+    def same(*size: int, **options: Any) -> torch.Tensor:
+        return torch.full(size, place, **options)
+
+    logits = torch.randn(7, 5 * BLOCK + 9, generator=torch.Generator().manual_seed(0))
+    logits[:, :300] = logits[:, -300:] = -torch.inf
+    monkeypatch.setattr(torch, "rand", same)
+    allowed = range(300, logits.shape[1] - 300)
+    assert set(draw(logits).tolist()) == {allowed[0] if place == 0 else allowed[-1]}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_mixed_logits(dtype: torch.dtype) -> None:
+    """Rows left out between two chunks, sums in bfloat16, a model that is not exact at its end."""
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    from pipeline.inference.vllm_mixture import CPU_ROWS, mix
+
+    first, second = torch.randn(2, 2 * CPU_ROWS + 5, 70).to(dtype)
+    assert mix([first, second], [1.0, 0.0]).equal(first.float())
+    assert mix([first, second], [0.0, 1.0]).equal(second.float())
+    wanted = first.double() + 1.5 * (second.double() - first.double())
+    torch.testing.assert_close(mix([first, second], [-0.5, 1.5]), wanted.float())
