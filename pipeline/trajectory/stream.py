@@ -1,7 +1,7 @@
 """Run one function over all pieces of all tensors, on every core, with bounded memory.
 
-Each worker thread takes a piece from reading to writing, one worker a core; `pread`, `pwrite` and
-torch's kernels release the GIL. `Files` asks the kernel to read ahead of them, and the kernel
+Each worker thread takes a piece from reading to writing; `pread`, `pwrite` and the kernels release
+the GIL. `Files` asks the kernel to read ahead of them, and the kernel
 writes behind them, so no queues are needed in between.
 """
 
@@ -45,8 +45,11 @@ def pieces(entries: Iterable[Entry], size: int | None = None) -> Iterator[Piece]
 
 
 def worker_count() -> int:
-    """Threads to start: the cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Threads to start: one for each core that this process may use, and one more.
+
+    Writers of one file wait for each other and readers for the disk; the core is not idle then.
+    """
+    return len(os.sched_getaffinity(0)) + 1
 
 
 @contextmanager
