@@ -150,12 +150,13 @@ def mergekit(root: Path, out: Path) -> None:
 
 
 def svd(root: Path, out: Path) -> None:
-    """Rank 1 the direct way: all models in memory, an SVD of each tensor's deltas."""
-    models = [load_file(weights(root, step)) for step in STEPS]
+    """Rank 1 the direct way: an SVD of each tensor's deltas, the new model in memory."""
+    files = [safe_open(weights(root, step), "pt") for step in STEPS]
     result = {}
-    for name, start in models[0].items():
+    for name in files[0].keys():  # noqa: SIM118 (no mapping)
+        start = files[0].get_tensor(name)
         base = start.float().flatten()
-        deltas = torch.stack([model[name].float().flatten() - base for model in models[1:]])
+        deltas = torch.stack([file.get_tensor(name).float().flatten() - base for file in files[1:]])
         u, s, v = torch.linalg.svd(deltas, full_matrices=False)
         line = np.polyfit(STEPS[1:], (u[:, 0] * s[0]).double().numpy(), 1)
         ahead = float(np.polyval(line, 600))
@@ -212,7 +213,7 @@ CASES = {
         4,
         1,
         lambda root, out: combine(root, out, "rank1", [600], 300),
-        {"SVD of each tensor in memory": svd},
+        {"SVD of each tensor": svd},
     ),
     "probe": Case(
         "linear_probe of 4, every weight",

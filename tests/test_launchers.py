@@ -85,6 +85,30 @@ def test_sbatch_runs_a_pico_run(tmp_path: Path, pico_cache: Path) -> None:
 
 @pytest.mark.slurm
 @needs_slurm
+def test_two_tasks_share_an_extrapolation(pico_run: Path, tmp_path: Path) -> None:
+    """Would catch tasks of a step that each extrapolate alone, or wait for each other for ever."""
+    run_dir, log = tmp_path / "run", tmp_path / "job.log"
+    script = str(ROOT / "launchers" / "slurm" / "extrapolate.sbatch")
+    arguments = [*on_checkpoints(pico_run), "weight_extrap.targets=[8,12]", f"run.dir={run_dir}"]
+    job = subprocess.run(
+        ["sbatch", "--parsable", "--ntasks=2", f"--output={log}", script, *arguments],
+        cwd=ROOT,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    _wait(job)
+    words = log.read_text()
+    assert words.count("[weight_extrap] done in") == 1, words
+    for target in (8, 12):
+        folder = run_dir / "weight_extrap" / "two_point" / f"step_{target}"
+        assert read_json(folder / "extrapolation.json")["target"] == target
+        assert (folder / "model.safetensors").exists()
+
+
+@pytest.mark.slurm
+@needs_slurm
 def test_a_sweep_over_the_horizon_through_submitit(pico_run: Path, tmp_path: Path) -> None:
     """Would catch a multirun whose jobs share a folder, or that Slurm never sees."""
     sweep = tmp_path / "sweep"

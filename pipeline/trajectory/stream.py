@@ -1,8 +1,8 @@
 """Run one function over all pieces of all tensors, on every core, with bounded memory.
 
-Each worker thread takes a piece from reading to writing; `pread`, `pwrite` and the kernels release
-the GIL. `Files` asks the kernel to read ahead of them, and the kernel
-writes behind them, so no queues are needed in between.
+Each worker thread takes a piece from reading to writing; `pread`, `pwrite` and the compiled kernels
+release the GIL. `Files` asks the operating system to read ahead of them, and it writes behind them,
+so no queues are needed in between.
 """
 
 from __future__ import annotations
