@@ -13,10 +13,14 @@ Jobs, each in a process of its own, on the same prompts (bf16, temperature 1):
     generate    transformers' own generate on one checkpoint, batches of 64
     published   two checkpoints, one prompt at a time, 8 samples, as the published loop works
 
+By default every response runs to --tokens; --chat asks questions whose answers end where the model
+ends them, as in an evaluation: a batch of transformers' generate then waits for its longest.
+
 The second checkpoint is the first plus 1 % noise: what it says does not matter for speed. Times
-are of prefill and decoding, without start-up; processor seconds are those of all processes of the
-job, so that their ratios mean something on a busy machine, too (with --threads 1, where no thread
-waits for another). Results go to standard output as lines and JSON.
+are of prefill and decoding, without start-up and first-call costs. All jobs are run --rounds times
+in turn; the ratios are taken within a round, and the median is printed with the whole range, since
+a machine's speed may change from minute to minute. Processor seconds are those of all processes of
+the job. Results go to standard output as lines and JSON.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ import argparse
 import json
 import os
 import platform
+import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -54,14 +60,20 @@ class Setting:
     sequences: int
     tokens: int
     threads: int | None
+    chat: bool
 
     def prompts(self) -> list[list[int]]:
-        """As many different prompts as sequences, about 16 tokens each."""
+        """As many different prompts as sequences, about 16 tokens each (a chat turn: 40)."""
         tokenizer = AutoTokenizer.from_pretrained(self.first)
-        return [
-            tokenizer.encode(f"Once upon a time, in village number {i}, there lived an old man who")
-            for i in range(self.sequences)
-        ]
+        if not self.chat:
+            story = "Once upon a time, in village number {}, there lived an old man who"
+            return [tokenizer.encode(story.format(i)) for i in range(self.sequences)]
+        turns = [f"What is {i} plus {3 * i}? Explain." for i in range(self.sequences)]
+        chats = [[{"role": "user", "content": turn}] for turn in turns]
+        found: Any = tokenizer.apply_chat_template(
+            chats, add_generation_prompt=True, return_dict=False
+        )
+        return list(found)
 
 
 def _engine(setting: Setting, name: str, pair: bool) -> Engine:
@@ -134,11 +146,17 @@ def generate(setting: Setting) -> dict[str, float]:
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     model: Any = AutoModelForCausalLM.from_pretrained(setting.first, dtype=torch.bfloat16)
     prompts = setting.prompts()
+
+    def batch(part: list[list[int]], new: int) -> torch.Tensor:
+        inputs = tokenizer.pad({"input_ids": part}, return_tensors="pt")
+        out = model.generate(**inputs, do_sample=True, top_k=0, max_new_tokens=new)
+        return out[:, inputs["input_ids"].shape[1] :]
+
+    batch(prompts[:8], 4)  # first-call costs
     tokens, clock = 0, Clock()
     for begin in range(0, len(prompts), 64):
-        batch = tokenizer.pad({"input_ids": prompts[begin : begin + 64]}, return_tensors="pt")
-        out = model.generate(**batch, do_sample=True, top_k=0, max_new_tokens=setting.tokens)
-        tokens += int((out[:, batch["input_ids"].shape[1] :] != tokenizer.pad_token_id).sum())
+        ends = batch(prompts[begin : begin + 64], setting.tokens) == tokenizer.eos_token_id
+        tokens += int((ends.cumsum(1) - ends.int() == 0).sum())  # up to the first end of text
     return clock.speed(tokens)
 
 
@@ -150,12 +168,12 @@ def published(setting: Setting) -> dict[str, float]:
         for path in (setting.first, setting.second)
     ]
     stop = models[0].generation_config.eos_token_id
-    tokens, clock = 0, Clock()
-    for prompt in setting.prompts()[:3]:
-        ids = torch.tensor([prompt] * 8)
+
+    def samples(prompt: list[int], new: int) -> int:
+        ids, tokens = torch.tensor([prompt] * 8), 0
         caches = [DynamicCache(config=model.config) for model in models]
         ended = torch.zeros(8, dtype=torch.bool)
-        for _ in range(setting.tokens):
+        for _ in range(new):
             parts = [
                 model(ids, past_key_values=cache, logits_to_keep=1).logits[:, -1].float()
                 for model, cache in zip(models, caches, strict=True)
@@ -166,7 +184,11 @@ def published(setting: Setting) -> dict[str, float]:
             ended |= ids[:, 0] == stop
             if bool(ended.all()):
                 break
-    return clock.speed(tokens)
+        return tokens
+
+    samples(setting.prompts()[0], 4)  # first-call costs
+    clock = Clock()
+    return clock.speed(sum(samples(prompt, setting.tokens) for prompt in setting.prompts()[:3]))
 
 
 JOBS: dict[str, Callable[[Setting], dict[str, float]]] = {
@@ -193,32 +215,47 @@ def make_second(first: Path, folder: Path) -> Path:
     return folder
 
 
+def run_job(args: argparse.Namespace, job: str, second: Path) -> dict[str, float]:
+    """One job in a process of its own."""
+    command = [*shlex.split(args.prefix), sys.executable, __file__, "--job", job]
+    command += ["--model", str(args.model), "--second", str(second)]
+    command += ["--sequences", str(args.sequences), "--tokens", str(args.tokens)]
+    command += ["--threads", str(args.threads)] if args.threads else []
+    command += ["--chat"] if args.chat else []
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    found: dict[str, float] = json.loads(output.splitlines()[-1])
+    print(f"{job:12}", json.dumps(found), flush=True)
+    return found
+
+
 def run_all(args: argparse.Namespace) -> dict[str, Any]:
-    """Every job in a process of its own."""
-    results: dict[str, Any] = {
+    """Every job, round after round."""
+    with tempfile.TemporaryDirectory() as scratch:
+        second = make_second(args.model, Path(scratch) / "second")
+        rounds = [
+            {job: run_job(args, job, second) for job in args.jobs} for _ in range(args.rounds)
+        ]
+    return {
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
         f"torch {torch.__version__}",
         "model": args.model.name,
         "sequences": args.sequences,
         "tokens": args.tokens,
-        "jobs": {},
+        "chat": args.chat,
+        "jobs": {
+            job: {key: spread([one[job][key] for one in rounds]) for key in rounds[0][job]}
+            for job in args.jobs
+        },
+        "ratios": summarise(rounds),
     }
-    with tempfile.TemporaryDirectory() as scratch:
-        second = make_second(args.model, Path(scratch) / "second")
-        for job in args.jobs:
-            command = [sys.executable, __file__, "--model", str(args.model)]
-            command += ["--second", str(second), "--job", job]
-            command += ["--sequences", str(args.sequences), "--tokens", str(args.tokens)]
-            command += ["--threads", str(args.threads)] if args.threads else []
-            load = os.getloadavg()[0]
-            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            found = json.loads(output.splitlines()[-1])
-            results["jobs"][job] = {**found, "load_before": load}
-            print(f"{job:12}", json.dumps(results["jobs"][job]), flush=True)
-    return results
 
 
-def summarise(jobs: dict[str, Any]) -> dict[str, float]:
+def spread(values: list[float]) -> dict[str, float]:
+    """Median and range of the rounds' values."""
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+
+
+def summarise(rounds: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
     """The ratios that matter, where both of their jobs were run."""
     pairs = {
         "vllm pair / one": ("vllm-pair", "vllm-one"),
@@ -227,10 +264,10 @@ def summarise(jobs: dict[str, Any]) -> dict[str, float]:
         "vllm one / transformers generate": ("vllm-one", "generate"),
     }
     return {
-        f"{name}, {unit}": jobs[a][unit] / jobs[b][unit]
+        f"{name}, {unit}": spread([jobs[a][unit] / jobs[b][unit] for jobs in rounds])
         for name, (a, b) in pairs.items()
         for unit in ("tokens/s", "tokens/cpu_s")
-        if a in jobs and b in jobs
+        if a in rounds[0] and b in rounds[0]
     }
 
 
@@ -242,17 +279,20 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="new tokens a sequence")
     parser.add_argument("--threads", type=int, help="default: every core")
     parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS))
+    parser.add_argument("--rounds", type=int, default=3, help="times that all jobs are run")
+    parser.add_argument("--chat", action="store_true", help="answers that end by themselves")
+    parser.add_argument("--prefix", default="", help="put before each job's command, e.g. taskset")
     parser.add_argument("--job", choices=list(JOBS), help=argparse.SUPPRESS)
     parser.add_argument("--second", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.job:
-        setting = Setting(args.model, args.second, args.sequences, args.tokens, args.threads)
+        setting = Setting(
+            args.model, args.second, args.sequences, args.tokens, args.threads, args.chat
+        )
         set_threads(args.threads)
         print(json.dumps(JOBS[args.job](setting)))
         return
-    results = run_all(args)
-    results["ratios"] = summarise(results["jobs"])
-    print(json.dumps(results, indent=1))
+    print(json.dumps(run_all(args), indent=1))
 
 
 if __name__ == "__main__":

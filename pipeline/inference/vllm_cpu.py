@@ -1,13 +1,15 @@
 """What vLLM needs to be told so that a CPU's time goes into the model.
 
-Two habits of vLLM 0.31 that do not matter on a GPU's host cost much on a few cores, and neither has
-a setting:
+Three habits of vLLM 0.31 that do not matter on a GPU's host cost much on a few cores, and have no
+setting:
 
 - A process that waits for another spins for a second before it sleeps. The model's threads hold
   every core, so the engine's process takes time from them throughout each step.
 - A token is drawn by dividing every probability by an exponential number of its own: vocabulary x
-  batch random numbers a step, on one thread, through a C++ compiler. One number a response does:
-  the place at which the running sum of the probabilities passes it.
+  batch random numbers a step, on one thread. One number a response does: the place at which the
+  running sum of the probabilities passes it.
+- Small functions go through torch.compile also where the model does not. That takes a C++ compiler,
+  without which the engine dies at its first token or score, and time where there is one.
 
 `adapt` changes this in the processes of our own engines (`device.ADAPT` in their environment, read
 by the plugin); a vLLM that is started otherwise is left as it is.
@@ -15,6 +17,7 @@ by the plugin); a vLLM that is started otherwise is left as it is.
 
 from __future__ import annotations
 
+import multiprocessing
 from functools import partial
 from typing import Any
 
@@ -71,6 +74,7 @@ def _pick(weights: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, to
 
 def adapt() -> None:
     """Change this process's vLLM (again and again does no harm)."""
+    import torch._dynamo.config
     from vllm.config.model import PROCESSED_LOGPROBS_MODES
     from vllm.distributed.device_communicators import shm_broadcast
     from vllm.v1.sample.ops import topk_topp_sampler
@@ -88,3 +92,5 @@ def adapt() -> None:
         return draw(topk_topp_sampler.apply_top_k_top_p(logits, k, p)), None
 
     sampler.forward_cpu = forward_cpu
+    if multiprocessing.parent_process() is not None:  # vLLM's process, not the one that asked
+        torch._dynamo.config.disable = True

@@ -17,10 +17,12 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _serialisation() -> Iterator[None]:
-    """Lets a test send a function to vLLM's worker."""
+def _vllm_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Lets a test send a function to vLLM's worker, which has no C++ compiler."""
     patch = pytest.MonkeyPatch()
     patch.setenv("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
+    patch.setenv("CXX", "no-compiler")
+    patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
     yield
     patch.undo()
 
