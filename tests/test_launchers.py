@@ -65,18 +65,9 @@ def test_sbatch_runs_a_pico_run(tmp_path: Path, pico_cache: Path) -> None:
     Training runs as two ranks under the deepspeed launcher inside the job.
     """
     run_dir, log = tmp_path / "run", tmp_path / "job.log"
-    script = str(ROOT / "launchers" / "slurm" / "pipeline.sbatch")
     stages = "stages=[sft_train,rl_train,snapshot,weight_extrap]"
     arguments = [*PICO, f"run.dir={run_dir}", f"run.cache={pico_cache}", stages]
-    job = subprocess.run(
-        ["sbatch", "--parsable", f"--output={log}", script, *arguments, "compute=cpu_2_ranks"],
-        cwd=ROOT,
-        env=_environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    _wait(job)
+    job = _batch("pipeline.sbatch", *arguments, "compute=cpu_2_ranks", options=[f"--output={log}"])
     words = log.read_text()
     assert (run_dir / "weight_extrap" / "two_point" / "step_6" / "config.json").exists(), words
     assert f"job {job}" in words
@@ -88,17 +79,8 @@ def test_sbatch_runs_a_pico_run(tmp_path: Path, pico_cache: Path) -> None:
 def test_two_tasks_share_an_extrapolation(pico_run: Path, tmp_path: Path) -> None:
     """Would catch tasks of a step that each extrapolate alone, or wait for each other for ever."""
     run_dir, log = tmp_path / "run", tmp_path / "job.log"
-    script = str(ROOT / "launchers" / "slurm" / "extrapolate.sbatch")
     arguments = [*on_checkpoints(pico_run), "weight_extrap.targets=[8,12]", f"run.dir={run_dir}"]
-    job = subprocess.run(
-        ["sbatch", "--parsable", "--ntasks=2", f"--output={log}", script, *arguments],
-        cwd=ROOT,
-        env=_environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    _wait(job)
+    _batch("extrapolate.sbatch", *arguments, options=["--ntasks=2", f"--output={log}"])
     words = log.read_text()
     assert words.count("[weight_extrap] done in") == 1, words
     for target in (8, 12):
@@ -145,6 +127,21 @@ def test_a_job_of_a_sweep_that_fails_is_seen(pico_run: Path, tmp_path: Path) -> 
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "no checkpoint of step 999" in done.stderr
+
+
+def _batch(script: str, *arguments: str, options: list[str]) -> str:
+    """Submit one of the batch scripts and wait for its end; returns the job's number."""
+    path = str(ROOT / "launchers" / "slurm" / script)
+    job = subprocess.run(
+        ["sbatch", "--parsable", *options, path, *arguments],
+        cwd=ROOT,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    _wait(job)
+    return job
 
 
 def _wait(job: str) -> None:

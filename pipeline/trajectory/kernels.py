@@ -8,6 +8,9 @@ the arrays overlap; nor may integers widen on the way, hence the casts. Nothing 
 reordered except inside `_dot`, so results are those of the same operations in numpy or torch, to
 the bit.
 
+All of it is one file because it is compiled as one: numba's store of compiled code sees a change
+of the file that a kernel is in, not of others.
+
 Shapes: `values` [K, n] are the K checkpoints' values of n scalars, C-contiguous: uint16 that hold
 bf16, or fp32. `movements` says that rows 1..K-1 are already differences to row 0.
 """
