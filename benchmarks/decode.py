@@ -5,7 +5,8 @@
 
 Jobs, each in a process of its own, on the same prompts (bf16, temperature 1):
 
-    vllm-one    one checkpoint on vLLM
+    vllm-plain  one checkpoint on vLLM as it comes, without what this project changes on a CPU
+    vllm-one    one checkpoint on this project's vLLM engine
     vllm-pair   two checkpoints on vLLM, logits l0 + 1.5 (l1 - l0)
     vllm-sweep  extrapolated weights built in memory and loaded in place, seconds a target
     hf-one      one checkpoint on this project's HF engine
@@ -29,7 +30,6 @@ import argparse
 import json
 import os
 import platform
-import shlex
 import statistics
 import subprocess
 import sys
@@ -44,7 +44,7 @@ import psutil
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from pipeline.inference.device import set_threads
+from pipeline.inference.device import ADAPT, set_threads
 from pipeline.inference.engine import Engine, Sampling, open_engine
 from pipeline.inference.recipe import Recipe
 
@@ -100,6 +100,12 @@ def engine_speed(setting: Setting, name: str, pair: bool) -> dict[str, float]:
     found = clock.speed(sum(len(g.token_ids) for g in made))
     engine.close()
     return found
+
+
+def plain_speed(setting: Setting) -> dict[str, float]:
+    """Tokens a second of vLLM with its own sampler, waiting and memory (see `vllm_cpu`)."""
+    os.environ[ADAPT] = "0"
+    return engine_speed(setting, "vllm", pair=False)
 
 
 class Clock:
@@ -192,6 +198,7 @@ def published(setting: Setting) -> dict[str, float]:
 
 
 JOBS: dict[str, Callable[[Setting], dict[str, float]]] = {
+    "vllm-plain": plain_speed,
     "vllm-one": lambda s: engine_speed(s, "vllm", pair=False),
     "vllm-pair": lambda s: engine_speed(s, "vllm", pair=True),
     "vllm-sweep": sweep,
@@ -217,7 +224,7 @@ def make_second(first: Path, folder: Path) -> Path:
 
 def run_job(args: argparse.Namespace, job: str, second: Path) -> dict[str, float]:
     """One job in a process of its own."""
-    command = [*shlex.split(args.prefix), sys.executable, __file__, "--job", job]
+    command = [sys.executable, __file__, "--job", job]
     command += ["--model", str(args.model), "--second", str(second)]
     command += ["--sequences", str(args.sequences), "--tokens", str(args.tokens)]
     command += ["--threads", str(args.threads)] if args.threads else []
@@ -258,6 +265,7 @@ def spread(values: list[float]) -> dict[str, float]:
 def summarise(rounds: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
     """The ratios that matter, where both of their jobs were run."""
     pairs = {
+        "vllm pair / one on plain vllm": ("vllm-pair", "vllm-plain"),
         "vllm pair / one": ("vllm-pair", "vllm-one"),
         "vllm pair / published loop": ("vllm-pair", "published"),
         "hf pair / published loop": ("hf-pair", "published"),
@@ -281,7 +289,6 @@ def main() -> None:
     parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS))
     parser.add_argument("--rounds", type=int, default=3, help="times that all jobs are run")
     parser.add_argument("--chat", action="store_true", help="answers that end by themselves")
-    parser.add_argument("--prefix", default="", help="put before each job's command, e.g. taskset")
     parser.add_argument("--job", choices=list(JOBS), help=argparse.SUPPRESS)
     parser.add_argument("--second", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -13,7 +13,8 @@ import torch
 
 from pipeline.errors import PipelineError
 
-ADAPT = "RL_EXTRAPOLATION_CPU"  # environment variable: "1" asks for `vllm_cpu.adapt`
+# environment variable: our engines ask for `vllm_cpu.adapt` by "1", unless the user has said "0"
+ADAPT = "RL_EXTRAPOLATION_CPU"
 KEEP = str(1 << 32)  # bytes: freed memory that stays with vLLM's processes on the CPU
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -112,12 +113,12 @@ def vllm_settings(
             f"{len(cores)} given"
         )
     ranks = [cores[rank::tensor_parallel] for rank in range(tensor_parallel)]
+    bound = "|".join(",".join(map(str, rank)) for rank in ranks)
+    adapted = {"MALLOC_MMAP_THRESHOLD_": KEEP, "MALLOC_TRIM_THRESHOLD_": KEEP, ADAPT: "1"}
     return VLLMSettings(
         environment={
-            "VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, rank)) for rank in ranks),
-            "MALLOC_MMAP_THRESHOLD_": KEEP,
-            "MALLOC_TRIM_THRESHOLD_": KEEP,
-            ADAPT: "1",
+            "VLLM_CPU_OMP_THREADS_BIND": bound,
+            **({} if os.environ.get(ADAPT) == "0" else adapted),
         },
         arguments={
             # torch.compile on the CPU costs minutes for little

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.inference.device import ADAPT, vllm_settings
 from pipeline.inference.vllm_cpu import BLOCK, ROWS, draw
 
 
@@ -63,3 +64,22 @@ def test_mixed_logits(dtype: torch.dtype) -> None:
     assert mix([first, second], [0.0, 1.0]).equal(second.float())
     wanted = first.double() + 1.5 * (second.double() - first.double())
     torch.testing.assert_close(mix([first, second], [-0.5, 1.5]), wanted.float())
+
+
+def test_a_user_can_have_vllm_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A switch that is read too late, or also drops the binding to cores."""
+
+    def environment() -> dict[str, str]:
+        return vllm_settings(
+            torch.device("cpu"),
+            threads=1,
+            tensor_parallel=1,
+            kv_cache_gib=1.0,
+            gpu_memory_utilization=0.9,
+            enforce_eager=True,
+        ).environment
+
+    monkeypatch.delenv(ADAPT, raising=False)
+    assert environment()[ADAPT] == "1"
+    monkeypatch.setenv(ADAPT, "0")
+    assert list(environment()) == ["VLLM_CPU_OMP_THREADS_BIND"]
