@@ -21,7 +21,6 @@ from safetensors import SafetensorError, safe_open
 from pipeline.errors import PipelineError
 from pipeline.inference.device import parse_dtype
 from pipeline.trajectory.checkpoint import Checkpoint
-from pipeline.trajectory.kernels import combine
 from pipeline.trajectory.layouts import open_checkpoint
 from pipeline.trajectory.reader import Reader
 from pipeline.trajectory.shards import Entry, Files
@@ -141,6 +140,8 @@ def recipe_tensors(recipe: Recipe) -> NamedTensors:
 
 def _sum(reader: Reader, entry: Entry, row: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
     """θ0 + Σ c_i δ_i of a whole tensor [n], by the kernel that writes folders."""
+    from pipeline.trajectory.kernels import combine  # numba: engines that need none load without
+
     out = torch.empty(entry.numel, dtype=dtype if dtype == torch.bfloat16 else torch.float32)
     array = (out.view(torch.uint16) if dtype == torch.bfloat16 else out).numpy()
     coefficients = np.asarray([row], np.float32)

@@ -10,6 +10,7 @@ top, so that plugin discovery stays cheap.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,33 @@ def register() -> None:
     """
     from vllm import ModelRegistry
 
+    _hide_from_vllm()
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():
         ModelRegistry.register_model(ARCHITECTURE, CLASS)
     if os.environ.get(ADAPT) == "1":
         from pipeline.inference.vllm_cpu import adapt
 
         adapt()
+
+
+def _hide_from_vllm() -> None:
+    """Let vLLM's workers start where numba was imported before them (by a user's script, say).
+
+    vLLM 0.31 asks every object in every module for `__dict__`; llvmlite's handle of its library
+    answers any name with a C function, and the worker dies of it.
+    """
+    ffi: Any = sys.modules.get("llvmlite.binding.ffi")
+    if ffi is None or not hasattr(ffi.lib, "__dict__"):
+        return
+    handle = type(ffi.lib)
+    find = handle.__getattr__
+
+    def find_function(self: Any, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return find(self, name)
+
+    handle.__getattr__ = find_function
 
 
 def mixture_overrides(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -64,6 +66,23 @@ def test_mixed_logits(dtype: torch.dtype) -> None:
     assert mix([first, second], [0.0, 1.0]).equal(second.float())
     wanted = first.double() + 1.5 * (second.double() - first.double())
     torch.testing.assert_close(mix([first, second], [-0.5, 1.5]), wanted.float())
+
+
+def test_a_worker_starts_beside_numba() -> None:
+    """vLLM's workers die of an object of llvmlite's if numba was imported before them."""
+    engine = "import sys, pipeline.inference.engine; assert 'numba' not in sys.modules"
+    plugin = (
+        "import pipeline.trajectory.kernels, llvmlite.binding.ffi as ffi\n"
+        "from pipeline.inference.vllm_plugin import register\n"
+        "assert hasattr(ffi.lib, '__dict__')\n"
+        "register()\n"
+        "assert not hasattr(ffi.lib, '__dict__')\n"
+        "from pipeline.trajectory import kernels; import numpy as np\n"
+        "kernels.moments(np.ones((2, 5), np.float32), True, np.zeros((2, 2)))\n"
+    )
+    for script in (engine, plugin):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_user_can_have_vllm_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
