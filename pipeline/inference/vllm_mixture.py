@@ -36,10 +36,10 @@ def mix(logits: Sequence[torch.Tensor], coefficients: Sequence[float]) -> torch.
     total = torch.empty_like(logits[0], dtype=torch.float32)
     rows = CPU_ROWS if total.device.type == "cpu" else max(1, len(total))
     for start in range(0, len(total), rows):
-        part = total[start : start + rows]
-        part.copy_(logits[0][start : start + rows]).mul_(coefficients[0])
+        chunk = total[start : start + rows]
+        chunk.copy_(logits[0][start : start + rows]).mul_(coefficients[0])
         for one, coefficient in zip(logits[1:], coefficients[1:], strict=True):
-            part.add_(one[start : start + rows].float(), alpha=coefficient)
+            chunk.add_(one[start : start + rows].float(), alpha=coefficient)
     return total
 
 

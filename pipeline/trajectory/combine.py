@@ -22,8 +22,8 @@ from pipeline.trajectory import stream
 from pipeline.trajectory.checkpoint import Checkpoint
 from pipeline.trajectory.folder import ModelFolder
 from pipeline.trajectory.gram import Gram, describe
-from pipeline.trajectory.kernels import combine, moments, step_weights
-from pipeline.trajectory.measure import GramTable, measure_grams
+from pipeline.trajectory.kernels import combine, step_weights
+from pipeline.trajectory.measure import GramTable, measure_grams, measure_piece
 from pipeline.trajectory.plan import Plan, make_plan
 from pipeline.trajectory.reader import Reader
 from pipeline.trajectory.shards import Entry, Files
@@ -204,19 +204,13 @@ class _Worker:
         entry = self.plan.last.entries[piece.name]
         copied = piece.name in self.plan.copied
         if entry.is_float and (copied or self.plan.rule.copies_last):
-            self._measure(piece)
+            measure_piece(piece, self.reader, self.table)
         if copied:
             self._copy(piece, entry)
         elif self.plan.rule.copies_last:
             self._copy_last(piece, entry)
         else:
             self._combine(piece)
-
-    def _measure(self, piece: Piece) -> None:
-        values = self.reader.read(piece)
-        matrix = np.zeros((len(values.array),) * 2)
-        squared = moments(values.array, values.movements, matrix)
-        self.table.add(piece, Gram(squared, matrix), self.reader)
 
     def _copy(self, piece: Piece, entry: Entry) -> None:
         """The last checkpoint's bytes, in their own dtype."""
@@ -241,11 +235,11 @@ class _Worker:
             target = out.view(torch.uint16).numpy()
         else:
             target = out.numpy()
-        matrix = np.zeros((len(values.array),) * 2)
-        squared, finite = combine(
-            values.array, values.movements, rows, self.weights, target, matrix
+        gram = Gram.zero(len(values.array))
+        gram.base_squared, finite = combine(
+            values.array, values.movements, rows, self.weights, target, gram.matrix
         )
-        self.table.add(piece, Gram(squared, matrix), self.reader)
+        self.table.add(piece, gram, self.reader)
         if not finite:
             self._refuse(piece)
         self._write(piece, [self._rounded(piece, row) for row in out])

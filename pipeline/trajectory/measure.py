@@ -6,8 +6,6 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from pipeline.trajectory.checkpoint import Checkpoint
 from pipeline.trajectory.gram import Gram
 from pipeline.trajectory.kernels import moments
@@ -65,13 +63,15 @@ def measure_grams(
 
     def make_worker() -> Callable[[Piece], None]:
         reader = Reader(checkpoints, files)
-
-        def work(piece: Piece) -> None:
-            values, matrix = reader.read(piece), np.zeros((len(checkpoints),) * 2)
-            squared = moments(values.array, values.movements, matrix)
-            table.add(piece, Gram(squared, matrix), reader)
-
-        return work
+        return lambda piece: measure_piece(piece, reader, table)
 
     run(list(pieces(entries)), make_worker)
     return table.settle()
+
+
+def measure_piece(piece: Piece, reader: Reader, table: GramTable) -> None:
+    """Read a piece and hand in its Gram."""
+    values = reader.read(piece)
+    gram = Gram.zero(len(values.array))
+    gram.base_squared = moments(values.array, values.movements, gram.matrix)
+    table.add(piece, gram, reader)
