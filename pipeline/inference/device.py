@@ -16,6 +16,9 @@ from pipeline.errors import PipelineError
 # environment variable: our engines ask for `vllm_cpu.adapt` by "1", unless the user has said "0"
 ADAPT = "RL_EXTRAPOLATION_CPU"
 KEEP = str(1 << 32)  # bytes: freed memory that stays with vLLM's processes on the CPU
+# tokens of a KV-cache block on the CPU, the least that its fast attention takes: samples of a
+# prompt share its whole blocks, and vLLM's 128 are longer than many a prompt
+CPU_BLOCK = 32
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -114,15 +117,17 @@ def vllm_settings(
         )
     ranks = [cores[rank::tensor_parallel] for rank in range(tensor_parallel)]
     bound = "|".join(",".join(map(str, rank)) for rank in ranks)
-    adapted = {"MALLOC_MMAP_THRESHOLD_": KEEP, "MALLOC_TRIM_THRESHOLD_": KEEP, ADAPT: "1"}
-    return VLLMSettings(
-        environment={
-            "VLLM_CPU_OMP_THREADS_BIND": bound,
-            **({} if os.environ.get(ADAPT) == "0" else adapted),
-        },
+    settings = VLLMSettings(
+        environment={"VLLM_CPU_OMP_THREADS_BIND": bound},
         arguments={
             # torch.compile on the CPU costs minutes for little
             "enforce_eager": True,
             "kv_cache_memory_bytes": int(kv_cache_gib * 2**30),
         },
     )
+    if os.environ.get(ADAPT) != "0":
+        settings.environment.update(
+            {ADAPT: "1", "MALLOC_MMAP_THRESHOLD_": KEEP, "MALLOC_TRIM_THRESHOLD_": KEEP}
+        )
+        settings.arguments["block_size"] = CPU_BLOCK
+    return settings

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ class PromptItem:
     problem_id: str
     token_ids: tuple[int, ...]
 
+    @cached_property
+    def prompt(self) -> str:
+        """Identity of the prompt (12 hex digits), as in the rows."""
+        return hash_json(self.token_ids)[:12]
+
 
 def row_key(row: Mapping[str, Any]) -> RowKey:
     """What makes a row of generations.jsonl the only one of its kind."""
@@ -54,10 +60,6 @@ def row_key(row: Mapping[str, Any]) -> RowKey:
 def read_keys(path: Path) -> set[RowKey]:
     """Keys of all whole rows of a generations file."""
     return {row_key(row) for row in iter_jsonl(path)}
-
-
-def _prompt_hash(item: PromptItem) -> str:
-    return hash_json(item.token_ids)[:12]
 
 
 def random_key(item: PromptItem) -> int:
@@ -80,7 +82,7 @@ class _Writer:
         self.started = self.flushed = time.monotonic()
         self.bar = bar(total, label, "row")
 
-    def add(self, item: PromptItem, prompt: str, made: Generation) -> None:
+    def add(self, item: PromptItem, made: Generation) -> None:
         self.rows.append(
             {
                 "task": item.task,
@@ -88,7 +90,7 @@ class _Writer:
                 "problem_id": item.problem_id,
                 "sample": made.sample,
                 **self.common,
-                "prompt": prompt,
+                "prompt": item.prompt,
                 "prompt_tokens": len(item.token_ids),
                 "tokens": len(made.token_ids),
                 "text": made.text,
@@ -117,23 +119,12 @@ def missing_samples(
 ) -> list[list[int]]:
     """For each item the sample numbers of this model that are not among `present`."""
     identity = sampling_hash(sampling)
-    return [
-        [
-            sample
-            for sample in range(sampling.n)
-            if (
-                fingerprint,
-                item.task,
-                item.split,
-                item.problem_id,
-                prompt,
-                sample,
-                identity,
-            )
-            not in present
-        ]
-        for item, prompt in ((item, _prompt_hash(item)) for item in items)
-    ]
+
+    def missing(item: PromptItem, sample: int) -> bool:
+        problem = (item.task, item.split, item.problem_id, item.prompt)
+        return (fingerprint, *problem, sample, identity) not in present
+
+    return [[n for n in range(sampling.n) if missing(item, n)] for item in items]
 
 
 def sample_to_jsonl(
@@ -168,9 +159,7 @@ def sample_to_jsonl(
         Number of rows added.
     """
     repair_jsonl(path)
-    identity = sampling_hash(sampling)
     present = read_keys(path) if done is None else set(done)
-    hashes = [_prompt_hash(item) for item in items]
     missing = missing_samples(items, sampling, fingerprint, present)
     todo = [index for index, samples in enumerate(missing) if samples]
     if not todo:
@@ -179,7 +168,7 @@ def sample_to_jsonl(
         "model": model,
         "kind": kind,
         "fingerprint": fingerprint,
-        "sampling": identity,
+        "sampling": sampling_hash(sampling),
         "seed": sampling.seed,
         **(extra or {}),
     }
@@ -195,7 +184,6 @@ def sample_to_jsonl(
             samples=[missing[i] for i in todo],
         )
         for generation in made:
-            index = todo[generation.prompt_index]
-            writer.add(items[index], hashes[index], generation)
+            writer.add(items[todo[generation.prompt_index]], generation)
         writer.flush()
     return writer.written

@@ -1,6 +1,6 @@
 """What vLLM needs to be told so that a CPU's time goes into the model.
 
-Three habits of vLLM 0.31 that do not matter on a GPU's host cost much on a few cores, and have no
+Four habits of vLLM 0.31 that do not matter on a GPU's host cost much on a few cores, and have no
 setting:
 
 - A process that waits for another spins for a second before it sleeps. The model's threads hold
@@ -8,6 +8,7 @@ setting:
 - A token is drawn by dividing every probability by an exponential number of its own: vocabulary x
   batch random numbers a step, on one thread. One number a response does: the place at which the
   running sum of the probabilities passes it.
+- RMS norms are six torch operations each, though vLLM has a CPU kernel for them.
 - Small functions go through torch.compile also where the model does not. That takes a C++ compiler,
   without which the engine dies at its first token or score, and time where there is one.
 
@@ -17,6 +18,7 @@ by the plugin); a vLLM that is started otherwise is left as it is.
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 from functools import partial
 from typing import Any
@@ -25,6 +27,7 @@ import torch
 
 IDLE_AFTER = 0.001  # seconds that a waiting process spins before it sleeps
 ROWS = 16  # drawn at once: small enough for the cache
+PROVIDER = "cpu_kernel"  # name of the norms' kernels in vLLM's list of implementations
 BLOCK = 256  # tokens whose probability is summed before the draw looks inside
 
 
@@ -72,6 +75,49 @@ def _pick(weights: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, to
     return entry, into
 
 
+def _fits(weight: torch.Tensor | None, variance_size: int | None, *rows: torch.Tensor) -> bool:
+    """Whether vLLM's CPU kernel norms `rows` rightly: it takes them to lie one after the other,
+    also where they do not (the queries inside a fused projection), and says nothing."""
+    same = weight is not None and all(x.dtype == weight.dtype for x in rows)
+    return same and variance_size is None and all(x.is_contiguous() for x in rows)
+
+
+def _fits_one(
+    x: torch.Tensor, weight: torch.Tensor | None, epsilon: float, variance_size: int | None = None
+) -> bool:
+    return _fits(weight, variance_size, x)
+
+
+def _fits_two(
+    x: torch.Tensor,
+    x_residual: torch.Tensor,
+    weight: torch.Tensor | None,
+    epsilon: float,
+    variance_size: int | None = None,
+) -> bool:
+    return _fits(weight, variance_size, x, x_residual)
+
+
+def _use_norm_kernels() -> None:
+    """Let RMS norms use the kernel that vLLM asks for on GPUs only, and has for the CPU, too.
+
+    It rounds once, after the weight; the torch operations round before the weight as well. In fp32
+    both agree to the last bits.
+    """
+    import vllm.kernels  # noqa: F401  (registers it)
+    from vllm import ir
+    from vllm.config.kernel import IrOpPriorityConfig
+    from vllm.platforms.cpu import CpuPlatform
+
+    for op, fits in ((ir.ops.rms_norm, _fits_one), (ir.ops.fused_add_rms_norm, _fits_two)):
+        kernel = op.impls["vllm_c"]
+        op.register_impl(PROVIDER, supports_args=fits, inplace=kernel.inplace)(kernel.impl_fn)
+    first = [PROVIDER, "native"]
+    order = IrOpPriorityConfig.with_default(["native"], rms_norm=first, fused_add_rms_norm=first)
+    platform: Any = CpuPlatform
+    platform.get_default_ir_op_priority = classmethod(lambda cls, config: copy.deepcopy(order))
+
+
 def adapt() -> None:
     """Change this process's vLLM (again and again does no harm)."""
     import torch._dynamo.config
@@ -92,5 +138,6 @@ def adapt() -> None:
         return draw(topk_topp_sampler.apply_top_k_top_p(logits, k, p)), None
 
     sampler.forward_cpu = forward_cpu
+    _use_norm_kernels()
     if multiprocessing.parent_process() is not None:  # vLLM's process, not the one that asked
         torch._dynamo.config.disable = True

@@ -233,14 +233,31 @@ class VLLMEngine:
     def load_weights(self, source: Source, second: Source | None = None) -> None:
         """See `Engine.load_weights`: in place, with the prefix cache emptied.
 
-        `checksum` then holds what was read back from the layers and found equal to the source.
+        `checksum` then holds what was read back from the layers and found equal to the source; it
+        is None where that cannot be compared (see `vllm_checksum`).
         """
         if (second is not None) != self.mixed:
             wanted = "two models" if self.mixed else "one model"
             raise PipelineError(f"{source}: this engine holds {wanted}; give a source for each")
         sources = [_plain(check_source(one)) for one in (source, second) if one is not None]
-        [self.checksum, *_] = self.llm.collective_rpc("load_sources", args=(sources,))
+        ranks = self.llm.collective_rpc("load_sources", args=(sources,))
         self._forget()
+        self.checksum = self._compare(sources, ranks)
+
+    @staticmethod
+    def _compare(sources: list[Any], ranks: list[Any]) -> dict[str, int] | None:
+        """The checksums of all models, if the ranks hold what they were fed (else an error)."""
+        from pipeline.inference.vllm_checksum import compare
+
+        checked: dict[str, int] = {}
+        for number, source in enumerate(sources):
+            reports = [rank[number] for rank in ranks if rank is not None]
+            pieces = [pieces for _, pieces in reports if pieces is not None]
+            if not pieces:
+                return None
+            found = compare(reports[0][0], pieces, source)
+            checked |= {f"{number}:{group}": value for group, value in found.items()}
+        return checked
 
     def _forget(self) -> None:
         """Empty the prefix cache: its keys and values are of the old weights."""

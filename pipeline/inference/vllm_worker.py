@@ -19,9 +19,8 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 )
 from vllm.utils.torch_utils import set_random_seed
 
-from pipeline.errors import PipelineError
 from pipeline.inference.recipe import Recipe, checkpoint_tensors, recipe_tensors
-from pipeline.inference.vllm_checksum import Sums, counted, read_back
+from pipeline.inference.vllm_checksum import Pieces, Sums, counted, read_back
 
 
 def source_tensors(source: str | dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -57,18 +56,17 @@ class WorkerExtension:
         """Change the coefficients of a mixture's logits."""
         self.model_runner.get_model().coefficients = coefficients
 
-    def load_sources(self, sources: list[str | dict[str, Any]]) -> dict[str, int] | None:
-        """Replace all weights in place, and check that the layers compute with the new ones.
+    def load_sources(
+        self, sources: list[str | dict[str, Any]]
+    ) -> list[tuple[Sums, Pieces | None]] | None:
+        """Replace all weights in place.
 
         Args:
             sources: for each model of the engine a checkpoint folder, or a recipe's plain values.
 
         Returns:
-            The checksums that were fed in and read back; None where they cannot be compared
-            (quantised or sharded models).
-
-        Raises:
-            PipelineError: a layer still holds other weights than it was given.
+            For each model the checksums of what was fed in and of what this rank's layers compute
+            with, for `vllm_checksum.compare`; None for a quantised model, which rounds.
         """
         model = self.model_runner.get_model()
         config = self.model_runner.model_config
@@ -87,17 +85,10 @@ class WorkerExtension:
         refresh_heads(model)
         if len(streams) > 1:
             model.share()
-        sharded = self.model_runner.parallel_config.tensor_parallel_size > 1
-        if sharded or config.quantization is not None:
+        if config.quantization is not None:
             return None
-        checked: dict[str, int] = {}
-        for number, (member, wanted) in enumerate(zip(members, fed, strict=True)):
-            found = read_back(member, dtype)
-            for group in sorted(wanted.keys() | found.keys()):
-                if wanted[group] != found[group]:
-                    raise PipelineError(
-                        f"vLLM kept old weights in layer {group!r} of {sources[number]} after a "
-                        "reload; start a new engine for this model"
-                    )
-                checked[f"{number}:{group}"] = found[group]
-        return checked
+        ranks = self.model_runner.parallel_config.tensor_parallel_size
+        return [
+            (wanted, read_back(member, dtype, ranks))
+            for member, wanted in zip(members, fed, strict=True)
+        ]

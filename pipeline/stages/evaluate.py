@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.artifacts import write_json
-from pipeline.stages import models, sampling, scoring
+from pipeline.stages import models, problems, sampling, scoring
 from pipeline.stages.base import Context
 from pipeline.stages.candidates import (
     check_steps,
@@ -45,9 +45,9 @@ def plan(context: Context) -> str:
     if steps is not None:
         models.end_steps(context, steps)
         check_steps(evaluate.checkpoints or [], steps)
-    sets = sampling.evaluation_sets(context)
+    sets = problems.evaluation_sets(context)
     for task, _, _ in sets:
-        sampling.check_task(task)
+        problems.check_task(task)
     words = ", ".join(
         f"{task.name} {split} ({count or 'all'} problems)" for task, split, count in sets
     )
@@ -64,12 +64,13 @@ def run(context: Context) -> dict[str, Any]:
     candidates += weight_candidates(context, trajectory)
     path = context.stage_dir("evaluate") / "generations.jsonl"
     engine = sampling.engine_arguments(context, trajectory.base.folder)
-    sampling.sample(context, path, candidates, engine)
+    sets = problems.load_sets(context)
+    sampling.sample(context, path, candidates, engine, sets)
     if context.is_done("logit_extrap"):
         candidates += logit_candidates(context, trajectory, first, last)
     scoring.copy_logit_rows(context)
     last_rl, start = f"rl-{trajectory.steps[-1]}", f"rl-{last}"
-    scores = scoring.score(context, candidates, sampling.load_sets(context), last_rl, start)
+    scores = scoring.score(context, candidates, sets, last_rl, start)
     write_json(context.stage_dir("evaluate") / "scores.json", scores)
     columns = ["model", "task", "split", "avg@k", "low", "high", "chosen"]
     table = [

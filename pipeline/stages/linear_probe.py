@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import write_json
 from pipeline.errors import PipelineError
-from pipeline.stages import models, sampling
+from pipeline.stages import models, problems, sampling
 from pipeline.stages.base import Context
 from pipeline.stages.snapshot import planned_steps
 
@@ -37,10 +37,10 @@ def plan(context: Context) -> str:
             "lie on a line); leave it out of stages, or have more of them"
         )
     text = f"R² of every weight (filters: change > {probe.min_change:g}, {probe.min_unique} values)"
-    split = sampling.probe_split(context)
+    split = problems.probe_split(context)
     if split is None:
         return f"{text}; no task given, so log-probs are not measured (task=math500, say)"
-    sampling.check_task(context.config.task)
+    problems.check_task(context.config.task)
     text += (
         f"; log-probs of {probe.problems} x {probe.responses_per_problem} responses of the "
         f"base model to {context.config.task.name} ({split}), {sampling.check_engine(context)}"
@@ -60,7 +60,7 @@ def run(context: Context) -> dict[str, Any]:
     weights = probe_weights(trajectory, config.min_change, config.min_unique)
     write_json(folder / "weights.json", weights)
     summary = _headline("weights", weights)
-    split = sampling.probe_split(context)
+    split = problems.probe_split(context)
     if split is None:
         return summary
     sources = models.model_sources(context, trajectory, trajectory.steps)
@@ -95,7 +95,7 @@ def _probe_logprobs(
     draw = Sampling(temperature=1.0, max_tokens=limit, n=n, seed=context.config.seed)
     engine = sampling.start_engine(context, base)
     try:
-        items = sampling.probe_prompts(context, engine.tokenizer, split)
+        items = problems.probe_prompts(context, engine.tokenizer, split)
         texts = fixed_texts(engine, items, draw, base, folder, config.max_tokens)
         limits = config.min_logprob_change, config.min_unique
         return texts, probe_logprobs(engine, texts, sources, folder, *limits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.stages import models, sampling
+from pipeline.stages import models, problems, sampling
 from pipeline.stages.base import Context
 from pipeline.stages.candidates import logit_candidates
 from pipeline.stages.snapshot import planned_steps
@@ -26,8 +26,8 @@ def plan(context: Context) -> str:
     steps = planned_steps(context)
     if steps is not None:
         models.end_steps(context, steps)
-    for task, _, _ in sampling.evaluation_sets(context):
-        sampling.check_task(task)
+    for task, _, _ in problems.evaluation_sets(context):
+        problems.check_task(task)
     alphas = ", ".join(f"{alpha:g}" for alpha in sorted(context.config.logit_extrap.alphas))
     return f"alpha {alphas}; {sampling.check_engine(context)} with two checkpoints"
 
@@ -41,5 +41,5 @@ def run(context: Context) -> dict[str, Any]:
     engine = sampling.engine_arguments(context, folders[first], folders[last])
     engine["speculative"] = context.config.logit_extrap.speculative
     candidates = logit_candidates(context, trajectory, first, last)
-    added = sampling.sample(context, path, candidates, engine)
+    added = sampling.sample(context, path, candidates, engine, problems.load_sets(context))
     return {"from": f"{first} to {last}", "generations": added}

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.artifacts import read_jsonl
 from pipeline.errors import PipelineError
-from pipeline.stages import models, sampling, specs
+from pipeline.stages import models, problems, specs
 from pipeline.stages.base import Context
 
 SECTIONS = ("rl_train", "algorithm", "model", "task", "compute", "seed")
@@ -29,7 +29,7 @@ def plan(context: Context) -> str:
     config = context.config
     rl, algorithm, compute = config.rl_train, config.algorithm, config.compute
     base = models.describe_base(context)
-    sampling.check_task(config.task)
+    problems.check_task(config.task)
     for package, wanted in (
         ("deepspeed", compute.launcher == "deepspeed" or compute.zero_stage > 0),
         ("vllm", compute.vllm_rollouts),

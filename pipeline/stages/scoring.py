@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import append_jsonl, iter_jsonl, repair_jsonl
 from pipeline.progress import bar
-from pipeline.stages import sampling
+from pipeline.stages import problems, sampling
 from pipeline.stages.base import Context
 
 if TYPE_CHECKING:
     from pipeline.stages.candidates import Candidate
-    from pipeline.tasks import Problem
-
-    Sets = dict[tuple[str, str], list[Problem]]
+    from pipeline.stages.problems import Sets
 
 BLOCK = 20_000  # responses graded at a time
 KEPT = ("task", "split", "problem_id", "sample", "tokens", "finish_reason")
@@ -81,14 +79,14 @@ def _graded(
     known: dict[str, list[Candidate]] = {}
     for candidate in candidates:
         known.setdefault(candidate.fingerprint, []).append(candidate)
-    problems = [problem for found in sets.values() for problem in found]
-    options = {task.name: dict(task.options) for task, _, _ in sampling.evaluation_sets(context)}
+    posed = [problem for found in sets.values() for problem in found]
+    options = {task.name: dict(task.options) for task, _, _ in problems.evaluation_sets(context)}
     path = context.stage_dir("evaluate") / "generations.jsonl"
     rows = _mine(context, iter_jsonl(path), set(known), sets)
-    total = len(known) * len(problems) * context.config.evaluate.samples_per_problem
+    total = len(known) * len(posed) * context.config.evaluate.samples_per_problem
     with bar(total, "grade", "response") as progress:
         for block in _blocks(rows):
-            grades = grade_rows(block, problems, options=options, done=progress.update)
+            grades = grade_rows(block, posed, options=options, done=progress.update)
             for row, grade in zip(block, grades, strict=True):
                 light = {key: row[key] for key in KEPT}
                 for candidate in known[row["fingerprint"]]:

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline.stages import sampling, specs
+from pipeline.stages import problems, specs
 from pipeline.stages.base import Context
 
 SECTIONS = ("sft_train", "model", "task", "seed")
@@ -28,7 +28,7 @@ def inputs(context: Context) -> dict[str, Any]:
 
 def plan(context: Context) -> str:
     sft = context.config.sft_train
-    sampling.check_task(context.config.task)
+    problems.check_task(context.config.task)
     return (
         f"a model from scratch on {context.config.task.name}: {sft.steps} steps of "
         f"{sft.batch_size} problems"

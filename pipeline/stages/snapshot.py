@@ -21,7 +21,7 @@ SECTIONS = ("snapshot", "model")
 OUTPUTS = ("trajectory.json",)
 REUSES = False
 
-_found: dict[str, list[int]] = {}  # several stages ask, and a file system may be slow
+_found: dict[str, Trajectory] = {}  # several stages ask, and a file system may be slow
 
 
 def needs(context: Context) -> tuple[str, ...]:
@@ -53,7 +53,7 @@ def plan(context: Context) -> str:
         raise PipelineError("snapshot.source: missing; give the folder of a run's checkpoints")
     if names := _hub_names(context):
         return f"record what the stage then finds of {' and '.join(names)} on the hub"
-    trajectory = _discover(context)
+    trajectory = planned_trajectory(context) or _discover(context)
     size = sum(f.nbytes for c in trajectory.checkpoints.values() for f in c.files)
     return (
         f"{len(trajectory.steps)} checkpoints, steps {_range(trajectory.steps)}, "
@@ -87,12 +87,8 @@ def planned_steps(context: Context) -> list[int] | None:
         recorded = read_json(context.stage_dir("snapshot") / "trajectory.json")
         return [int(step) for step in recorded["steps"]]
     if _given(context):
-        if _hub_names(context):
-            return None
-        key = hash_json(asdict(context.config.snapshot))
-        if key not in _found:
-            _found[key] = _discover(context).steps
-        return _found[key]
+        trajectory = planned_trajectory(context)
+        return None if trajectory is None else trajectory.steps
     if "rl_train" in context.config.stages:
         return [0, *range(rl.snapshot_every, rl.steps + 1, rl.snapshot_every)]
     if not context.is_done("rl_train"):
@@ -100,6 +96,16 @@ def planned_steps(context: Context) -> list[int] | None:
     from pipeline.trajectory.sources import find_steps
 
     return sorted({0, *find_steps(context.stage_dir("rl_train") / "snapshots")})
+
+
+def planned_trajectory(context: Context) -> Trajectory | None:
+    """The given checkpoints, before the stage has recorded them; None where they are not here."""
+    if "snapshot" not in context.config.stages or not _given(context) or _hub_names(context):
+        return None
+    key = hash_json(asdict(context.config.snapshot))
+    if key not in _found:
+        _found[key] = _discover(context)
+    return _found[key]
 
 
 def _given(context: Context) -> bool:

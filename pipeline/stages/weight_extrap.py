@@ -10,7 +10,7 @@ from pipeline.artifacts import read_json
 from pipeline.config import DEFAULT_HOLD
 from pipeline.stages import models
 from pipeline.stages.base import Context
-from pipeline.stages.snapshot import planned_steps
+from pipeline.stages.snapshot import planned_steps, planned_trajectory
 from pipeline.trajectory.share import telling
 
 SECTIONS = ("extrapolation", "weight_extrap")
@@ -27,14 +27,10 @@ def inputs(context: Context) -> dict[str, Any]:
 
 
 def plan(context: Context) -> str:
-    from pipeline.trajectory.coefficients import check_options, find_method, used_steps
     from pipeline.trajectory.writer import check_space
 
     extrapolation, extrap = context.config.extrapolation, context.config.weight_extrap
-    check_options(extrapolation.method, extrapolation.options)
-    steps = planned_steps(context)
-    if steps is not None:
-        used_steps(find_method(extrapolation.method), steps, *models.end_steps(context, steps))
+    _check(context)
     last = "the last step" if extrapolation.last is None else str(extrapolation.last)
     wanted = f"targets {', '.join(map(str, sorted(extrap.targets)))}"
     if not extrap.targets:
@@ -81,6 +77,34 @@ def run(context: Context) -> dict[str, Any]:
         "from": f"{first} to {last}",
         "alpha": ", ".join(f"{t}: {records[t]['alpha']:.4g}" for t in sorted(records)),
     }
+
+
+def _check(context: Context) -> None:
+    """Find now what would be found wrong when the stage starts, as far as the inputs are known."""
+    from pipeline.trajectory.coefficients import (
+        check_options,
+        check_targets,
+        find_method,
+        used_steps,
+    )
+
+    extrapolation = context.config.extrapolation
+    method, options = extrapolation.method, extrapolation.options
+    check_options(method, options)
+    steps = planned_steps(context)
+    if steps is None:
+        return
+    first, last = models.end_steps(context, steps)
+    used_steps(find_method(method), steps, first, last)
+    targets = _targets(context, first, last)
+    check_targets(method, options, targets, last)
+    trajectory = planned_trajectory(context)
+    if trajectory is not None:
+        from pipeline.trajectory.plan import make_plan
+
+        hold = _hold(context, trajectory.base.entries)
+        dtype = context.config.weight_extrap.dtype
+        make_plan(trajectory, method, first, last, targets, hold, dtype, options)
 
 
 def _hold(context: Context, names: Iterable[str]) -> list[str]:

@@ -237,3 +237,19 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
             raise PipelineError(
                 f"extrapolation.options.{option}: {name} takes {', '.join(allowed)}"
             )
+
+
+def check_targets(name: str, options: Mapping[str, Any], targets: Sequence[int], last: int) -> None:
+    """Refuse targets that are given twice, or that the method cannot predict.
+
+    Raises:
+        PipelineError: names the target.
+    """
+    if len(set(targets)) != len(targets):
+        raise PipelineError(f"weight_extrap.targets={list(targets)}: a target twice; drop one")
+    early = [target for target in targets if target < last]
+    if early and (find_method(name).beyond or float(options.get("damping", 1.0)) != 1.0):
+        raise PipelineError(
+            f"weight_extrap.targets: {early[0]} is before extrapolation.last={last}; damping and "
+            "gating act on the step beyond it"
+        )

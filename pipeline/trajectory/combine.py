@@ -203,7 +203,8 @@ class _Worker:
     def __call__(self, piece: Piece) -> None:
         entry = self.plan.last.entries[piece.name]
         copied = piece.name in self.plan.copied
-        if entry.is_float and (copied or self.plan.rule.copies_last):
+        unread = copied or self.plan.rule.copies_last  # no kernel sees it
+        if entry.is_float and unread and not self.plan.rule.needs_gram:
             measure_piece(piece, self.reader, self.table)
         if copied:
             self._copy(piece, entry)
@@ -235,11 +236,13 @@ class _Worker:
             target = out.view(torch.uint16).numpy()
         else:
             target = out.numpy()
-        gram = Gram.zero(len(values.array))
+        known = self.plan.rule.needs_gram  # measured before c could be told
+        gram = Gram.zero(0 if known else len(values.array))
         gram.base_squared, finite = combine(
             values.array, values.movements, rows, self.weights, target, gram.matrix
         )
-        self.table.add(piece, gram, self.reader)
+        if not known:
+            self.table.add(piece, gram, self.reader)
         if not finite:
             self._refuse(piece)
         self._write(piece, [self._rounded(piece, row) for row in out])

@@ -311,10 +311,10 @@ def combine(
         weights: fp32 [K] to gate each scalar's step beyond theta_K by its own R² (see
             `step_weights`), or empty.
         out: [T, n], bf16 as uint16, or fp32.
-        gram: fp64 [K, K], added to.
+        gram: fp64 [K, K], added to, or [0, 0] where the moments are known.
 
     Returns:
-        ||theta_0||², and False if a NaN or infinity came out.
+        ||theta_0||² (0 without a gram), and False if a NaN or infinity came out.
     """
     count, n = values.shape
     buffer = np.empty((count + 8) * BLOCK, np.float32)
@@ -326,8 +326,9 @@ def combine(
         work = buffer[count * m : (count + 8) * m].reshape(8, m)
         total, r2, change, zeros = work[4], work[5], work[6], work[7]
         _load_rows(values, start, stop, rows, not movements)
-        squared += _dot(rows[0], rows[0])
-        _add_gram(rows, gram)
+        if len(gram) > 0:
+            squared += _dot(rows[0], rows[0])
+            _add_gram(rows, gram)
         if len(weights) > 0:
             zeros[:] = _ZERO
             _span(zeros, rows, change, work[0])

@@ -19,6 +19,7 @@ from pipeline.trajectory.coefficients import (
     Vector,
     alpha,
     check_options,
+    check_targets,
     damped,
     find_method,
     used_steps,
@@ -141,19 +142,12 @@ def make_plan(
     rules = tuple((str(g), float(a)) for g, a in dict(own.pop("alpha_by_tensor", {})).items())
     rule = find_method(method)
     check_options(method, own)
-    if len(set(targets)) != len(targets):
-        raise PipelineError(f"weight_extrap.targets={list(targets)}: a target twice; drop one")
+    check_targets(method, options, targets, last)
     steps = used_steps(rule, trajectory.steps, first, last)
     checkpoints = tuple(trajectory.checkpoints[step] for step in steps)
     names = checkpoints[-1].entries
     _check_globs("extrapolation.hold", hold, names)
     _check_globs("extrapolation.options.alpha_by_tensor", [glob for glob, _ in rules], names)
-    early = [t for t in targets if t < last]
-    if early and (damping != 1.0 or rule.beyond):
-        raise PipelineError(
-            f"weight_extrap.targets: {early[0]} is before extrapolation.last={last}; damping and "
-            "gating act on the step beyond it"
-        )
     copied = frozenset(
         name
         for name, entry in names.items()

@@ -1,7 +1,7 @@
 """Read one piece of all checkpoints at once, in the form that the kernels take.
 
-bf16 tensors, nearly all there are, go to the kernels as they lie on disk. Everything else (fp32,
-fp16, a base plus a shift) is brought to fp32 first.
+bf16 tensors, nearly all there are, go to the kernels as they lie on disk, and so do bf16 movements
+from a bf16 base. Everything else (fp32, fp16, LoRA) is brought to fp32 first.
 """
 
 from __future__ import annotations
@@ -46,12 +46,16 @@ class Reader:
     def read(self, piece: Piece) -> Values:
         """The values of the piece at every checkpoint."""
         entries = [checkpoint.entries[piece.name] for checkpoint in self._checkpoints]
-        if all(entry.dtype == torch.bfloat16 and entry.shift is None for entry in entries):
-            rows = self._bf16[: len(entries) * len(piece)].view(len(entries), -1)
-            for entry, row in zip(entries, rows, strict=True):
-                self._files.read(entry, piece.start, piece.stop, row)
-            return Values(rows.view(torch.uint16).numpy(), movements=False)
-        return self._read_fp32(piece, entries)
+        base, *others = entries
+        shifts = [e.shift for e in others if shares_base(e, base) and isinstance(e.shift, Entry)]
+        movements = len(shifts) == len(others) > 0
+        stored = [base, *shifts] if movements else entries
+        if not all(e.dtype == torch.bfloat16 and e.shift is None for e in stored):
+            return self._read_fp32(piece, entries)
+        rows = self._bf16[: len(entries) * len(piece)].view(len(entries), -1)
+        for entry, row in zip(stored, rows, strict=True):
+            self._files.read(entry, piece.start, piece.stop, row)
+        return Values(rows.view(torch.uint16).numpy(), movements)
 
     def _read_fp32(self, piece: Piece, entries: Sequence[Entry]) -> Values:
         if not len(self._fp32):

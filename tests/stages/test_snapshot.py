@@ -66,37 +66,53 @@ def test_a_hub_repository_with_a_revision_a_step(pico_run: Path, tmp_path: Path)
     assert "lab/none: no revisions named step_N" in lost.stderr
 
 
-EARLY = {
-    "extrapolation.last=5": "no checkpoint of step 5; there are 0, 1, 2, 3, 4, 6",
-    "extrapolation.first=1": "method needs 3 checkpoints, steps 1 to 2 hold 2",
-    "weight_extrap.dtype=float32": "GB to write",
-}
+EARLY = [
+    (["extrapolation.last=5"], "no checkpoint of step 5; there are 0, 1, 2, 3, 4, 6"),
+    (
+        ["extrapolation=rank1", "extrapolation.first=1", "extrapolation.last=2"],
+        "method needs 3 checkpoints, steps 1 to 2 hold 2",
+    ),
+    (["model.parameters=1e15"], "GB to write"),
+    (["extrapolation.hold=['*nrom*']"], "extrapolation.hold: '*nrom*' matches no tensor"),
+    (
+        [
+            "extrapolation.options={damping:0.5}",
+            "extrapolation.last=4",
+            "weight_extrap.targets=[3]",
+        ],
+        "weight_extrap.targets: 3 is before extrapolation.last=4",
+    ),
+]
 
 
-@pytest.mark.parametrize("change", EARLY)
+@pytest.mark.parametrize(("changes", "message"), EARLY)
 def test_what_cannot_be_extrapolated_is_refused_before_any_work(
-    change: str, pico_run: Path, tmp_path: Path
+    changes: list[str], message: str, pico_run: Path, tmp_path: Path
 ) -> None:
     """Would catch a mistake that is found after the checkpoints were read, or a model trained."""
     source = tmp_path / "source"
     shutil.copytree(pico_run / "rl_train" / "snapshots", source)
     shutil.rmtree(source / "step_5")
-    extra = []
-    if "first" in change:
-        extra = ["extrapolation=rank1", "extrapolation.last=2"]
-    elif "dtype" in change:
-        extra = ["model.parameters=1e15"]
     done = run_pipeline(
         *on_checkpoints(pico_run),
         f"snapshot.source={source}",
         f"run.dir={tmp_path / 'run'}",
-        *extra,
-        change,
+        *changes,
     )
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
-    assert EARLY[change] in line
+    assert message in line
     assert not (tmp_path / "run").exists()
+
+
+def test_a_target_before_the_last_step_is_refused_before_any_training(tmp_path: Path) -> None:
+    """Would catch a mistake that is found when hours of training are over."""
+    folder = tmp_path / "run"
+    changes = ["extrapolation=gated", "extrapolation.last=4", "weight_extrap.targets=[3]"]
+    done = run_pipeline("+experiment=pico", *changes, f"run.dir={folder}")
+    assert done.returncode == 1
+    assert "weight_extrap.targets: 3 is before extrapolation.last=4" in done.stderr
+    assert not folder.exists()
 
 
 def test_a_hub_source_is_not_fetched_for_a_dry_run(tmp_path: Path) -> None:

@@ -14,7 +14,10 @@ from pipeline.trajectory.export import export
 from pipeline.trajectory.layouts import open_checkpoint
 from pipeline.trajectory.layouts.delta import stream_delta_snapshot, write_delta_snapshot
 from pipeline.trajectory.linearity import probe_weights
+from pipeline.trajectory.reader import Reader, Values
+from pipeline.trajectory.shards import Files
 from pipeline.trajectory.sources import Trajectory, discover
+from pipeline.trajectory.stream import pieces
 from tests.trajectory.pico import Tensors, load_model, random_tensors, write_model, write_run
 
 STEPS = [0, 100, 200, 300]
@@ -53,6 +56,30 @@ def test_bf16_deltas_keep_what_bf16_checkpoints_lose(
     assert deltas["unfiltered"]["r2_mean"] == pytest.approx(want, abs=0.003)
     assert deltas["relative_movement"] == pytest.approx(exact["relative_movement"], rel=0.003)
     assert abs(stairs["unfiltered"]["r2_mean"] - want) > 0.1
+
+
+def test_bf16_movements_reach_the_kernels_as_they_lie_on_disk(
+    tmp_path: Path, truth: dict[int, Tensors]
+) -> None:
+    """Movements taken for values, values for movements, or movements from another step's."""
+    trajectory = write_deltas(tmp_path, truth, torch.bfloat16)
+
+    def read(*steps: int) -> Values:
+        return Reader([trajectory.checkpoints[step] for step in steps], files).read(piece)
+
+    with Files() as files:
+        for piece in pieces(list(trajectory.base.entries.values())):
+            part = slice(piece.start, piece.stop)
+            values = read(0, 100, 300)
+            assert values.movements
+            assert values.array.dtype == np.uint16
+            rows = torch.from_numpy(values.array).view(torch.bfloat16)
+            start = truth[0][piece.name]
+            for row, step in zip(rows[1:], (100, 300), strict=True):
+                assert row.equal((truth[step][piece.name] - start).bfloat16().flatten()[part])
+            assert rows[0].equal(start.bfloat16().flatten()[part])
+            assert not read(0, 0).movements
+            assert read(100, 300).array.dtype == np.float32  # a difference of two movements
 
 
 @pytest.mark.parametrize("method", ["two_point", "rank1"])

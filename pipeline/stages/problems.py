@@ -1,0 +1,126 @@
+"""The problems that a run is evaluated and probed on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import TaskConfig
+from pipeline.errors import PipelineError
+from pipeline.stages.base import Context
+
+if TYPE_CHECKING:
+    from pipeline.inference.run import PromptItem
+    from pipeline.tasks import Problem
+
+Sets = dict[tuple[str, str], list["Problem"]]  # problems by (task, split)
+
+
+def task_arguments(task: TaskConfig) -> dict[str, Any]:
+    """A task's values as keyword arguments of `pipeline.tasks.load_problems`."""
+    return {
+        "kind": task.kind,
+        "dataset": asdict(task.dataset) if task.dataset is not None else None,
+        "prompt_suffix": task.prompt_suffix,
+        **task.options,
+    }
+
+
+def has_split(task: TaskConfig, split: str) -> bool:
+    """Whether the task holds problems back for `split` (no word on splits: it has all three)."""
+    splits = task.options.get("splits")
+    return task.kind != "none" and (splits is None or float(splits.get(split, 0)) > 0)
+
+
+def check_task(task: TaskConfig) -> None:
+    """Find what can be found wrong with a task without loading it.
+
+    Raises:
+        PipelineError: an unknown kind or option, a local data file or a package that is not there.
+    """
+    from pipeline import tasks
+
+    tasks.check_task(task.name, **task_arguments(task))
+
+
+def evaluation_sets(context: Context) -> list[tuple[TaskConfig, str, int | None]]:
+    """(task, split, count) of all that is evaluated.
+
+    Choices are made on the training task's validation split; reports are on the test splits.
+    """
+    config = context.config
+    evaluate = config.evaluate
+    sets: list[tuple[TaskConfig, str, int | None]] = []
+    if has_split(config.task, "validation"):
+        sets.append((config.task, "validation", evaluate.validation_problems))
+    tests = list(config.eval_tasks.values())
+    if not tests and has_split(config.task, "test"):
+        tests = [config.task]
+    sets += [(task, "test", evaluate.test_problems) for task in tests]
+    if not sets:
+        raise PipelineError(
+            "evaluate needs problems: give a task (task=addition, task=math500, ...) or eval_tasks"
+        )
+    return sets
+
+
+def load_sets(context: Context) -> Sets:
+    """The problems of `evaluation_sets`, by (task, split)."""
+    from pipeline.tasks import load_problems
+
+    return {
+        (task.name, split): load_problems(
+            task.name, split, count, context.config.seed, **task_arguments(task)
+        )
+        for task, split, count in evaluation_sets(context)
+    }
+
+
+def encode(tokenizer: Any, problems: Sequence[Problem], split: str, limit: int) -> list[PromptItem]:
+    """Problems as token ids.
+
+    Raises:
+        PipelineError: a prompt is longer than the task's max_prompt_tokens.
+    """
+    from pipeline.inference.run import PromptItem
+    from pipeline.tasks import encode_prompt
+
+    items = []
+    for problem in problems:
+        ids = tuple(encode_prompt(tokenizer, problem))
+        if len(ids) > limit:
+            raise PipelineError(
+                f"task {problem.task}: problem {problem.id} has {len(ids)} tokens; "
+                f"raise task.max_prompt_tokens ({limit})"
+            )
+        items.append(PromptItem(problem.task, split, problem.id, ids))
+    return items
+
+
+def encode_sets(context: Context, tokenizer: Any, sets: Sets) -> list[PromptItem]:
+    """All problems of all sets as prompts."""
+    items: list[PromptItem] = []
+    for task, split, _ in evaluation_sets(context):
+        problems = sets[task.name, split]
+        items += encode(tokenizer, problems, split, task.max_prompt_tokens)
+    return items
+
+
+def probe_split(context: Context) -> str | None:
+    """The split whose problems are probed: validation, else test; None without a task."""
+    for split in ("validation", "test"):
+        if has_split(context.config.task, split):
+            return split
+    return None
+
+
+def probe_prompts(context: Context, tokenizer: Any, split: str) -> list[PromptItem]:
+    """The problems that linear_probe draws responses to: the first that evaluate uses."""
+    from pipeline.tasks import load_problems
+
+    evaluate, task = context.config.evaluate, context.config.task
+    count = evaluate.validation_problems if split == "validation" else evaluate.test_problems
+    problems = load_problems(task.name, split, count, context.config.seed, **task_arguments(task))
+    problems = problems[: context.config.linear_probe.problems]
+    return encode(tokenizer, problems, split, task.max_prompt_tokens)
