@@ -204,6 +204,7 @@ class EvaluateConfig:
     validation_problems: int | None = None
     test_problems: int | None = None
     checkpoints: list[int] | None = None  # steps of RL to evaluate; null: all
+    models: Any = None  # {name: model}, beside the run's own; see stages/named_models.py
     pass_k: list[int] = field(default_factory=lambda: [1])
     temperature: float = 1.0
     top_p: float = 1.0

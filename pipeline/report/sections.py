@@ -110,10 +110,11 @@ def models(run: Artefacts, album: Album) -> Section:
 
 
 def compared(run: Artefacts, task: str) -> list[Row]:
-    """Rows to compare on `task`: base, RL where extrapolation starts, RL at its end, chosen."""
+    """Rows to compare on `task`: base, models that the user named, RL where extrapolation starts,
+    RL at its end, chosen."""
     rows = [row for row in run.rows if row["split"] == "test" and row["task"] == task]
     scores = run.scores or {"rows": [], "last_rl": None}
-    kept = [row for row in rows if row["kind"] == "base"]
+    kept = [row for row in rows if row["kind"] in {"base", "named"}]
     marks = {run.last_step, words.final_step(scores)}
     kept += [
         row

@@ -6,14 +6,14 @@ CSS = """
   --paper: #f6f7f9; --card: #ffffff; --ink: #1c2430; --muted: #5d6877; --line: #dfe3e9;
   --accent: #0072b2; --good: #00704f; --good-soft: #e2f4ed; --bad: #b23c00; --bad-soft: #fdece2;
   --even: #4b5563; --even-soft: #eceff3; --mark: #eef5fb;
-  --base: #7a8594; --rl: #0072b2; --weight: #d55e00; --logit: #00845f;
+  --base: #7a8594; --named: #7a8594; --rl: #0072b2; --weight: #d55e00; --logit: #00845f;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #0e1116; --card: #161b22; --ink: #e4e8ee; --muted: #9aa6b5; --line: #2a323d;
     --accent: #56b4e9; --good: #4fd6a9; --good-soft: #12352b; --bad: #f5935a; --bad-soft: #3d2213;
     --even: #b4bdc9; --even-soft: #252c36; --mark: #1b2a3a;
-    --base: #8b97a6; --rl: #56b4e9; --weight: #f0803c; --logit: #2fc396;
+    --base: #8b97a6; --named: #8b97a6; --rl: #56b4e9; --weight: #f0803c; --logit: #2fc396;
   }
 }
 * { box-sizing: border-box; }

@@ -46,7 +46,7 @@ def score_table(run: Artefacts) -> Section:
 
 
 def _row_order(row: Row) -> tuple[int, str, float]:
-    kinds = ("base", "rl", "weight", "logit")
+    kinds = ("base", "named", "rl", "weight", "logit")
     return (
         kinds.index(row["kind"]),
         str(row.get("method") or ""),

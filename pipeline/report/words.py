@@ -90,6 +90,8 @@ def model_label(row: Row) -> str:
         return f"weights, {row['method']} to step {row['step']}"
     if row["kind"] == "logit":
         return f"logits, α\u00a0=\u00a0{row['alpha']:g}"
+    if row["kind"] == "named":
+        return str(row["model"])
     return "base" if row["model"] == "base" else f"base ({row['model']})"
 
 

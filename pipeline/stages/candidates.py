@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Candidate:
     """A model to evaluate.
 
-    name: e.g. "base", "rl-600", "two_point-900", "logit-1.5"; kind: base, rl, weight or logit;
+    name: e.g. "base", "rl-600", "two_point-900", "logit-1.5"; kind: base, rl, weight, logit, or
+    named (a checkpoint that is no step of the run);
     fingerprint: hash of its content; source: its folder, or the formula of its weights
     (None for a mixture of logits);
     extra: what goes into its rows (step, method, alpha).
@@ -86,7 +87,7 @@ def weight_candidates(context: Context, trajectory: Trajectory) -> list[Candidat
             Candidate(
                 name=f"{method}-{target}",
                 kind="weight",
-                fingerprint=_extrapolation_fingerprint(record),
+                fingerprint=extrapolation_fingerprint(record),
                 source=_source(path.parent, record),
                 extra={"step": target, "method": method, "alpha": record["alpha"]},
             )
@@ -103,7 +104,7 @@ def _source(folder: Path, record: dict[str, Any]) -> Path | Recipe:
     return Recipe.from_plain(record["recipe"])
 
 
-def _extrapolation_fingerprint(record: dict[str, Any]) -> str:
+def extrapolation_fingerprint(record: dict[str, Any]) -> str:
     """Hash of what decides the weights: the content of the inputs, and what was done with them."""
     inputs = [[file["sha256"] for file in item["files"]] for item in record["inputs"]]
     rules = ["format", "method", "options", "damping", "alpha_by_tensor", "copied", "dtype"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.artifacts import write_json
-from pipeline.stages import models, problems, sampling, scoring
+from pipeline.stages import models, named_models, problems, sampling, scoring
 from pipeline.stages.base import Context
 from pipeline.stages.candidates import (
     check_steps,
@@ -36,7 +36,7 @@ def needs(context: Context) -> tuple[str, ...]:
 
 
 def inputs(context: Context) -> dict[str, Any]:
-    return {}
+    return named_models.files(context)
 
 
 def plan(context: Context) -> str:
@@ -45,6 +45,7 @@ def plan(context: Context) -> str:
     if steps is not None:
         models.end_steps(context, steps)
         check_steps(evaluate.checkpoints or [], steps)
+    named_models.check(context, steps)
     sets = problems.evaluation_sets(context)
     for task, _, _ in sets:
         problems.check_task(task)
@@ -62,6 +63,7 @@ def run(context: Context) -> dict[str, Any]:
         context, trajectory, None if wanted is None else [*wanted, last, trajectory.steps[-1]]
     )
     candidates += weight_candidates(context, trajectory)
+    candidates += named_models.named_candidates(context, trajectory)
     path = context.stage_dir("evaluate") / "generations.jsonl"
     engine = sampling.engine_arguments(context, trajectory.base.folder)
     sets = problems.load_sets(context)

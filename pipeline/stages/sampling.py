@@ -81,6 +81,7 @@ def sample(
     from pipeline.inference.parallel import Job, Work, run_local
 
     tokenizer = AutoTokenizer.from_pretrained(engine["model"], local_files_only=True)
+    once = {candidate.fingerprint: candidate for candidate in reversed(candidates)}
     jobs = [
         Job(
             source=candidate.source,
@@ -91,6 +92,7 @@ def sample(
             alpha=candidate.extra["alpha"] if candidate.source is None else None,
         )
         for candidate in candidates
+        if once[candidate.fingerprint] is candidate  # of a model with two names, the first
     ]
     items = encode_sets(context, tokenizer, sets)
     work = Work(engine, jobs, items, sampling(context), path)

@@ -63,7 +63,7 @@ def run(context: Context) -> dict[str, Any]:
         last,
         targets,
         {target: folder / f"step_{target}" for target in targets},
-        _hold(context, trajectory.base.entries),
+        held(context, trajectory.base.entries),
         config.weight_extrap.dtype,
         config.extrapolation.options,
     )
@@ -102,12 +102,12 @@ def _check(context: Context) -> None:
     if trajectory is not None:
         from pipeline.trajectory.plan import make_plan
 
-        hold = _hold(context, trajectory.base.entries)
+        hold = held(context, trajectory.base.entries)
         dtype = context.config.weight_extrap.dtype
         make_plan(trajectory, method, first, last, targets, hold, dtype, options)
 
 
-def _hold(context: Context, names: Iterable[str]) -> list[str]:
+def held(context: Context, names: Iterable[str]) -> list[str]:
     """The globs as given; the default alone may match nothing (a model may have no such tensor)."""
     known = list(names)
     return [

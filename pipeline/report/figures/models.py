@@ -82,4 +82,5 @@ def _difference(axes: Axes, place: int, difference: Mapping[str, Any], colour: s
 def _colour(row: Row, methods: Sequence[str], theme: Theme) -> str:
     if row["kind"] == "weight":
         return theme.method(methods.index(str(row["method"])))
-    return {"base": theme.base, "rl": theme.rl, "logit": theme.logit}[row["kind"]]
+    own = {"base": theme.base, "named": theme.base, "rl": theme.rl, "logit": theme.logit}
+    return own[row["kind"]]

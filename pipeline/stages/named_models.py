@@ -1,0 +1,161 @@
+"""Models that the user names for evaluation, beside the run's own (`evaluate.models`).
+
+A value is a checkpoint (a folder in any layout, or a hub id) or `extrapolated(METHOD, TARGET)`: the
+prediction of a method for a step, built in the engine's memory from this run's checkpoints.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import PipelineError
+from pipeline.stages import models
+from pipeline.stages.base import Context
+from pipeline.stages.candidates import Candidate, checkpoint_fingerprint, extrapolation_fingerprint
+from pipeline.stages.weight_extrap import held
+
+if TYPE_CHECKING:
+    from pipeline.trajectory.sources import Trajectory
+
+TAKEN = re.compile(r"base|\w+-[\d.e+-]+")  # names of the run's own models
+FORMULA = re.compile(r"extrapolated\(\s*(\w+)\s*,\s*(\d+)\s*\)")
+
+
+@dataclass(frozen=True)
+class Formula:
+    """The prediction of a method for a step."""
+
+    method: str
+    target: int
+
+
+def parse(value: str) -> Formula | str:
+    """A formula, or else the name of a checkpoint.
+
+    Raises:
+        PipelineError: something that begins like a formula and is none.
+    """
+    match = FORMULA.fullmatch(value.strip())
+    if match is not None:
+        return Formula(match[1], int(match[2]))
+    if value.strip().startswith("extrapolated"):
+        raise PipelineError(
+            f"evaluate.models: {value!r} is no extrapolated(METHOD, TARGET), e.g. "
+            "extrapolated(rank1, 900)"
+        )
+    return value
+
+
+def check(context: Context, steps: list[int] | None) -> None:
+    """Find what is wrong with the names and their values before anything starts.
+
+    Raises:
+        PipelineError: a folder that is not there, an unknown method, a target that cannot be.
+    """
+    from pipeline.trajectory.coefficients import check_targets, find_method, used_steps
+
+    for name, value in _named(context).items():
+        if TAKEN.fullmatch(name):
+            raise PipelineError(
+                f"evaluate.models.{name}: the run's own models have such names; choose another"
+            )
+        named = parse(value)
+        if isinstance(named, Formula):
+            rule, options = find_method(named.method), _options(context, named)
+            if options.get("by") == "scalar":
+                raise PipelineError(
+                    f"evaluate.models.{name}: extrapolation.options.by=scalar gives no sum of "
+                    "checkpoints; write such a model with the weight_extrap stage"
+                )
+            if steps is not None:
+                first, last = models.end_steps(context, steps)
+                used_steps(rule, steps, first, last)
+                check_targets(named.method, options, [named.target], last)
+        elif not (Path(named).is_dir() or models.on_hub(named)):
+            raise PipelineError(
+                f"evaluate.models.{name}: {named} is neither a folder nor a hub id, nor "
+                "extrapolated(METHOD, TARGET)"
+            )
+
+
+def files(context: Context) -> dict[str, Any]:
+    """Sizes and times of the named folders' files, so that a changed one is seen."""
+    return {
+        str(path): [path.stat().st_size, path.stat().st_mtime_ns]
+        for value in _named(context).values()
+        if isinstance(named := parse(value), str)
+        for path in sorted(Path(named).glob("*"))
+        if path.is_file()
+    }
+
+
+def named_candidates(context: Context, trajectory: Trajectory) -> list[Candidate]:
+    """The named models, in the order given.
+
+    Raises:
+        PipelineError: a checkpoint of other tensors than the run's; see `check`, too.
+    """
+    found = []
+    for name, value in _named(context).items():
+        named = parse(value)
+        if isinstance(named, Formula):
+            found.append(_predicted(context, trajectory, name, named))
+        else:
+            found.append(_checkpoint(context, trajectory, name, named))
+    return found
+
+
+def _predicted(context: Context, trajectory: Trajectory, name: str, formula: Formula) -> Candidate:
+    from pipeline.inference.predict import predict
+    from pipeline.trajectory.plan import make_plan
+
+    first, last = models.end_steps(context, trajectory.steps)
+    hold = held(context, trajectory.base.entries)
+    options = _options(context, formula)
+    goal = [formula.target]
+    what = (formula.method, first, last, goal, hold, context.config.weight_extrap.dtype, options)
+    [recipe] = predict(trajectory, *what).values()
+    record = make_plan(trajectory, *what).record(formula.target)
+    return Candidate(
+        name=name,
+        kind="weight",
+        fingerprint=extrapolation_fingerprint(record),
+        source=recipe,
+        extra={"step": formula.target, "method": formula.method, "alpha": record["alpha"]},
+    )
+
+
+def _checkpoint(context: Context, trajectory: Trajectory, name: str, value: str) -> Candidate:
+    from pipeline.trajectory.fingerprint import fingerprint
+    from pipeline.trajectory.layouts import open_checkpoint
+    from pipeline.trajectory.sources import Trajectory, check_alike
+
+    folder = models.model_folder(value, f"evaluate.models.{name}")
+    base = trajectory.base
+    other = open_checkpoint(base.step + 1, folder, base)
+    beside = Trajectory({base.step: base, other.step: other}, trajectory.given)
+    check_alike(beside)
+    beside = fingerprint(beside)
+    [source] = models.model_sources(context, beside, [other.step]).values()
+    return Candidate(name, "named", checkpoint_fingerprint(beside, other.step), source, {})
+
+
+def _options(context: Context, formula: Formula) -> dict[str, Any]:
+    """The configured method's own options, and every method's defaults for another one."""
+    extrapolation = context.config.extrapolation
+    return dict(extrapolation.options) if formula.method == extrapolation.method else {}
+
+
+def _named(context: Context) -> dict[str, str]:
+    """`evaluate.models`.
+
+    Raises:
+        PipelineError: it is no map of names to models.
+    """
+    given = context.config.evaluate.models or {}
+    if not isinstance(given, dict) or not all(isinstance(v, str) for v in given.values()):
+        raise PipelineError(f"evaluate.models={given}: give {{name: model}}, models as text")
+    return {str(name): value for name, value in given.items()}

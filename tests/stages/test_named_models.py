@@ -1,0 +1,88 @@
+"""Models that the user names beside the run's own: `evaluate.models`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.artifacts import read_json, read_jsonl
+from tests.conftest import PICO, run_pipeline
+
+
+def evaluate(run_dir: Path, models: str, *more: str) -> Any:
+    return run_pipeline(
+        *PICO, f"run.dir={run_dir}", "stages=[evaluate,report]", f"evaluate.models={models}", *more
+    )
+
+
+def test_folders_and_formulas_are_evaluated(pico_run: Path, tmp_path: Path) -> None:
+    """Other weights than named; rows of one model made twice; a model that the report lacks."""
+    run_dir, other, copy = tmp_path / "run", tmp_path / "other", tmp_path / "copy"
+    shutil.copytree(pico_run, run_dir)
+    for folder in (other, copy):
+        shutil.copytree(pico_run / "rl_train" / "snapshots" / "step_4", folder)
+    weights = load_file(other / "model.safetensors")
+    save_file({n: torch.zeros_like(w) for n, w in weights.items()}, other / "model.safetensors")
+    before = len(read_jsonl(run_dir / "evaluate" / "generations.jsonl"))
+    done = evaluate(
+        run_dir,
+        f"{{zero:{other},copied:{copy},six:'extrapolated(two_point, 6)',"
+        "seven:'extrapolated(mean,7)'}",
+    )
+    assert done.returncode == 0, done.stderr
+    rows = read_json(run_dir / "evaluate" / "scores.json")["rows"]
+    scores = {(row["model"], row["split"]): row for row in rows}
+    for split in ("validation", "test"):
+        assert scores["zero", split]["kind"] == "named"
+        for name, equal in (("copied", "rl-4"), ("six", "two_point-6")):
+            for key in ("avg@k", "tokens_mean", "ci95"):
+                assert scores[name, split][key] == scores[equal, split][key]
+        assert scores["seven", split]["method"] == "mean"
+    rows = read_jsonl(run_dir / "evaluate" / "generations.jsonl")
+    assert {row["model"] for row in rows[before:]} == {"zero", "seven"}
+    texts = {name: [r["text"] for r in rows if r["model"] == name] for name in ("zero", "rl-4")}
+    assert len(set(texts["zero"])) > 3 * len(set(texts["rl-4"]))  # every token alike
+    page = (run_dir / "report" / "index.html").read_text()
+    assert "zero" in page
+    assert "copied" in page
+
+
+BAD = {
+    "[rl-4]": "evaluate.models=['rl-4']: give {name: model}",
+    "{x:7}": "evaluate.models={'x': 7}: give {name: model}",
+    "{x:/no/such/folder}": "evaluate.models.x: /no/such/folder is neither a folder nor a hub id",
+    "{x:'extrapolated(two_point)'}": "is no extrapolated(METHOD, TARGET)",
+    "{x:'extrapolated(twopoint, 8)'}": "unknown extrapolation method 'twopoint'",
+    "{x:'extrapolated(gated, 1)'}": "weight_extrap.targets: 1 is before extrapolation.last",
+    "{rl-7:'extrapolated(mean, 8)'}": "evaluate.models.rl-7: the run's own models have such names",
+}
+
+
+@pytest.mark.parametrize("models", BAD)
+def test_what_is_no_model_is_refused_before_any_work(
+    models: str, pico_run: Path, tmp_path: Path
+) -> None:
+    """A mistake that is found when other models have been sampled for hours."""
+    shutil.copytree(pico_run, tmp_path / "run")
+    done = evaluate(tmp_path / "run", models)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert BAD[models] in line
+
+
+def test_a_model_of_another_shape_is_named(pico_run: Path, tmp_path: Path) -> None:
+    """Weights that an engine takes half of."""
+    run_dir, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(pico_run, run_dir)
+    shutil.copytree(pico_run / "rl_train" / "snapshots" / "step_4", other)
+    weights = load_file(other / "model.safetensors")
+    name = next(name for name in weights if name.endswith("norm.weight"))
+    save_file(weights | {name: torch.ones(3)}, other / "model.safetensors")
+    done = evaluate(run_dir, f"{{other:{other}}}")
+    assert done.returncode == 1
+    assert f"{other}: tensor {name} has shape [3]" in done.stderr
