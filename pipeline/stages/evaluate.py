@@ -52,7 +52,9 @@ def plan(context: Context) -> str:
     words = ", ".join(
         f"{task.name} {split} ({count or 'all'} problems)" for task, split, count in sets
     )
-    return f"{words}, {evaluate.samples_per_problem} samples each; {sampling.check_engine(context)}"
+    named = f"; also {', '.join(evaluate.models)}" if evaluate.models else ""
+    engine = sampling.check_engine(context)
+    return f"{words}, {evaluate.samples_per_problem} samples each; {engine}{named}"
 
 
 def run(context: Context) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.stages import models
 from pipeline.stages.base import Context
 from pipeline.stages.candidates import Candidate, checkpoint_fingerprint, extrapolation_fingerprint
+from pipeline.stages.snapshot import planned_trajectory
 from pipeline.stages.weight_extrap import held
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def check(context: Context, steps: list[int] | None) -> None:
     """
     from pipeline.trajectory.coefficients import check_targets, find_method, used_steps
 
+    trajectory = planned_trajectory(context)
     for name, value in _named(context).items():
         if TAKEN.fullmatch(name):
             raise PipelineError(
@@ -79,6 +81,8 @@ def check(context: Context, steps: list[int] | None) -> None:
                 f"evaluate.models.{name}: {named} is neither a folder nor a hub id, nor "
                 "extrapolated(METHOD, TARGET)"
             )
+        elif trajectory is not None and Path(named).is_dir():
+            _beside(trajectory, Path(named))
 
 
 def files(context: Context) -> dict[str, Any]:
@@ -130,17 +134,27 @@ def _predicted(context: Context, trajectory: Trajectory, name: str, formula: For
 
 def _checkpoint(context: Context, trajectory: Trajectory, name: str, value: str) -> Candidate:
     from pipeline.trajectory.fingerprint import fingerprint
+
+    beside = fingerprint(_beside(trajectory, models.model_folder(value, f"evaluate.models.{name}")))
+    step = beside.steps[-1]
+    [source] = models.model_sources(context, beside, [step]).values()
+    return Candidate(name, "named", checkpoint_fingerprint(beside, step), source, {})
+
+
+def _beside(trajectory: Trajectory, folder: Path) -> Trajectory:
+    """The run's base and a checkpoint of the same tensors, as the step after it.
+
+    Raises:
+        PipelineError: damaged, or other tensors.
+    """
     from pipeline.trajectory.layouts import open_checkpoint
     from pipeline.trajectory.sources import Trajectory, check_alike
 
-    folder = models.model_folder(value, f"evaluate.models.{name}")
     base = trajectory.base
     other = open_checkpoint(base.step + 1, folder, base)
-    beside = Trajectory({base.step: base, other.step: other}, trajectory.given)
-    check_alike(beside)
-    beside = fingerprint(beside)
-    [source] = models.model_sources(context, beside, [other.step]).values()
-    return Candidate(name, "named", checkpoint_fingerprint(beside, other.step), source, {})
+    found = Trajectory({base.step: base, other.step: other}, trajectory.given)
+    check_alike(found)
+    return found
 
 
 def _options(context: Context, formula: Formula) -> dict[str, Any]:
