@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.inference.recipe import Recipe
+from pipeline.trajectory.coefficients import check_sum
 from pipeline.trajectory.gram import Gram
 from pipeline.trajectory.measure import measure_grams
 from pipeline.trajectory.plan import Plan, make_plan
@@ -40,11 +41,7 @@ def predict(
             combination of checkpoints; use weight_extrap).
     """
     plan = make_plan(trajectory, method, first, last, targets, hold, dtype, options or {})
-    if plan.by_scalar:
-        raise PipelineError(
-            "extrapolation.options.by=scalar: such weights are no sum of checkpoints; write them "
-            "with the weight_extrap stage"
-        )
+    check_sum(plan.options)
     folders = tuple(checkpoint.weights for checkpoint in plan.checkpoints)
     models = all(checkpoint.loadable for checkpoint in plan.checkpoints)
     base = None if models else trajectory.base.weights

@@ -36,7 +36,7 @@ def needs(context: Context) -> tuple[str, ...]:
 
 
 def inputs(context: Context) -> dict[str, Any]:
-    return named_models.files(context)
+    return named_models.inputs(context)
 
 
 def plan(context: Context) -> str:

@@ -19,6 +19,7 @@ from pipeline.stages.snapshot import planned_trajectory
 from pipeline.stages.weight_extrap import held
 
 if TYPE_CHECKING:
+    from pipeline.inference.recipe import Recipe
     from pipeline.trajectory.sources import Trajectory
 
 TAKEN = re.compile(r"base|\w+-[\d.e+-]+")  # names of the run's own models
@@ -56,7 +57,12 @@ def check(context: Context, steps: list[int] | None) -> None:
     Raises:
         PipelineError: a folder that is not there, an unknown method, a target that cannot be.
     """
-    from pipeline.trajectory.coefficients import check_targets, find_method, used_steps
+    from pipeline.trajectory.coefficients import (
+        check_sum,
+        check_targets,
+        find_method,
+        used_steps,
+    )
 
     trajectory = planned_trajectory(context)
     for name, value in _named(context).items():
@@ -66,12 +72,8 @@ def check(context: Context, steps: list[int] | None) -> None:
             )
         named = parse(value)
         if isinstance(named, Formula):
-            rule, options = find_method(named.method), _options(context, named)
-            if options.get("by") == "scalar":
-                raise PipelineError(
-                    f"evaluate.models.{name}: extrapolation.options.by=scalar gives no sum of "
-                    "checkpoints; write such a model with the weight_extrap stage"
-                )
+            rule, options = find_method(named.method), _options(context, named.method)
+            check_sum(options)
             if steps is not None:
                 first, last = models.end_steps(context, steps)
                 used_steps(rule, steps, first, last)
@@ -85,15 +87,19 @@ def check(context: Context, steps: list[int] | None) -> None:
             _beside(trajectory, Path(named))
 
 
-def files(context: Context) -> dict[str, Any]:
-    """Sizes and times of the named folders' files, so that a changed one is seen."""
-    return {
-        str(path): [path.stat().st_size, path.stat().st_mtime_ns]
-        for value in _named(context).values()
-        if isinstance(named := parse(value), str)
-        for path in sorted(Path(named).glob("*"))
-        if path.is_file()
-    }
+def inputs(context: Context) -> dict[str, Any]:
+    """What decides the named models beside their names, so that a change of it is seen: sizes and
+    times of the folders' files, and the dtype of predicted weights."""
+    found: dict[str, Any] = {}
+    for value in _named(context).values():
+        named = parse(value)
+        if isinstance(named, Formula):
+            found["weight_extrap.dtype"] = context.config.weight_extrap.dtype
+            continue
+        for path in sorted(Path(named).glob("*")):
+            if path.is_file():
+                found[str(path)] = [path.stat().st_size, path.stat().st_mtime_ns]
+    return found
 
 
 def named_candidates(context: Context, trajectory: Trajectory) -> list[Candidate]:
@@ -102,34 +108,39 @@ def named_candidates(context: Context, trajectory: Trajectory) -> list[Candidate
     Raises:
         PipelineError: a checkpoint of other tensors than the run's; see `check`, too.
     """
+    named = {name: parse(value) for name, value in _named(context).items()}
+    formulas = {value for value in named.values() if isinstance(value, Formula)}
+    predictions = _predictions(context, trajectory, formulas) if formulas else {}
     found = []
-    for name, value in _named(context).items():
-        named = parse(value)
-        if isinstance(named, Formula):
-            found.append(_predicted(context, trajectory, name, named))
+    for name, value in named.items():
+        if isinstance(value, Formula):
+            recipe, record = predictions[value]
+            content = extrapolation_fingerprint(record)
+            extra = {"step": value.target, "method": value.method, "alpha": record["alpha"]}
+            found.append(Candidate(name, "weight", content, recipe, extra))
         else:
-            found.append(_checkpoint(context, trajectory, name, named))
+            found.append(_checkpoint(context, trajectory, name, value))
     return found
 
 
-def _predicted(context: Context, trajectory: Trajectory, name: str, formula: Formula) -> Candidate:
+def _predictions(
+    context: Context, trajectory: Trajectory, formulas: set[Formula]
+) -> dict[Formula, tuple[Recipe, dict[str, Any]]]:
+    """Weights and record of each formula; a method reads checkpoints once for all its targets."""
     from pipeline.inference.predict import predict
     from pipeline.trajectory.plan import make_plan
 
     first, last = models.end_steps(context, trajectory.steps)
     hold = held(context, trajectory.base.entries)
-    options = _options(context, formula)
-    goal = [formula.target]
-    what = (formula.method, first, last, goal, hold, context.config.weight_extrap.dtype, options)
-    [recipe] = predict(trajectory, *what).values()
-    record = make_plan(trajectory, *what).record(formula.target)
-    return Candidate(
-        name=name,
-        kind="weight",
-        fingerprint=extrapolation_fingerprint(record),
-        source=recipe,
-        extra={"step": formula.target, "method": formula.method, "alpha": record["alpha"]},
-    )
+    dtype = context.config.weight_extrap.dtype
+    found = {}
+    for method in {formula.method for formula in formulas}:
+        targets = sorted(formula.target for formula in formulas if formula.method == method)
+        what = (method, first, last, targets, hold, dtype, _options(context, method))
+        plan = make_plan(trajectory, *what)
+        for target, recipe in predict(trajectory, *what).items():
+            found[Formula(method, target)] = recipe, plan.record(target)
+    return found
 
 
 def _checkpoint(context: Context, trajectory: Trajectory, name: str, value: str) -> Candidate:
@@ -157,10 +168,10 @@ def _beside(trajectory: Trajectory, folder: Path) -> Trajectory:
     return found
 
 
-def _options(context: Context, formula: Formula) -> dict[str, Any]:
+def _options(context: Context, method: str) -> dict[str, Any]:
     """The configured method's own options, and every method's defaults for another one."""
     extrapolation = context.config.extrapolation
-    return dict(extrapolation.options) if formula.method == extrapolation.method else {}
+    return dict(extrapolation.options) if method == extrapolation.method else {}
 
 
 def _named(context: Context) -> dict[str, str]:

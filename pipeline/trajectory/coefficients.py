@@ -253,3 +253,16 @@ def check_targets(name: str, options: Mapping[str, Any], targets: Sequence[int],
             f"weight_extrap.targets: {early[0]} is before extrapolation.last={last}; damping and "
             "gating act on the step beyond it"
         )
+
+
+def check_sum(options: Mapping[str, Any]) -> None:
+    """Refuse options whose weights are no sum of checkpoints, so that no formula stands for them.
+
+    Raises:
+        PipelineError: each scalar has a factor of its own.
+    """
+    if options.get("by") == "scalar":
+        raise PipelineError(
+            "extrapolation.options.by=scalar: such weights are no sum of checkpoints; write them "
+            "with the weight_extrap stage"
+        )

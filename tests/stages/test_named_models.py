@@ -63,6 +63,17 @@ BAD = {
 }
 
 
+def test_another_dtype_of_the_weights_is_another_model(pico_run: Path, tmp_path: Path) -> None:
+    """A stage that counts as done, with the scores of the weights before."""
+    run_dir, models = tmp_path / "run", "{six:'extrapolated(two_point, 6)'}"
+    shutil.copytree(pico_run, run_dir)
+    evaluate(run_dir, models)
+    again = evaluate(run_dir, models, "dry_run=true").stdout
+    changed = evaluate(run_dir, models, "dry_run=true", "weight_extrap.dtype=float16").stdout
+    stages = [text.split("evaluate ")[1].split()[0] for text in (again, changed)]
+    assert stages == ["done", "stale"]
+
+
 @pytest.mark.parametrize("models", BAD)
 def test_what_is_no_model_is_refused_before_any_work(
     models: str, pico_run: Path, tmp_path: Path
