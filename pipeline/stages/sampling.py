@@ -81,7 +81,9 @@ def sample(
     from pipeline.inference.parallel import Job, Work, run_local
 
     tokenizer = AutoTokenizer.from_pretrained(engine["model"], local_files_only=True)
-    once = {candidate.fingerprint: candidate for candidate in reversed(candidates)}
+    first: dict[str, Candidate] = {}  # of a model with two names
+    for candidate in candidates:
+        first.setdefault(candidate.fingerprint, candidate)
     jobs = [
         Job(
             source=candidate.source,
@@ -91,8 +93,7 @@ def sample(
             extra=candidate.extra,
             alpha=candidate.extra["alpha"] if candidate.source is None else None,
         )
-        for candidate in candidates
-        if once[candidate.fingerprint] is candidate  # of a model with two names, the first
+        for candidate in first.values()
     ]
     items = encode_sets(context, tokenizer, sets)
     work = Work(engine, jobs, items, sampling(context), path)

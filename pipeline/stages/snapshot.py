@@ -53,7 +53,8 @@ def plan(context: Context) -> str:
         raise PipelineError("snapshot.source: missing; give the folder of a run's checkpoints")
     if names := _hub_names(context):
         return f"record what the stage then finds of {' and '.join(names)} on the hub"
-    trajectory = planned_trajectory(context) or _discover(context)
+    trajectory = planned_trajectory(context)
+    assert trajectory is not None  # given, and not on the hub
     size = sum(f.nbytes for c in trajectory.checkpoints.values() for f in c.files)
     return (
         f"{len(trajectory.steps)} checkpoints, steps {_range(trajectory.steps)}, "

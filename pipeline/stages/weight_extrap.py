@@ -88,18 +88,18 @@ def _check(context: Context) -> None:
         used_steps,
     )
 
-    extrapolation = context.config.extrapolation
-    method, options = extrapolation.method, extrapolation.options
+    method, options = context.config.extrapolation.method, context.config.extrapolation.options
     check_options(method, options)
     steps = planned_steps(context)
     if steps is None:
         return
     first, last = models.end_steps(context, steps)
-    used_steps(find_method(method), steps, first, last)
     targets = _targets(context, first, last)
-    check_targets(method, options, targets, last)
     trajectory = planned_trajectory(context)
-    if trajectory is not None:
+    if trajectory is None:
+        used_steps(find_method(method), steps, first, last)
+        check_targets(method, options, targets, last)
+    else:
         from pipeline.trajectory.plan import make_plan
 
         hold = held(context, trajectory.base.entries)
