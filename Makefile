@@ -39,7 +39,7 @@ format: setup ## ruff: mend style and format
 	$(BIN)/ruff format .
 
 types: setup ## mypy, strict
-	$(BIN)/mypy pipeline benchmarks
+	$(BIN)/mypy pipeline benchmarks tests
 
 bench: setup ## benchmarks at small scale, side by side in one run
 	$(BIN)/python benchmarks/weights.py --scale small

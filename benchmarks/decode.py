@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="checkpoint folder")
     parser.add_argument("--sequences", type=int, default=256)
-    parser.add_argument("--tokens", type=int, default=128, help="most new tokens a sequence")
+    parser.add_argument("--tokens", type=int, default=256, help="most new tokens a sequence")
     parser.add_argument("--threads", type=int, help="default: every core")
     parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS))
     parser.add_argument("--rounds", type=int, default=3, help="times that all jobs are run")

@@ -83,6 +83,7 @@ def _check(context: Context) -> None:
     """Find now what would be found wrong when the stage starts, as far as the inputs are known."""
     from pipeline.trajectory.coefficients import (
         check_options,
+        check_sum,
         check_targets,
         find_method,
         used_steps,
@@ -90,6 +91,8 @@ def _check(context: Context) -> None:
 
     method, options = context.config.extrapolation.method, context.config.extrapolation.options
     check_options(method, options)
+    if not context.config.weight_extrap.write:
+        check_sum(options)
     steps = planned_steps(context)
     if steps is None:
         return

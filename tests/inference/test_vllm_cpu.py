@@ -93,7 +93,7 @@ def test_norms_equal_vllms_own(norms: Any, dtype: torch.dtype, shape: tuple[int,
     torch.manual_seed(0)
     x, residual, weight = torch.randn(shape), torch.randn(shape), torch.rand(shape[-1])
     x, residual, weight = x.to(dtype), residual.to(dtype), weight.to(dtype)
-    tolerance = {"atol": 1e-6, "rtol": 1e-6 if dtype == torch.float32 else 2**-6}
+    tolerance: dict[str, Any] = {"atol": 1e-6, "rtol": 1e-6 if dtype == torch.float32 else 2**-6}
     assert norms.rms_norm.dispatch(x, weight, 1e-5).provider == PROVIDER
     wanted = norms.rms_norm.impls["native"].impl_fn(x, weight, 1e-5)
     torch.testing.assert_close(norms.rms_norm(x, weight, 1e-5), wanted, **tolerance)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
@@ -27,7 +28,7 @@ def test_a_turn_ends_with_the_models_end_token(tokenizer: PreTrainedTokenizerBas
     """Catches a tokenizer that ends (and pads) a turn with <|im_start|>: no response would stop."""
     assert tokenizer.eos_token == "<|im_end|>"
     assert tokenizer.pad_token == "<|im_end|>"
-    chat = tokenizer.apply_chat_template(
+    chat: Any = tokenizer.apply_chat_template(
         [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}],
         tokenize=False,
     )

@@ -1,10 +1,14 @@
 """Arithmetic tasks: leaks between splits, wrong references, lenient or cheatable grading."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.tasks import Problem, grade, load_problems
 from pipeline.tasks.arithmetic import ADDITION_ALPHABET
+from tests.tasks.prompts import content
 
 SPLITS = ("train", "validation", "test")
 
@@ -42,7 +46,7 @@ def test_split_shares_are_close_to_what_was_asked() -> None:
 def test_same_seed_same_problems_other_seed_other_order(task: str) -> None:
     """Catches an unseeded or process-dependent order; a short list is a prefix of a longer one."""
     kind = {"addition": "addition", "sum": "arithmetic"}[task]
-    extra = {} if kind == "addition" else {"operands": 4, "low": 0, "high": 999}
+    extra: dict[str, Any] = {} if kind == "addition" else {"operands": 4, "low": 0, "high": 999}
     long = load_problems(task, "train", 50, 3, kind=kind, **extra)
     assert load_problems(task, "train", 20, 3, kind=kind, **extra) == long[:20]
     assert load_problems(task, "train", 50, 4, kind=kind, **extra) != long
@@ -51,7 +55,7 @@ def test_same_seed_same_problems_other_seed_other_order(task: str) -> None:
 
 def test_drawn_splits_of_an_unlistable_set_are_disjoint() -> None:
     """Catches a leak in the sampling path: same numbers in another order count as the same."""
-    options = {"operation": "largest", "operands": 3, "low": 10, "high": 99}
+    options: dict[str, Any] = {"operation": "largest", "operands": 3, "low": 10, "high": 99}
     found = [
         {operands(p) for p in load_problems("l", s, 3000, 0, kind="arithmetic", **options)}
         for s in SPLITS
@@ -65,15 +69,15 @@ def test_drawn_splits_of_an_unlistable_set_are_disjoint() -> None:
     ("operation", "expected"),
     [("sum", sum), ("largest", max), ("smallest", min), ("product", lambda n: n[0] * n[1] * n[2])],
 )
-def test_chat_references_match_an_independent_computation(operation: str, expected) -> None:
+def test_chat_references_match_an_independent_computation(
+    operation: str, expected: Callable[[list[int]], int]
+) -> None:
     """Catches a wrong operation or prompt: the numbers are read back from the prompt's words."""
     problems = load_problems(
         operation, "train", 40, 0, kind="arithmetic", operation=operation, operands=3, high=60
     )
     for problem in problems:
-        (message,) = problem.prompt
-        assert message["role"] == "user"
-        words = message["content"].replace(",", " ").replace("?", " ").split()
+        words = content(problem).replace(",", " ").replace("?", " ").split()
         numbers = [int(word) for word in words if word.isdigit()]
         assert len(numbers) == 3
         assert int(problem.answer) == expected(numbers)
@@ -141,7 +145,9 @@ def test_thousands_are_read_and_words_alone_are_no_answer() -> None:
         ("train", 10, {"digits": 0}, "digits"),
     ],
 )
-def test_mistakes_are_named(split: str, count: int | None, options: dict, part: str) -> None:
+def test_mistakes_are_named(
+    split: str, count: int | None, options: dict[str, Any], part: str
+) -> None:
     """Catches a misspelt option that is ignored and a short list where more was asked for."""
     with pytest.raises(PipelineError, match=part) as caught:
         load_problems("addition", split, count, 0, **options)

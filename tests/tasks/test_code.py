@@ -15,6 +15,7 @@ from pipeline.tasks import Problem, grade, grade_many, livecodebench, load_probl
 from pipeline.tasks.code import extract_program
 from pipeline.tasks.code_runs import same_output
 from pipeline.tasks.registry import training_rows
+from tests.tasks.prompts import content
 
 
 def fenced(code: str) -> str:
@@ -79,7 +80,7 @@ def test_no_code_is_no_answer(bwrap: str) -> None:
     assert grade("humaneval", humaneval(), "I cannot.").status == "no_answer"
 
 
-MBPP_ROWS = [
+MBPP_ROWS: list[dict[str, Any]] = [
     {
         "task_id": 1,
         "prompt": "Write a function to reverse a list.",
@@ -132,8 +133,8 @@ def test_mbpp_runs_functions_and_classes_of_the_program(bwrap: str, tmp_path: Pa
 def test_mbpp_prompts_show_as_many_tests_as_asked(tmp_path: Path) -> None:
     """Catches all tests given away, and none, which leaves the function without a name."""
     for shown in (1, 2):
-        content = mbpp(tmp_path, shown_tests=shown)[0].prompt[0]["content"]
-        assert [test in content for test in MBPP_ROWS[0]["test_list"]] == [True, shown > 1, False]
+        prompt = content(mbpp(tmp_path, shown_tests=shown)[0])
+        assert [test in prompt for test in MBPP_ROWS[0]["test_list"]] == [True, shown > 1, False]
 
 
 def test_the_code_reward_is_the_grader(bwrap: str, tmp_path: Path) -> None:
@@ -268,7 +269,7 @@ def test_livecodebench_window_and_release(contest: Path) -> None:
 
 def test_livecodebench_prompts_name_the_form_of_the_answer(contest: Path) -> None:
     """Catches starter code that is not shown, without which no method can be called."""
-    add, zipped, _ = (p.prompt[0]["content"] for p in lcb(contest))
+    add, zipped, _ = (content(p) for p in lcb(contest))
     assert "stdin" in add
     assert "class Solution:" in zipped
     assert "stdin" not in zipped

@@ -1,12 +1,14 @@
 """reasoning-gym tasks: disjoint splits, the package's own scores, a clear error without it."""
 
 import importlib.util
+from typing import Any
 
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.tasks import gym
+from pipeline.tasks import Problem, gym
 from pipeline.tasks.registry import grade_many, load_problems, reward_function, training_rows
+from tests.tasks.prompts import content
 
 CONFIG = {"min_animals": 2, "max_animals": 2, "max_instances": 3}
 needs_gym = pytest.mark.skipif(
@@ -14,7 +16,7 @@ needs_gym = pytest.mark.skipif(
 )
 
 
-def load(split: str, count: int = 30, seed: int = 0, **options: object) -> list:
+def load(split: str, count: int = 30, seed: int = 0, **options: Any) -> list[Problem]:
     options = {"generator": "leg_counting", "config": CONFIG, **options}
     return load_problems("legs", split, count, seed, kind="reasoning_gym", **options)
 
@@ -23,7 +25,7 @@ def load(split: str, count: int = 30, seed: int = 0, **options: object) -> list:
 def test_splits_share_no_question() -> None:
     """Catches splits made by seed alone: small generators repeat questions across seeds."""
     questions = [
-        {p.prompt[0]["content"] for p in load(split, 100, seed)}
+        {content(p) for p in load(split, 100, seed)}
         for seed, split in enumerate(["train", "validation", "test"])
     ]
     assert [len(q) for q in questions] == [100, 100, 100]
@@ -57,13 +59,14 @@ def test_the_reward_is_the_grader() -> None:
 @needs_gym
 def test_mistakes_are_named() -> None:
     """Catches tracebacks for a wrong name, parameter or an exhausted generator."""
-    for changed, part in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"generator": "no_such"}, "no data set 'no_such'"),
         ({"config": {"legs": 3}}, "options.config"),
         ({"config": {"min_animals": 1, "max_animals": 1, "max_instances": 1}}, "distinct"),
         ({"extract": "regex"}, "options.extract"),
         ({"count": None}, "give a count"),
-    ]:
+    ]
+    for changed, part in cases:
         with pytest.raises(PipelineError, match=part):
             load("test", **changed)
 

@@ -1,8 +1,10 @@
 r"""Maths grading: the gold answers pass, wrong and hedged ones do not, nothing hangs."""
 
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,13 +12,14 @@ from pipeline.errors import PipelineError
 from pipeline.tasks import Problem, grade, grade_many, load_problems
 from pipeline.tasks.grader_pool import shared_pool
 from pipeline.tasks.maths import PROMPT_SUFFIX
+from tests.tasks.prompts import content
 
 
 def problem(answer: str) -> Problem:
     return Problem("p", [], answer, "test", task="m", kind="math")
 
 
-def load(data_dir: Path, name: str, **more: object) -> list[Problem]:
+def load(data_dir: Path, name: str, **more: Any) -> list[Problem]:
     return load_problems(
         name,
         "test",
@@ -59,7 +62,7 @@ def test_integer_benchmarks_load_and_grade(data_dir: Path, name: str, size: int)
     assert all(
         g.correct for g in grade_many(name, [(p, f"\\boxed{{{p.answer}}}") for p in problems])
     )
-    assert all(p.prompt[0]["content"].endswith(f" {PROMPT_SUFFIX}") for p in problems)
+    assert all(content(p).endswith(f" {PROMPT_SUFFIX}") for p in problems)
 
 
 VERDICTS = [
@@ -105,7 +108,7 @@ def test_one_response_is_graded_like_many() -> None:
 ROWS = [{"q": f"Problem {i}?", "a": a} for i, a in enumerate(["x #### 1,234", "#### 5", "#### 5"])]
 
 
-def write(path: Path, rows: list[dict]) -> dict[str, str]:
+def write(path: Path, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     path.write_text("\n".join(json.dumps(row) for row in rows))
     return {"path": str(path), "problem": "q", "answer": "a"}
 
@@ -117,7 +120,7 @@ def test_reference_after_a_mark(tmp_path: Path) -> None:
         "g", "test", None, 0, kind="math", dataset=dataset, answer_after="####", prompt_suffix=""
     )
     assert [p.answer for p in problems] == ["1234", "5", "5"]
-    assert [p.prompt[0]["content"] for p in problems] == [r["q"] for r in ROWS]
+    assert [content(p) for p in problems] == [r["q"] for r in ROWS]
 
 
 @pytest.mark.parametrize(
@@ -163,14 +166,15 @@ def test_parquet_and_plain_prompts(tmp_path: Path) -> None:
 def test_mistakes_in_the_data_are_named(tmp_path: Path) -> None:
     """Catches tracebacks for a missing file, column or split."""
     dataset = write(tmp_path / "g.jsonl", ROWS)
-    for changed, part in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"dataset": {"path": "absent.jsonl"}}, "absent.jsonl: no such file"),
         ({"dataset": {**dataset, "answer": "gold"}}, "no column 'gold'; columns: q, a"),
         ({"dataset": None}, "needs task.dataset"),
         ({"split": "validation"}, "no split 'validation'"),
         ({"count": 9}, "9 problems wanted"),
-    ]:
-        call = {"split": "test", "count": None, "dataset": dataset, **changed}
+    ]
+    for changed, part in cases:
+        call: dict[str, Any] = {"split": "test", "count": None, "dataset": dataset, **changed}
         with pytest.raises(PipelineError, match=part):
             load_problems(
                 "g", call["split"], call["count"], 0, kind="math", dataset=call["dataset"]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -173,13 +174,14 @@ def test_a_base_that_is_not_the_model_is_refused_before_the_first_step(
     else:
         stored[name] = stored[name][:3].contiguous()
     save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    tokenizer: Any = None  # not read before the first snapshot
     callback = callbacks.SnapshotCallback(
         tmp_path,
         1,
         1,
         "delta_bfloat16",
-        None,
-        folder,  # type: ignore[arg-type]
+        tokenizer,
+        folder,
     )
     with pytest.raises(PipelineError, match=f"{name} .*snapshot_dtype=float32"):
         callback.on_train_begin(None, None, None, model=model)  # type: ignore[arg-type]

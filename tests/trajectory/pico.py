@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -63,7 +64,7 @@ def write_model(
         save_file(values, folder / "model.safetensors", metadata={"format": "pt"})
     else:
         names = list(values)
-        weight_map = {}
+        weight_map: dict[str, str] = {}
         for i in range(shards):
             filename = f"model-{i + 1:05d}-of-{shards:05d}.safetensors"
             part = {n: values[n] for n in names[i::shards]}
@@ -71,7 +72,10 @@ def write_model(
             weight_map |= dict.fromkeys(part, filename)
         index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    config = {"architectures": ["Pico"], "torch_dtype": str(dtype).removeprefix("torch.")}
+    config: dict[str, Any] = {
+        "architectures": ["Pico"],
+        "torch_dtype": str(dtype).removeprefix("torch."),
+    }
     if tied is not None:
         config["tie_word_embeddings"] = tied
     (folder / "config.json").write_text(json.dumps(config))

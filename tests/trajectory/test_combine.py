@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -220,7 +222,7 @@ def test_killed_combine_leaves_nothing_finished_and_goes_on(
 
 def test_disk_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trajectory = discover(write_run(tmp_path / "run", run_tensors(STEPS)), None)
-    monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
     with pytest.raises(PipelineError, match="GB free; make room"):
         extrapolate(trajectory, "two_point", 0, 60, [90], {90: tmp_path / "out"}, [])
 
@@ -228,16 +230,19 @@ def test_disk_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_from_pretrained_reads_it(tmp_path: Path) -> None:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
+    model: Any
     config = Qwen2Config(
         vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
         num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True,
     )  # fmt: skip
     for step in (0, 10):
         torch.manual_seed(step)
-        Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / f"checkpoint-{step}")
+        model = Qwen2ForCausalLM(config)
+        model.to(torch.bfloat16).save_pretrained(tmp_path / f"checkpoint-{step}")
     out = tmp_path / "out"
     extrapolate(discover(tmp_path, None), "two_point", 0, 10, [15], {15: out}, ["*norm*"])
-    model, info = Qwen2ForCausalLM.from_pretrained(out, dtype="auto", output_loading_info=True)
+    load: Any = Qwen2ForCausalLM.from_pretrained  # its return type leaves out the loading info
+    model, info = load(out, dtype="auto", output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert model.dtype == torch.bfloat16

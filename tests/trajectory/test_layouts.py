@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def test_torch_bin(tmp_path: Path, shards: int) -> None:
             {n: torch.nn.Parameter(t) for n, t in tensors.items()}, folder / "pytorch_model.bin"
         )
     else:
-        weight_map = {}
+        weight_map: dict[str, str] = {}
         for i in range(2):
             torch.save({n: tensors[n] for n in names[i::2]}, folder / f"part-{i}.bin")
             weight_map |= dict.fromkeys(names[i::2], f"part-{i}.bin")
@@ -111,7 +112,9 @@ def save_fsdp_ranks(actor: Path, world: int) -> Tensors:
         dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world)
         mesh = init_device_mesh("cpu", (world,), mesh_dim_names=("fsdp",))
         torch.manual_seed(0)
-        layers = OrderedDict(a=torch.nn.Linear(5, 7), b=torch.nn.Linear(7, 3, bias=False))
+        layers: OrderedDict[str, torch.nn.Module] = OrderedDict(
+            a=torch.nn.Linear(5, 7), b=torch.nn.Linear(7, 3, bias=False)
+        )
         model = torch.nn.Sequential(layers)
         whole = {n: p.detach().clone() for n, p in model.state_dict().items()}
         fully_shard(model, mesh=mesh)
@@ -204,7 +207,7 @@ def lora_run(tmp_path: Path, rslora: bool) -> tuple[Path, Path]:
             r=4, lora_alpha=12, use_rslora=rslora, target_modules=["q_proj", "down_proj"],
             alpha_pattern={"down_proj": 3}, modules_to_save=["norm"],
         )  # fmt: skip
-        model = get_peft_model(Qwen2ForCausalLM.from_pretrained(base), lora)
+        model: Any = get_peft_model(Qwen2ForCausalLM.from_pretrained(base), lora)
         for name, parameter in model.named_parameters():
             if "lora" in name or "modules_to_save" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
@@ -242,7 +245,7 @@ def test_peft_lora_on_the_embedding_is_the_merged_model(tmp_path: Path) -> None:
     base, _ = lora_run(tmp_path, rslora=False)
     for saved in (False, True):
         lora = LoraConfig(r=3, lora_alpha=6, target_modules=["embed_tokens", "q_proj"])
-        model = get_peft_model(Qwen2ForCausalLM.from_pretrained(base), lora)
+        model: Any = get_peft_model(Qwen2ForCausalLM.from_pretrained(base), lora)
         for name, parameter in model.named_parameters():
             if "lora" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
