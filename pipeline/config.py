@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 STAGES = (
     "sft_train",
@@ -237,5 +237,12 @@ class PipelineConfig:
 
 
 def register() -> None:
-    """Put the schema into Hydra's store, under the name that conf/config.yaml extends."""
-    ConfigStore.instance().store(name="schema", node=PipelineConfig)
+    """Put the schema into Hydra's store, under the name that conf/config.yaml extends.
+
+    Options are open: which ones there are depends on the task or the method, whose code refuses
+    unknown ones. So the command line may set any of them without a `+`.
+    """
+    schema = OmegaConf.structured(PipelineConfig)
+    for free in (schema.task.options, schema.eval_tasks, schema.extrapolation.options):
+        OmegaConf.set_struct(free, False)
+    ConfigStore.instance().store(name="schema", node=schema)

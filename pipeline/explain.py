@@ -30,6 +30,8 @@ def explain(error: BaseException) -> str:
         key = cause.full_key or ""
         if isinstance(cause, ConfigAttributeError | ConfigKeyError):
             return f"{key}: no such key{_nearest(key, all_keys())}"
+        if "not a subclass of TaskConfig" in str(cause):
+            return f"eval_tasks.{key}: no such task; add one with +task@eval_tasks.{key}=NAME"
         if isinstance(cause, MissingMandatoryValue):
             return f"{key}: needs a value; give {key}=..."
         return f"{key}: {_first_line(cause)}" if key else _first_line(cause)

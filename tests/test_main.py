@@ -24,12 +24,16 @@ MISTAKES = {
     "logit_extrap.alphas=[nan]": ("logit_extrap.alphas", "finite"),
     "logit_extrap.speculative=-1": ("logit_extrap.speculative", "engine=hf"),
     "evaluate.pass_k=[999]": ("evaluate.pass_k", "999"),
+    "evaluate.top_p=1.5": ("evaluate.top_p", "above 1"),
+    "evaluate.temperature=-1": ("evaluate.temperature", "below 0"),
     "model.path=/no/such/model": ("model.path", "neither a folder nor a hub id"),
     "rl_train.snapshot_dtype=delta_float16": ("rl_train.snapshot_dtype", "delta_bfloat16"),
     "compute.processes=2": ("compute.launcher=none", "deepspeed"),
     "snapshot.checkpoints=[a]": ("snapshot.checkpoints", "map"),
     "snapshot.checkpoints={x: a}": ("snapshot.checkpoints", "whole number"),
     "run.dir": ("run.dir", "EQUAL"),
+    "task.options.digit=3": ("digit", "digits"),
+    "eval_tasks.typo.name=x": ("eval_tasks.typo", "+task@eval_tasks.typo="),
 }
 
 
