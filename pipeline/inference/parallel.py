@@ -32,6 +32,7 @@ from pipeline.inference.recipe import Recipe
 from pipeline.inference.run import (
     PromptItem,
     missing_samples,
+    own_file,
     read_keys,
     row_key,
     sample_to_jsonl,
@@ -188,7 +189,8 @@ def run_local(work: Work, workers: int) -> int:
     Raises:
         PipelineError: a worker failed (it has said why); what was made is kept.
     """
-    merge_parts(work.path)
+    merge_parts(work.path)  # of the settings that its rows have
+    own_file(work.path, work.sampling)
     if workers == 1:
         return sample_share(work, 0, 1)
     spec = work.path.with_name(f".{work.path.stem}.work.json")

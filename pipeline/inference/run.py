@@ -2,7 +2,8 @@
 
 A row is known by (model fingerprint, task, split, problem, prompt, sample, sampling hash). Rows
 that are in the file are not made again, so running twice adds nothing, and a larger `n` or more
-problems adds what is missing. Grading is a separate pass over the file.
+problems adds what is missing. Other sampling settings have a file of their own (`own_file`).
+Grading is a separate pass over the file.
 """
 
 from __future__ import annotations
@@ -60,6 +61,20 @@ def row_key(row: Mapping[str, Any]) -> RowKey:
 def read_keys(path: Path) -> set[RowKey]:
     """Keys of all whole rows of a generations file."""
     return {row_key(row) for row in iter_jsonl(path)}
+
+
+def own_file(path: Path, sampling: Sampling) -> None:
+    """Leave in `path` rows of this sampling set-up only, so that none are mixed.
+
+    Rows of another one stay beside it, as generations-HASH.jsonl, and come back with its settings.
+    """
+    identity = sampling_hash(sampling)
+    first = next(iter_jsonl(path), None)
+    if first is not None and first["sampling"] != identity:
+        path.rename(path.with_name(f"{path.stem}-{first['sampling']}{path.suffix}"))
+    aside = path.with_name(f"{path.stem}-{identity}{path.suffix}")
+    if aside.exists() and not path.exists():
+        aside.rename(path)
 
 
 def random_key(item: PromptItem) -> int:

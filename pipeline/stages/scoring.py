@@ -24,14 +24,17 @@ KEPT = ("task", "split", "problem_id", "sample", "tokens", "finish_reason")
 
 
 def copy_logit_rows(context: Context) -> None:
-    """Append the rows of logit_extrap that evaluate/generations.jsonl does not hold yet."""
+    """Append the rows of logit_extrap, drawn as here, that evaluate/generations.jsonl lacks."""
+    from pipeline.inference.engine import sampling_hash
     from pipeline.inference.run import row_key
 
     path = context.stage_dir("evaluate") / "generations.jsonl"
     source = context.stage_dir("logit_extrap") / "generations.jsonl"
     repair_jsonl(path)
     have = {row_key(row) for row in iter_jsonl(path) if row["kind"] == "logit"}
-    new = (row for row in iter_jsonl(source) if row_key(row) not in have)
+    identity = sampling_hash(sampling.sampling(context))
+    rows = (row for row in iter_jsonl(source) if row["sampling"] == identity)
+    new = (row for row in rows if row_key(row) not in have)
     for block in _blocks(new):
         append_jsonl(path, block)
 

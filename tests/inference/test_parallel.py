@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.artifacts import append_jsonl, read_jsonl
 from pipeline.errors import PipelineError
-from pipeline.inference.engine import Sampling, open_engine
+from pipeline.inference.engine import Sampling, open_engine, sampling_hash
 from pipeline.inference.parallel import Job, Work, merge_parts, run_local
 from pipeline.inference.recipe import Recipe
 from pipeline.inference.run import PromptItem, row_key, sample_to_jsonl
@@ -63,6 +64,25 @@ def test_two_workers_make_what_one_makes(work: Work, first: Path, tmp_path: Path
     made = read_jsonl(work.path)
     assert sorted(made, key=row_key) == sorted(rows, key=row_key)
     assert [path.name for path in tmp_path.glob("*generations*")] == ["generations.jsonl"]
+
+
+def test_other_settings_have_a_file_of_their_own(work: Work, tmp_path: Path) -> None:
+    """Rows of two temperatures in one file, rows of a killed run put with the others' settings, or
+    rows made again when the old settings come back."""
+    assert run_local(work, workers=1) == 36
+    cold = replace(work, sampling=replace(SAMPLING, temperature=0.5))
+    more = replace(work, sampling=replace(SAMPLING, n=3))
+    before = read_jsonl(work.path)
+    append_jsonl(tmp_path / "generations.part0of3.jsonl", [before[0], {**before[1], "sample": 2}])
+    old = tmp_path / f"generations-{sampling_hash(SAMPLING)}.jsonl"
+    assert run_local(cold, workers=1) == 36
+    assert {row["sampling"] for row in read_jsonl(work.path)} == {sampling_hash(cold.sampling)}
+    assert len(read_jsonl(old)) == 37
+    assert run_local(work, workers=1) == 0
+    assert read_jsonl(work.path)[:36] == before
+    assert run_local(more, workers=1) == 17
+    assert run_local(cold, workers=2) == 0
+    assert {path.name for path in tmp_path.glob("*generations*")} == {"generations.jsonl", old.name}
 
 
 def test_a_failing_worker_is_reported_and_its_neighbours_rows_kept(
