@@ -195,6 +195,18 @@ def _check_evaluation(config: PipelineConfig) -> None:
         evaluate__bootstrap=evaluate.bootstrap,
         evaluate__top_p=evaluate.top_p,
     )
+    if evaluate.top_p > 1:
+        raise PipelineError(f"evaluate.top_p: {evaluate.top_p} is above 1, the whole distribution")
+    if not evaluate.temperature >= 0:
+        raise PipelineError(
+            f"evaluate.temperature: {evaluate.temperature} is below 0 (greedy decoding)"
+        )
+    room = config.engine.max_model_len
+    if config.engine.name == "vllm" and room is not None and room <= evaluate.max_tokens:
+        raise PipelineError(
+            f"engine.max_model_len={room} has no room for a prompt and evaluate.max_tokens="
+            f"{evaluate.max_tokens}; raise it or lower evaluate.max_tokens"
+        )
     for k in evaluate.pass_k:
         if not 1 <= k <= evaluate.samples_per_problem:
             raise PipelineError(

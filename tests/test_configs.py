@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from pipeline import config as schema
 from pipeline.checks import check
 from pipeline.config import PipelineConfig
+from pipeline.errors import PipelineError
 from pipeline.explain import CONF, all_keys
 from tests.conftest import run_pipeline
 
@@ -86,3 +87,11 @@ def test_the_published_recipe_is_as_published() -> None:
 def test_schema_keys_are_found() -> None:
     """Would catch suggestions for misspelt keys that never fire."""
     assert {"rl_train.steps", "evaluate.samples_per_problem", "stages"} <= set(all_keys())
+
+
+def test_an_engine_needs_room_for_the_longest_response() -> None:
+    """Would catch a limit that is found too small when the engine starts, after training."""
+    composed_with = ["+experiment=qwen_math", "evaluate.max_tokens=32768"]
+    check(composed(*composed_with, "engine.max_model_len=32769"))
+    with pytest.raises(PipelineError, match=r"engine\.max_model_len=32768 has no room"):
+        check(composed(*composed_with, "engine.max_model_len=32768"))

@@ -47,8 +47,8 @@ def plan(context: Context) -> str:
         check_steps(evaluate.checkpoints or [], steps)
     named_models.check(context, steps)
     sets = problems.evaluation_sets(context)
-    for task, _, _ in sets:
-        problems.check_task(task)
+    for task, split, count in sets:
+        problems.check_task(context, task, (split, count))
     words = ", ".join(
         f"{task.name} {split} ({count or 'all'} problems)" for task, split, count in sets
     )

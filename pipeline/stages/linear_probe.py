@@ -37,13 +37,13 @@ def plan(context: Context) -> str:
             "lie on a line); leave it out of stages, or have more of them"
         )
     text = f"R² of every weight (filters: change > {probe.min_change:g}, {probe.min_unique} values)"
-    split = problems.probe_split(context)
-    if split is None:
+    probed = problems.probe_set(context)
+    if probed is None:
         return f"{text}; no task given, so log-probs are not measured (task=math500, say)"
-    problems.check_task(context.config.task)
+    problems.check_task(context, context.config.task, probed)
     text += (
         f"; log-probs of {probe.problems} x {probe.responses_per_problem} responses of the "
-        f"base model to {context.config.task.name} ({split}), {sampling.check_engine(context)}"
+        f"base model to {context.config.task.name} ({probed[0]}), {sampling.check_engine(context)}"
     )
     if probe.activations:
         text += f"; hidden states at {probe.activation_tokens} positions of these texts"
@@ -60,11 +60,11 @@ def run(context: Context) -> dict[str, Any]:
     weights = probe_weights(trajectory, config.min_change, config.min_unique)
     write_json(folder / "weights.json", weights)
     summary = _headline("weights", weights)
-    split = problems.probe_split(context)
-    if split is None:
+    probed = problems.probe_set(context)
+    if probed is None:
         return summary
     sources = models.model_sources(context, trajectory, trajectory.steps)
-    texts, tokens = _probe_logprobs(context, trajectory.base.folder, sources, split)
+    texts, tokens = _probe_logprobs(context, trajectory.base.folder, sources, probed)
     write_json(folder / "logprobs.json", tokens)
     summary |= _headline("logprobs", tokens)
     if config.activations:
@@ -85,7 +85,10 @@ def _headline(name: str, probe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _probe_logprobs(
-    context: Context, base: Path, sources: dict[int, Path | Recipe], split: str
+    context: Context,
+    base: Path,
+    sources: dict[int, Path | Recipe],
+    probed: tuple[str, int | None],
 ) -> tuple[list[Text], dict[str, Any]]:
     from pipeline.inference.engine import Sampling
     from pipeline.inference.logprobs import fixed_texts, probe_logprobs
@@ -95,7 +98,7 @@ def _probe_logprobs(
     draw = Sampling(temperature=1.0, max_tokens=limit, n=n, seed=context.config.seed)
     engine = sampling.start_engine(context, base)
     try:
-        items = problems.probe_prompts(context, engine.tokenizer, split)
+        items = problems.probe_prompts(context, engine.tokenizer, *probed)
         texts = fixed_texts(engine, items, draw, base, folder, config.max_tokens)
         limits = config.min_logprob_change, config.min_unique
         return texts, probe_logprobs(engine, texts, sources, folder, *limits)

@@ -26,8 +26,8 @@ def plan(context: Context) -> str:
     steps = planned_steps(context)
     if steps is not None:
         models.end_steps(context, steps)
-    for task, _, _ in problems.evaluation_sets(context):
-        problems.check_task(task)
+    for task, split, count in problems.evaluation_sets(context):
+        problems.check_task(context, task, (split, count))
     alphas = ", ".join(f"{alpha:g}" for alpha in sorted(context.config.logit_extrap.alphas))
     return f"alpha {alphas}; {sampling.check_engine(context)} with two checkpoints"
 

@@ -33,15 +33,22 @@ def has_split(task: TaskConfig, split: str) -> bool:
     return task.kind != "none" and (splits is None or float(splits.get(split, 0)) > 0)
 
 
-def check_task(task: TaskConfig) -> None:
-    """Find what can be found wrong with a task without loading it.
+def check_task(context: Context, task: TaskConfig, *sets: tuple[str, int | None]) -> None:
+    """Find what can be found wrong with a task before anything starts.
+
+    Args:
+        sets: (split, how many problems) that will be wanted.
 
     Raises:
-        PipelineError: an unknown kind or option, a local data file or a package that is not there.
+        PipelineError: an unknown kind or option, a package that is not there, a data file that is
+            missing or broken, has other columns or too few problems.
     """
     from pipeline import tasks
 
-    tasks.check_task(task.name, **task_arguments(task))
+    arguments = task_arguments(task)
+    tasks.check_task(task.name, **arguments)
+    for split, count in sets:
+        tasks.try_load(task.name, split, count, context.config.seed, **arguments)
 
 
 def evaluation_sets(context: Context) -> list[tuple[TaskConfig, str, int | None]]:
@@ -107,20 +114,21 @@ def encode_sets(context: Context, tokenizer: Any, sets: Sets) -> list[PromptItem
     return items
 
 
-def probe_split(context: Context) -> str | None:
-    """The split whose problems are probed: validation, else test; None without a task."""
-    for split in ("validation", "test"):
-        if has_split(context.config.task, split):
-            return split
-    return None
+def probe_set(context: Context) -> tuple[str, int | None] | None:
+    """(split, count) of what is probed: validation, else test; None without a task."""
+    evaluate = context.config.evaluate
+    counts = {"validation": evaluate.validation_problems, "test": evaluate.test_problems}
+    found = ((split, n) for split, n in counts.items() if has_split(context.config.task, split))
+    return next(found, None)
 
 
-def probe_prompts(context: Context, tokenizer: Any, split: str) -> list[PromptItem]:
-    """The problems that linear_probe draws responses to: the first that evaluate uses."""
+def probe_prompts(
+    context: Context, tokenizer: Any, split: str, count: int | None
+) -> list[PromptItem]:
+    """The problems that linear_probe draws responses to: the first of `probe_set`."""
     from pipeline.tasks import load_problems
 
-    evaluate, task = context.config.evaluate, context.config.task
-    count = evaluate.validation_problems if split == "validation" else evaluate.test_problems
+    task = context.config.task
     problems = load_problems(task.name, split, count, context.config.seed, **task_arguments(task))
     problems = problems[: context.config.linear_probe.problems]
     return encode(tokenizer, problems, split, task.max_prompt_tokens)

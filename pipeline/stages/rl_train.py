@@ -29,7 +29,7 @@ def plan(context: Context) -> str:
     config = context.config
     rl, algorithm, compute = config.rl_train, config.algorithm, config.compute
     base = models.describe_base(context)
-    problems.check_task(config.task)
+    problems.check_task(context, config.task, ("train", rl.problems))
     for package, wanted in (
         ("deepspeed", compute.launcher == "deepspeed" or compute.zero_stage > 0),
         ("vllm", compute.vllm_rollouts),

@@ -11,6 +11,7 @@ from pipeline.tasks.registry import (
     load_problems,
     reward_function,
     training_rows,
+    try_load,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "load_problems",
     "reward_function",
     "training_rows",
+    "try_load",
 ]

@@ -51,7 +51,10 @@ def load_gym(request: Request, o: GymOptions) -> list[Problem]:
     task, split, count = request.task, request.split, request.count
     check_splits(task, split, o.splits)
     if count is None:
-        raise PipelineError(f"task {task}: reasoning-gym generates without end; give a count")
+        raise PipelineError(
+            f"task {task}: reasoning-gym generates without end; say how many problems "
+            "(rl_train.problems, evaluate.validation_problems, evaluate.test_problems)"
+        )
     if o.extract not in EXTRACT:
         raise PipelineError(f"task {task}: options.extract is none of {', '.join(EXTRACT)}")
     config = {

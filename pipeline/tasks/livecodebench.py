@@ -106,6 +106,18 @@ def _fetch(task: str, dataset: Mapping[str, Any], name: str) -> Path:
     return Path(found)
 
 
+def _row(task: str, path: Path, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise PipelineError(
+            f"task {task}: {path} has a line that is not JSON ({error}); fetch the file again"
+        ) from None
+    if not isinstance(row, dict) or "question_content" not in row:
+        raise PipelineError(f"task {task}: {path} is not LiveCodeBench: no column question_content")
+    return row
+
+
 def problems(
     task: str, paths: Sequence[Path], start_date: str | None, end_date: str | None
 ) -> Iterator[Row]:
@@ -117,11 +129,7 @@ def problems(
                 line = file.readline()
                 if not line.strip():
                     break
-                row = json.loads(line)
-                if "question_content" not in row:
-                    raise PipelineError(
-                        f"task {task}: {path} is not LiveCodeBench: no column question_content"
-                    )
+                row = _row(task, path, line)
                 date = str(row["contest_date"])[:10]
                 if (start_date and date < start_date) or (end_date and date >= end_date):
                     continue

@@ -10,13 +10,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.tasks import arithmetic, code, gym, maths
 from pipeline.tasks.problem import Grade, Message, Problem, Request, parse_options
-from pipeline.tasks.rows import FILES
+from pipeline.tasks.rows import is_quick, local_file
 from pipeline.tasks.sandbox import check_mode
 from pipeline.tasks.splits import check_shares
 
@@ -32,6 +31,7 @@ class Kind:
     load: Callable[[Request, Any], list[Problem]]
     grade: Callable[[str, Pairs, Any, Done], list[Grade]]
     needs_dataset: bool = False
+    endless: bool = False  # makes as many problems as are asked for, which may take its time
 
 
 def _one_by_one(grade_one: Callable[[Problem, str], Grade]) -> Callable[..., list[Grade]]:
@@ -62,7 +62,7 @@ KINDS: dict[str, Kind] = {
         _one_by_one(arithmetic.grade_arithmetic),
     ),
     "math": Kind(maths.MathOptions, maths.load_math, maths.grade_math, needs_dataset=True),
-    "reasoning_gym": Kind(gym.GymOptions, gym.load_gym, gym.grade_gym),
+    "reasoning_gym": Kind(gym.GymOptions, gym.load_gym, gym.grade_gym, endless=True),
     "humaneval": _code(code.CodeOptions, code.humaneval_rows),
     "mbpp": _code(code.MbppOptions, code.mbpp_rows),
     "livecodebench": _code(code.LiveCodeBenchOptions, code.livecodebench_rows),
@@ -104,9 +104,33 @@ def check_task(
         check_mode(task, parsed.sandbox)
     if isinstance(parsed, gym.GymOptions):
         gym.create(task, parsed.generator, parsed.config)
-    path = Path(str((dataset or {}).get("path", ""))).expanduser()
-    if path.suffix in FILES and not path.is_file():
-        raise PipelineError(f"task {task}: {path}: no such file (task.dataset.path)")
+    file = local_file(dataset) if dataset else None
+    if file is not None and not file.is_file():
+        raise PipelineError(f"task {task}: {file}: no such file (task.dataset.path)")
+
+
+def try_load(
+    task: str,
+    split: str,
+    count: int | None,
+    seed: int,
+    *,
+    kind: str | None = None,
+    **arguments: Any,
+) -> None:
+    """Load problems and drop them again, where that takes a moment; arguments of load_problems.
+
+    A hub is not asked and a large file not read; of an endless kind one problem is made.
+
+    Raises:
+        PipelineError: as load_problems.
+    """
+    dataset = arguments.get("dataset")
+    if dataset is not None and not is_quick(dataset):
+        return
+    if find_kind(task, kind or task).endless and count is not None:
+        count = min(count, 1)
+    load_problems(task, split, count, seed, kind=kind, **arguments)
 
 
 def load_problems(

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import read_jsonl
 from pipeline.errors import PipelineError
 
 FILES = (".jsonl", ".json", ".parquet")
+QUICK = 64 * 2**20  # bytes that are read in a moment
 
 
 def load_rows(task: str, dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -23,26 +23,71 @@ def load_rows(task: str, dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
     Raises:
         PipelineError: the file or hub data set is missing or unreadable.
     """
-    path = str(dataset["path"])
-    suffix = Path(path).suffix
-    if suffix not in FILES:
+    file = local_file(dataset)
+    if file is None:
         return _from_hub(task, dataset)
-    file = Path(path).expanduser()
     if not file.is_file():
         raise PipelineError(f"task {task}: {file}: no such file (task.dataset.path)")
-    if suffix == ".parquet":
+    try:
+        rows = _parse(file)
+    except (OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PipelineError(
+            f"task {task}: {file} cannot be read ({reason}); fetch or write the file again"
+        ) from None
+    wrong = next((i for i, row in enumerate(rows, 1) if not isinstance(row, dict)), None)
+    if wrong is not None:
+        raise PipelineError(
+            f"task {task}: {file}: row {wrong} is no object with named columns; write each problem "
+            'as {"problem": ..., "answer": ...}'
+        )
+    return rows
+
+
+def local_file(dataset: Mapping[str, Any]) -> Path | None:
+    """The file that `dataset.path` names (there or not); None if it is a hub id or a folder.
+
+    Raises:
+        PipelineError: a file of another kind.
+    """
+    file = Path(str(dataset["path"])).expanduser()
+    if file.suffix in FILES:
+        return file
+    if file.is_file():
+        raise PipelineError(
+            f"task.dataset.path={file}: problems are read from {', '.join(FILES)} files; convert it"
+        )
+    return None
+
+
+def is_quick(dataset: Mapping[str, Any]) -> bool:
+    """Whether the rows are in a file on this machine that takes a moment to read."""
+    file = local_file(dataset)
+    return file is not None and file.stat().st_size <= QUICK
+
+
+def _parse(file: Path) -> list[Any]:
+    """The rows of a file by its kind; what is wrong with it as a ValueError."""
+    if file.suffix == ".parquet":
         import pyarrow.parquet
 
         return list(pyarrow.parquet.read_table(file).to_pylist())
-    if suffix == ".json":
-        rows = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(rows, list):
-            raise PipelineError(f"task {task}: {file}: expected a list of rows")
-        return rows
     text = file.read_text(encoding="utf-8")
-    if text and not text.endswith("\n"):  # a hand-written file may lack the last newline
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    return read_jsonl(file)
+    if file.suffix == ".json":
+        rows = json.loads(text)
+        if not isinstance(rows, list):
+            raise ValueError("not a list of rows")
+        return rows
+    rows = []
+    # not splitlines: a JSON string may hold U+2028 as it is
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number} is not JSON: {error.msg}") from None
+    return rows
 
 
 def _from_hub(task: str, dataset: Mapping[str, Any]) -> list[dict[str, Any]]:

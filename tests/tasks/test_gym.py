@@ -64,7 +64,7 @@ def test_mistakes_are_named() -> None:
         ({"config": {"legs": 3}}, "options.config"),
         ({"config": {"min_animals": 1, "max_animals": 1, "max_instances": 1}}, "distinct"),
         ({"extract": "regex"}, "options.extract"),
-        ({"count": None}, "give a count"),
+        ({"count": None}, "how many"),
     ]
     for changed, part in cases:
         with pytest.raises(PipelineError, match=part):
