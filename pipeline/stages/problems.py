@@ -36,19 +36,28 @@ def has_split(task: TaskConfig, split: str) -> bool:
 def check_task(context: Context, task: TaskConfig, *sets: tuple[str, int | None]) -> None:
     """Find what can be found wrong with a task before anything starts.
 
+    Unless this is a dry run, small data sets are fetched from the hub for that.
+
     Args:
         sets: (split, how many problems) that will be wanted.
 
     Raises:
         PipelineError: an unknown kind or option, a package that is not there, a data file that is
-            missing or broken, has other columns or too few problems.
+            missing or broken, has other columns or too few problems; a hub that does not answer.
     """
     from pipeline import tasks
 
     arguments = task_arguments(task)
     tasks.check_task(task.name, **arguments)
     for split, count in sets:
-        tasks.try_load(task.name, split, count, context.config.seed, **arguments)
+        tasks.try_load(
+            task.name,
+            split,
+            count,
+            context.config.seed,
+            fetch=not context.config.dry_run,
+            **arguments,
+        )
 
 
 def evaluation_sets(context: Context) -> list[tuple[TaskConfig, str, int | None]]:

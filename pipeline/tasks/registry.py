@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,7 @@ class Kind:
     grade: Callable[[str, Pairs, Any, Done], list[Grade]]
     needs_dataset: bool = False
     endless: bool = False  # makes as many problems as are asked for, which may take its time
+    large: bool = False  # gigabytes to fetch
 
 
 def _one_by_one(grade_one: Callable[[Problem, str], Grade]) -> Callable[..., list[Grade]]:
@@ -65,7 +66,7 @@ KINDS: dict[str, Kind] = {
     "reasoning_gym": Kind(gym.GymOptions, gym.load_gym, gym.grade_gym, endless=True),
     "humaneval": _code(code.CodeOptions, code.humaneval_rows),
     "mbpp": _code(code.MbppOptions, code.mbpp_rows),
-    "livecodebench": _code(code.LiveCodeBenchOptions, code.livecodebench_rows),
+    "livecodebench": replace(_code(code.LiveCodeBenchOptions, code.livecodebench_rows), large=True),
 }
 
 
@@ -116,19 +117,25 @@ def try_load(
     seed: int,
     *,
     kind: str | None = None,
+    fetch: bool = False,
     **arguments: Any,
 ) -> None:
-    """Load problems and drop them again, where that takes a moment; arguments of load_problems.
+    """Load problems and drop them again, where that is cheap; arguments of load_problems.
 
-    A hub is not asked and a large file not read; of an endless kind one problem is made.
+    A large file is not read; of an endless kind one problem is made.
+
+    Args:
+        fetch: get data sets from the hub now (its cache then has them), but for large ones.
 
     Raises:
         PipelineError: as load_problems.
     """
-    dataset = arguments.get("dataset")
-    if dataset is not None and not is_quick(dataset):
-        return
-    if find_kind(task, kind or task).endless and count is not None:
+    found, dataset = find_kind(task, kind or task), arguments.get("dataset")
+    if dataset is not None:
+        cheap = is_quick(dataset) if local_file(dataset) else fetch and not found.large
+        if not cheap:
+            return
+    if found.endless and count is not None:
         count = min(count, 1)
     load_problems(task, split, count, seed, kind=kind, **arguments)
 

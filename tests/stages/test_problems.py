@@ -19,6 +19,18 @@ BAD = {
 }
 
 
+def test_a_benchmark_that_cannot_be_fetched_is_refused_before_any_training(tmp_path: Path) -> None:
+    """Would catch a node without a network that trains for hours and then cannot evaluate."""
+    run_dir = tmp_path / "run"
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+    arguments = ["+experiment=pico", "+task@eval_tasks.mine=math500", f"run.dir={run_dir}"]
+    done = run_pipeline(*arguments, **offline)
+    assert done.returncode == 1
+    assert "cannot load HuggingFaceH4/MATH-500 from the hub" in done.stderr.splitlines()[-1]
+    assert not run_dir.exists()
+    assert run_pipeline(*arguments, "dry_run=true", **offline).returncode == 0
+
+
 @pytest.mark.parametrize("fault", BAD)
 def test_a_broken_benchmark_is_refused_before_any_training(tmp_path: Path, fault: str) -> None:
     """Would catch a file that is first opened when hours of training are over."""
