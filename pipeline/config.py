@@ -63,7 +63,8 @@ class TaskConfig:
     name: str = MISSING
     kind: str = MISSING  # which loader and grader (pipeline/tasks)
     dataset: DatasetConfig | None = None
-    prompt_suffix: str = ""
+    prompt_template: str | None = None  # holds {problem}; null: as the kind poses it
+    system_prompt: str | None = None
     max_prompt_tokens: int = 2048
     options: dict[str, Any] = field(default_factory=dict)
 

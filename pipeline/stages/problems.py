@@ -22,7 +22,8 @@ def task_arguments(task: TaskConfig) -> dict[str, Any]:
     return {
         "kind": task.kind,
         "dataset": asdict(task.dataset) if task.dataset is not None else None,
-        "prompt_suffix": task.prompt_suffix,
+        "prompt_template": task.prompt_template,
+        "system_prompt": task.system_prompt,
         **task.options,
     }
 

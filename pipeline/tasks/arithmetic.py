@@ -75,8 +75,9 @@ def load_addition(request: Request, o: AdditionOptions) -> list[Problem]:
         )
     draws = _draw(request, o, 0, 10**o.digits - 1, distinct=False)
     return [
-        Problem("+".join(map(str, n)), "+".join(map(str, n)) + "=", str(sum(n)), request.split)
+        Problem(text, request.pose(f"{text}=", chat=False), str(sum(n)), request.split)
         for n in _take(request, draws)
+        for text in ["+".join(map(str, n))]
     ]
 
 
@@ -106,7 +107,7 @@ def _in_words(request: Request, o: ArithmeticOptions, numbers: Sequence[int]) ->
     )
     return Problem(
         id=f"{o.operation}:{','.join(map(str, numbers))}",
-        prompt=[{"role": "user", "content": f"{content} {request.prompt_suffix or ''}".strip()}],
+        prompt=request.pose(content),
         answer=str(OPERATIONS[o.operation](numbers)),
         split=request.split,
         meta={"extract": o.extract},

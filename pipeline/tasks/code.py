@@ -16,7 +16,7 @@ from pipeline.errors import PipelineError
 from pipeline.tasks import livecodebench
 from pipeline.tasks.code_runs import Limits, Outcome, run_program, run_tests
 from pipeline.tasks.grader_pool import default_workers
-from pipeline.tasks.problem import Grade, Message, Problem, Request
+from pipeline.tasks.problem import Grade, Problem, Request
 from pipeline.tasks.rows import column, load_rows
 from pipeline.tasks.sandbox import check_mode
 from pipeline.tasks.splits import check_splits, choose, split_of
@@ -125,10 +125,8 @@ def load_code(
     for identity, text, meta in rows(request, o):
         if split_of(identity, o.splits, o.split_seed) != request.split:
             continue
-        if request.prompt_suffix:
-            text = f"{text}\n{request.prompt_suffix}"
-        prompt: list[Message] | str = [{"role": "user", "content": text}] if o.chat else text
         meta["chat"] = o.chat
+        prompt = request.pose(text, chat=o.chat)
         problems.append(Problem(identity, prompt, "", request.split, meta))
     return choose(problems, request)
 

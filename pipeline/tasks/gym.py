@@ -17,7 +17,7 @@ from pipeline.errors import PipelineError
 from pipeline.tasks.arithmetic import NUMBER
 from pipeline.tasks.boxed import last_boxed
 from pipeline.tasks.grader_pool import shared_pool
-from pipeline.tasks.problem import Grade, Problem, Request
+from pipeline.tasks.problem import PROBLEM, Grade, Problem, Request
 from pipeline.tasks.sandbox import check_mode
 from pipeline.tasks.splits import DEFAULT_SPLITS, check_splits, split_of
 
@@ -63,7 +63,7 @@ def load_gym(request: Request, o: GymOptions) -> list[Problem]:
         "size": TRIES * count + 100,
     }
     dataset = create(task, o.generator, config)
-    suffix = SUFFIX[o.extract] if request.prompt_suffix is None else request.prompt_suffix
+    template = f"{PROBLEM}\n{SUFFIX[o.extract]}".strip()
     problems: dict[str, Problem] = {}
     for index in range(config["size"]):
         if len(problems) == count:
@@ -74,7 +74,7 @@ def load_gym(request: Request, o: GymOptions) -> list[Problem]:
             continue
         problems[question] = Problem(
             id=f"{o.generator}:{config['seed']}:{index}",
-            prompt=[{"role": "user", "content": f"{question}\n{suffix}".strip()}],
+            prompt=request.pose(question, template),
             answer=str(entry["answer"]),
             split=split,
             meta={"dataset": o.generator, "config": config, "index": index, "extract": o.extract},

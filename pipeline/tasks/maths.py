@@ -14,12 +14,12 @@ from typing import Any
 
 from pipeline.tasks.boxed import last_boxed
 from pipeline.tasks.grader_pool import shared_pool
-from pipeline.tasks.problem import Grade, Message, Problem, Request
+from pipeline.tasks.problem import PROBLEM, Grade, Problem, Request
 from pipeline.tasks.rows import column, load_rows
 from pipeline.tasks.splits import check_splits, choose, split_of
 
 # The published prompt (arXiv 2601.04537, training recipe): one user turn.
-PROMPT_SUFFIX = "Let's think step by step and output the final answer within \\boxed{}."
+TEMPLATE = f"{PROBLEM} Let's think step by step and output the final answer within \\boxed{{}}."
 LONGEST_ANSWER = 2000  # characters; no reference answer comes near, and parsers are slow on it
 
 
@@ -47,15 +47,13 @@ def load_math(request: Request, o: MathOptions) -> list[Problem]:
     """
     task, dataset = request.task, request.dataset
     check_splits(task, request.split, o.splits)
-    suffix = PROMPT_SUFFIX if request.prompt_suffix is None else request.prompt_suffix
     problems: dict[str, Problem] = {}
     for row in load_rows(task, dataset):
         text = str(column(task, dataset, row, dataset.get("problem") or "problem")).strip()
         if split_of(text, o.splits, o.split_seed) != request.split:
             continue
         answer = reference(column(task, dataset, row, dataset.get("answer") or "answer"), o)
-        content = f"{text} {suffix}".strip()
-        prompt: list[Message] | str = [{"role": "user", "content": content}] if o.chat else content
+        prompt = request.pose(text, TEMPLATE, chat=o.chat)
         identity = hashlib.sha256(text.encode()).hexdigest()[:16]
         problems.setdefault(identity, Problem(identity, prompt, answer, request.split))
     return choose(list(problems.values()), request)

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from pipeline.errors import PipelineError
 
+PROBLEM = "{problem}"  # in a prompt template, where the problem goes
 Message = dict[str, str]  # {"role": "user", "content": "..."}
 Status = Literal["ok", "no_answer", "timeout"]
 
@@ -56,7 +57,35 @@ class Request:
     count: int | None
     seed: int
     dataset: Mapping[str, Any] = field(default_factory=dict)
-    prompt_suffix: str | None = None
+    prompt_template: str | None = None
+    system_prompt: str | None = None
+
+    def pose(
+        self, problem: str, default: str = PROBLEM, *, chat: bool = True
+    ) -> list[Message] | str:
+        """The prompt: the problem in the template, after the system prompt; plain text if not chat.
+
+        Args:
+            default: the template of the kind, where none is given.
+        """
+        template = default if self.prompt_template is None else self.prompt_template
+        # not str.format: templates hold LaTeX
+        content = template.replace(PROBLEM, problem)
+        if not chat:
+            return content if self.system_prompt is None else f"{self.system_prompt}\n{content}"
+        turns = [{"role": "user", "content": content}]
+        if self.system_prompt is not None:
+            turns.insert(0, {"role": "system", "content": self.system_prompt})
+        return turns
+
+
+def check_template(task: str, template: str | None) -> None:
+    """Raise PipelineError if the template has no place for the problem."""
+    if template is not None and PROBLEM not in template:
+        raise PipelineError(
+            f"task {task}: prompt_template {template!r} has no {PROBLEM}; put it where the problem "
+            "goes"
+        )
 
 
 Schema = TypeVar("Schema")

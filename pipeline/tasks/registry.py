@@ -14,7 +14,14 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.tasks import arithmetic, code, gym, maths
-from pipeline.tasks.problem import Grade, Message, Problem, Request, parse_options
+from pipeline.tasks.problem import (
+    Grade,
+    Message,
+    Problem,
+    Request,
+    check_template,
+    parse_options,
+)
 from pipeline.tasks.rows import is_quick, local_file
 from pipeline.tasks.sandbox import check_mode
 from pipeline.tasks.splits import check_shares
@@ -90,7 +97,8 @@ def check_task(
     *,
     kind: str | None = None,
     dataset: Mapping[str, Any] | None = None,
-    prompt_suffix: str | None = None,
+    prompt_template: str | None = None,
+    system_prompt: str | None = None,
     **options: Any,
 ) -> None:
     """Find what can be found wrong with a task without loading it; arguments of load_problems.
@@ -101,6 +109,7 @@ def check_task(
     """
     _, parsed = _parse(task, kind or task, dataset, options)
     check_shares(task, parsed.splits)
+    check_template(task, prompt_template)
     if hasattr(parsed, "sandbox"):
         check_mode(task, parsed.sandbox)
     if isinstance(parsed, gym.GymOptions):
@@ -148,7 +157,8 @@ def load_problems(
     *,
     kind: str | None = None,
     dataset: Mapping[str, Any] | None = None,
-    prompt_suffix: str | None = None,
+    prompt_template: str | None = None,
+    system_prompt: str | None = None,
     **options: Any,
 ) -> list[Problem]:
     """Problems of one split, the same for the same arguments in every process.
@@ -161,7 +171,8 @@ def load_problems(
         seed: which problems, and their order; not which split a problem is in.
         kind: loader and grader, one of KINDS; the task's name if not given.
         dataset: path, name, revision, split, problem, answer: for kinds that read a data set.
-        prompt_suffix: put after every problem; None for the kind's default.
+        prompt_template: how a problem is posed, with {problem} in it; None for the kind's default.
+        system_prompt: a turn before it; None for none.
         options: the kind's own (AdditionOptions, ArithmeticOptions, MathOptions,
             GymOptions, CodeOptions and its kin).
 
@@ -170,7 +181,8 @@ def load_problems(
     """
     kind = kind or task
     found, parsed = _parse(task, kind, dataset, options)
-    request = Request(task, split, count, seed, dataset or {}, prompt_suffix)
+    check_template(task, prompt_template)
+    request = Request(task, split, count, seed, dataset or {}, prompt_template, system_prompt)
     problems = found.load(request, parsed)
     return [
         Problem(p.id, p.prompt, p.answer, p.split, p.meta, task=task, kind=kind) for p in problems

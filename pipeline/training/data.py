@@ -40,7 +40,8 @@ def training_problems(task: TaskSpec, tokenizer: PreTrainedTokenizerBase) -> lis
         task.seed,
         kind=task.kind,
         dataset=task.dataset,
-        prompt_suffix=task.prompt_suffix,
+        prompt_template=task.prompt_template,
+        system_prompt=task.system_prompt,
         **task.options,
     )
     short, _ = keep_short(tokenizer, problems, task.max_prompt_tokens)

@@ -44,7 +44,8 @@ class TaskSpec:
     name: str
     kind: str | None = None  # None: the name
     dataset: dict[str, Any] | None = None
-    prompt_suffix: str | None = None
+    prompt_template: str | None = None
+    system_prompt: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     problems: int | None = None  # None: the whole training split
     seed: int = 0

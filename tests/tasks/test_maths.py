@@ -11,12 +11,15 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.tasks import Problem, grade, grade_many, load_problems
 from pipeline.tasks.grader_pool import shared_pool
-from pipeline.tasks.maths import PROMPT_SUFFIX
 from tests.tasks.prompts import content
 
 
 def problem(answer: str) -> Problem:
     return Problem("p", [], answer, "test", task="m", kind="math")
+
+
+# arXiv 2601.04537, training recipe
+PUBLISHED = "Let's think step by step and output the final answer within \\boxed{}."
 
 
 def load(data_dir: Path, name: str, **more: Any) -> list[Problem]:
@@ -62,7 +65,7 @@ def test_integer_benchmarks_load_and_grade(data_dir: Path, name: str, size: int)
     assert all(
         g.correct for g in grade_many(name, [(p, f"\\boxed{{{p.answer}}}") for p in problems])
     )
-    assert all(content(p).endswith(f" {PROMPT_SUFFIX}") for p in problems)
+    assert all(content(p).endswith(f" {PUBLISHED}") for p in problems)
 
 
 VERDICTS = [
@@ -117,7 +120,14 @@ def test_reference_after_a_mark(tmp_path: Path) -> None:
     """Catches GSM8K references that carry the whole solution or a thousands separator."""
     dataset = write(tmp_path / "g.jsonl", ROWS)
     problems = load_problems(
-        "g", "test", None, 0, kind="math", dataset=dataset, answer_after="####", prompt_suffix=""
+        "g",
+        "test",
+        None,
+        0,
+        kind="math",
+        dataset=dataset,
+        answer_after="####",
+        prompt_template="{problem}",
     )
     assert [p.answer for p in problems] == ["1234", "5", "5"]
     assert [content(p) for p in problems] == [r["q"] for r in ROWS]
@@ -160,7 +170,7 @@ def test_parquet_and_plain_prompts(tmp_path: Path) -> None:
     (loaded,) = load_problems(
         "d", "test", None, 0, kind="math", dataset={"path": str(file)}, chat=False
     )
-    assert loaded.prompt == f"1+1? {PROMPT_SUFFIX}"
+    assert loaded.prompt == f"1+1? {PUBLISHED}"
 
 
 def test_mistakes_in_the_data_are_named(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pipeline.artifacts import append_jsonl, read_jsonl
 from pipeline.errors import PipelineError
 from pipeline.tasks import (
     Problem,
+    check_task,
     encode_prompt,
     grade_file,
     keep_short,
@@ -21,6 +22,7 @@ from pipeline.tasks import (
     reward_function,
     training_rows,
 )
+from tests.tasks.prompts import content
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +163,32 @@ def test_a_generation_of_an_unknown_problem_is_an_error(tmp_path: Path) -> None:
     append_jsonl(path, [generation(Problem("99+99", "", "", "test", task="addition"), "198")])
     with pytest.raises(PipelineError, match=r"generation 1: no problem '99\+99' in addition/test"):
         grade_file(path, [])
+
+
+def test_prompts_are_posed_as_asked(tmp_path: Path) -> None:
+    """Would catch a template whose LaTeX is taken for fields, a system prompt that is left out or
+    comes last, and a problem that contains the mark."""
+    file = tmp_path / "d.jsonl"
+    file.write_text(json.dumps({"problem": "is {problem} \\frac{1}{2}?", "answer": "1"}) + "\n")
+    call: dict[str, Any] = {"kind": "math", "dataset": {"path": str(file)}}
+    call |= {"prompt_template": "Q: {problem}\nA \\boxed{}:", "system_prompt": "Be {brief}."}
+    posed = "Q: is {problem} \\frac{1}{2}?\nA \\boxed{}:"
+    (chat,) = load_problems("d", "test", None, 0, **call)
+    assert chat.prompt == [
+        {"role": "system", "content": "Be {brief}."},
+        {"role": "user", "content": posed},
+    ]
+    (plain,) = load_problems("d", "test", None, 0, **call, chat=False)
+    assert plain.prompt == f"Be {{brief}}.\n{posed}"
+    for kind in ("addition", "arithmetic"):
+        (problem,) = load_problems(kind, "test", 1, 0, prompt_template="<{problem}>")
+        text = problem.prompt if isinstance(problem.prompt, str) else content(problem)
+        assert (text[0], text[-1]) == ("<", ">")
+
+
+def test_a_template_without_a_problem_is_refused() -> None:
+    """Would catch a run in which every prompt is the same."""
+    with pytest.raises(PipelineError, match=r"no \{problem\}; put it where"):
+        check_task("addition", prompt_template="What is it?")
+    with pytest.raises(PipelineError, match=r"no \{problem\}; put it where"):
+        load_problems("addition", "test", 1, 0, prompt_template="What is it?")

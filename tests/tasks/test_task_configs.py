@@ -21,7 +21,7 @@ def arguments(task: dict[str, Any]) -> dict[str, Any]:
     return {
         "kind": task["kind"],
         "dataset": task.get("dataset"),
-        "prompt_suffix": task.get("prompt_suffix"),
+        "prompt_template": task.get("prompt_template"),
         **options,
     }
 
