@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pipeline.artifacts import hash_json
 from pipeline.config import TaskConfig
 from pipeline.errors import PipelineError
 from pipeline.stages.base import Context
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pipeline.inference.run import PromptItem
     from pipeline.tasks import Problem
 
+_loaded: set[str] = set()  # what check_task has tried: several stages ask for the same problems
 Sets = dict[tuple[str, str], list["Problem"]]  # problems by (task, split)
 
 
@@ -50,15 +52,12 @@ def check_task(context: Context, task: TaskConfig, *sets: tuple[str, int | None]
 
     arguments = task_arguments(task)
     tasks.check_task(task.name, **arguments)
+    seed, fetch = context.config.seed, not context.config.dry_run
     for split, count in sets:
-        tasks.try_load(
-            task.name,
-            split,
-            count,
-            context.config.seed,
-            fetch=not context.config.dry_run,
-            **arguments,
-        )
+        key = hash_json([task.name, split, count, seed, fetch, arguments])
+        if key not in _loaded:
+            tasks.try_load(task.name, split, count, seed, fetch=fetch, **arguments)
+            _loaded.add(key)
 
 
 def evaluation_sets(context: Context) -> list[tuple[TaskConfig, str, int | None]]:

@@ -2,17 +2,9 @@
 
 from pipeline.tasks.grading import grade_file, grade_rows
 from pipeline.tasks.problem import Grade, Problem
-from pipeline.tasks.registry import (
-    check_task,
-    encode_prompt,
-    grade,
-    grade_many,
-    keep_short,
-    load_problems,
-    reward_function,
-    training_rows,
-    try_load,
-)
+from pipeline.tasks.prompts import encode_prompt, keep_short
+from pipeline.tasks.registry import check_task, grade, grade_many, load_problems, try_load
+from pipeline.tasks.rewards import reward_function, training_rows
 
 __all__ = [
     "Grade",

@@ -1,4 +1,4 @@
-"""The front door of the tasks: load problems, encode prompts, grade responses, reward training.
+"""The front door of the tasks: load problems, check them early, grade responses.
 
 A task is a name, a kind (which loader and grader) and plain values; the values live in
 `conf/task/<name>.yaml`. The grader of evaluation and the reward of training are the same function.
@@ -6,7 +6,6 @@ A task is a name, a kind (which loader and grader) and plain values; the values 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,18 +15,18 @@ from pipeline.errors import PipelineError
 from pipeline.tasks import arithmetic, code, gym, maths
 from pipeline.tasks.problem import (
     Grade,
-    Message,
     Problem,
     Request,
     check_template,
     parse_options,
 )
-from pipeline.tasks.rows import is_quick, local_file
+from pipeline.tasks.rows import local_file
 from pipeline.tasks.sandbox import check_mode
 from pipeline.tasks.splits import check_shares
 
 Pairs = Sequence[tuple[Problem, str]]
 Done = Callable[[], object] | None
+QUICK = 64 * 2**20  # bytes of a data file that is read in a moment
 
 
 @dataclass(frozen=True)
@@ -84,9 +83,15 @@ def find_kind(task: str, kind: str) -> Kind:
 
 
 def _parse(
-    task: str, kind: str, dataset: Mapping[str, Any] | None, options: Mapping[str, Any]
+    task: str,
+    kind: str,
+    dataset: Mapping[str, Any] | None,
+    template: str | None,
+    options: Mapping[str, Any],
 ) -> tuple[Kind, Any]:
+    """The kind and its options; raises for what is wrong with any of the values."""
     found = find_kind(task, kind)
+    check_template(task, template)
     if found.needs_dataset and not dataset:
         raise PipelineError(f"task {task}: kind {kind} needs task.dataset (path, problem, answer)")
     return found, parse_options(found.schema, task, options)
@@ -107,16 +112,14 @@ def check_task(
         PipelineError: unknown kind or option, shares that do not sum to 1, a local file that is
             not there, a package or the sandbox missing.
     """
-    _, parsed = _parse(task, kind or task, dataset, options)
+    _, parsed = _parse(task, kind or task, dataset, prompt_template, options)
     check_shares(task, parsed.splits)
-    check_template(task, prompt_template)
     if hasattr(parsed, "sandbox"):
         check_mode(task, parsed.sandbox)
     if isinstance(parsed, gym.GymOptions):
         gym.create(task, parsed.generator, parsed.config)
-    file = local_file(dataset) if dataset else None
-    if file is not None and not file.is_file():
-        raise PipelineError(f"task {task}: {file}: no such file (task.dataset.path)")
+    if dataset:
+        local_file(task, dataset)
 
 
 def try_load(
@@ -141,7 +144,8 @@ def try_load(
     """
     found, dataset = find_kind(task, kind or task), arguments.get("dataset")
     if dataset is not None:
-        cheap = is_quick(dataset) if local_file(dataset) else fetch and not found.large
+        file = local_file(task, dataset)
+        cheap = fetch and not found.large if file is None else file.stat().st_size <= QUICK
         if not cheap:
             return
     if found.endless and count is not None:
@@ -180,46 +184,12 @@ def load_problems(
         PipelineError: unknown kind, option, split or column; missing file; too few problems.
     """
     kind = kind or task
-    found, parsed = _parse(task, kind, dataset, options)
-    check_template(task, prompt_template)
+    found, parsed = _parse(task, kind, dataset, prompt_template, options)
     request = Request(task, split, count, seed, dataset or {}, prompt_template, system_prompt)
     problems = found.load(request, parsed)
     return [
         Problem(p.id, p.prompt, p.answer, p.split, p.meta, task=task, kind=kind) for p in problems
     ]
-
-
-def encode_prompt(tokenizer: Any, problem: Problem, **template: Any) -> list[int]:
-    """Token ids of the prompt, as TRL encodes it in training.
-
-    Messages go through the tokenizer's chat template, with the opening of the assistant's turn; a
-    plain string is tokenised as it is.
-
-    Args:
-        template: passed to the chat template (enable_thinking and the like).
-
-    Raises:
-        PipelineError: messages, but the tokenizer has no chat template.
-    """
-    if isinstance(problem.prompt, str):
-        return [int(token) for token in tokenizer(problem.prompt)["input_ids"]]
-    if not tokenizer.chat_template:
-        raise PipelineError(
-            f"task {problem.task}: the tokenizer {tokenizer.name_or_path} has no chat template; "
-            "use an instruct model, or plain prompts (task.options.chat=false)"
-        )
-    encoded = tokenizer.apply_chat_template(
-        problem.prompt, add_generation_prompt=True, tokenize=True, return_dict=True, **template
-    )
-    return [int(token) for token in encoded["input_ids"]]
-
-
-def keep_short(
-    tokenizer: Any, problems: Sequence[Problem], max_prompt_tokens: int
-) -> tuple[list[Problem], int]:
-    """The problems whose prompt fits, and how many were dropped."""
-    short = [p for p in problems if len(encode_prompt(tokenizer, p)) <= max_prompt_tokens]
-    return short, len(problems) - len(short)
 
 
 def grade_many(
@@ -246,56 +216,3 @@ def grade_many(
 def grade(task: str, problem: Problem, text: str, **options: Any) -> Grade:
     """Grade one response."""
     return grade_many(task, [(problem, text)], **options)[0]
-
-
-def training_rows(problems: Sequence[Problem]) -> list[dict[str, Any]]:
-    """Rows for a TRL data set: prompt, answer, problem_id, and meta as JSON (one type a column)."""
-    return [
-        {"prompt": p.prompt, "answer": p.answer, "problem_id": p.id, "meta": json.dumps(p.meta)}
-        for p in problems
-    ]
-
-
-def reward_function(
-    task: str, *, kind: str | None = None, **options: Any
-) -> Callable[..., list[float]]:
-    """The grader as a TRL reward: 1.0 for a right completion, 0.0 for any other.
-
-    The returned function takes what TRL 1.16 passes, `f(prompts, completions, completion_ids,
-    **columns)`, reads the columns of `training_rows`, and reports the shares of time-outs and of
-    completions without an answer through TRL's `log_metric`, if that is given.
-    """
-    kind = kind or task
-    parse_options(find_kind(task, kind).schema, task, options)  # mistakes show before training
-
-    def reward(
-        prompts: Sequence[str | list[Message]],
-        completions: Sequence[str | list[Message]],
-        completion_ids: Sequence[Sequence[int]] | None = None,
-        **columns: Any,
-    ) -> list[float]:
-        if "answer" not in columns:
-            raise PipelineError(f"reward of task {task}: the training data has no column 'answer'")
-        metas = columns.get("meta") or ["{}"] * len(completions)
-        pairs = [
-            (Problem("", prompt, answer, "", json.loads(meta), task, kind), completion_text(c))
-            for prompt, c, answer, meta in zip(
-                prompts, completions, columns["answer"], metas, strict=True
-            )
-        ]
-        grades = grade_many(task, pairs, kind=kind, **options)
-        log_metric = columns.get("log_metric")
-        if log_metric is not None and grades:
-            for status in ("no_answer", "timeout"):
-                log_metric(status, sum(g.status == status for g in grades) / len(grades))
-        return [float(g.correct) for g in grades]
-
-    reward.__name__ = f"{task}_reward"
-    return reward
-
-
-def completion_text(completion: str | list[Message]) -> str:
-    """What the model wrote: the string itself, or the content of the assistant's messages."""
-    if isinstance(completion, str):
-        return completion
-    return "".join(message["content"] or "" for message in completion)

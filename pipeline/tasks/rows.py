@@ -10,7 +10,6 @@ from typing import Any
 from pipeline.errors import PipelineError
 
 FILES = (".jsonl", ".json", ".parquet")
-QUICK = 64 * 2**20  # bytes that are read in a moment
 
 
 def load_rows(task: str, dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -23,11 +22,9 @@ def load_rows(task: str, dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
     Raises:
         PipelineError: the file or hub data set is missing or unreadable.
     """
-    file = local_file(dataset)
+    file = local_file(task, dataset)
     if file is None:
         return _from_hub(task, dataset)
-    if not file.is_file():
-        raise PipelineError(f"task {task}: {file}: no such file (task.dataset.path)")
     try:
         rows = _parse(file)
     except (OSError, ValueError) as error:
@@ -44,26 +41,22 @@ def load_rows(task: str, dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def local_file(dataset: Mapping[str, Any]) -> Path | None:
-    """The file that `dataset.path` names (there or not); None if it is a hub id or a folder.
+def local_file(task: str, dataset: Mapping[str, Any]) -> Path | None:
+    """The file that `dataset.path` names; None if it is a hub id or a folder.
 
     Raises:
-        PipelineError: a file of another kind.
+        PipelineError: it is not there, or of another kind.
     """
     file = Path(str(dataset["path"])).expanduser()
-    if file.suffix in FILES:
-        return file
-    if file.is_file():
+    known = file.suffix in FILES
+    if known and not file.is_file():
+        raise PipelineError(f"task {task}: {file}: no such file (task.dataset.path)")
+    if not known and file.is_file():
         raise PipelineError(
-            f"task.dataset.path={file}: problems are read from {', '.join(FILES)} files; convert it"
+            f"task {task}: {file} (task.dataset.path): problems are read from {', '.join(FILES)} "
+            "files; convert it"
         )
-    return None
-
-
-def is_quick(dataset: Mapping[str, Any]) -> bool:
-    """Whether the rows are in a file on this machine that takes a moment to read."""
-    file = local_file(dataset)
-    return file is not None and file.stat().st_size <= QUICK
+    return file if known else None
 
 
 def _parse(file: Path) -> list[Any]:

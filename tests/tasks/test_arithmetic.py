@@ -8,7 +8,7 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.tasks import Problem, grade, load_problems
 from pipeline.tasks.arithmetic import ADDITION_ALPHABET
-from tests.tasks.prompts import content
+from tests.tasks.shared import content
 
 SPLITS = ("train", "validation", "test")
 

@@ -11,11 +11,18 @@ from typing import Any
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.tasks import Problem, grade, grade_many, livecodebench, load_problems, reward_function
+from pipeline.tasks import (
+    Problem,
+    grade,
+    grade_many,
+    livecodebench,
+    load_problems,
+    reward_function,
+    training_rows,
+)
 from pipeline.tasks.code import extract_program
 from pipeline.tasks.code_runs import same_output
-from pipeline.tasks.registry import training_rows
-from tests.tasks.prompts import content
+from tests.tasks.shared import content
 
 
 def fenced(code: str) -> str:

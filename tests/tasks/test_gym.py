@@ -6,9 +6,15 @@ from typing import Any
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.tasks import Problem, gym
-from pipeline.tasks.registry import grade_many, load_problems, reward_function, training_rows
-from tests.tasks.prompts import content
+from pipeline.tasks import (
+    Problem,
+    grade_many,
+    gym,
+    load_problems,
+    reward_function,
+    training_rows,
+)
+from tests.tasks.shared import content
 
 CONFIG = {"min_animals": 2, "max_animals": 2, "max_instances": 3}
 needs_gym = pytest.mark.skipif(

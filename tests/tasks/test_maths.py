@@ -11,7 +11,7 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.tasks import Problem, grade, grade_many, load_problems
 from pipeline.tasks.grader_pool import shared_pool
-from tests.tasks.prompts import content
+from tests.tasks.shared import content
 
 
 def problem(answer: str) -> Problem:

@@ -22,7 +22,7 @@ from pipeline.tasks import (
     reward_function,
     training_rows,
 )
-from tests.tasks.prompts import content
+from tests.tasks.shared import content
 
 
 @pytest.fixture(scope="module")
