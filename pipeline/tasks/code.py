@@ -1,7 +1,7 @@
 """Code benchmarks: HumanEval, MBPP, LiveCodeBench. Responses are programs, tests are the answer.
 
 In chat mode the last fenced block of a response is the program. How it is run, and why it cannot
-pass without solving the problem, is in sandbox.py and sandbox_child.py.
+pass without solving the problem, is in sandbox.py and inside/.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Runs one candidate program against its tests in the sandbox and says how it ended.
 
-Every file that a child writes is a temporary file with a size limit, so endless output fills no
-memory and no pipe has to be drained; every wait has a time limit.
+What counts is processor time, and the time in which a program sleeps; that a busy machine makes it
+wait for a processor does not. Every file that a child writes is a temporary file with a size limit,
+so endless output fills no memory and no pipe has to be drained.
 """
 
 from __future__ import annotations
@@ -10,21 +11,25 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import IO, Any, Literal
 
 from pipeline.tasks import sandbox
+from pipeline.tasks.child_process import Child
 
 Outcome = Literal["passed", "failed", "timeout"]
 FILE = 16 * 2**20  # bytes that a child may write into one file, its output included
+ASLEEP = 3  # times the processor seconds of a call: how long it may neither run nor want to
+GUARD = 50  # times the processor seconds: wall time after which a program is ended in any case
+POLL = 0.05  # seconds between two looks
 
 
 @dataclass(frozen=True)
 class Limits:
-    """seconds: for one test input or one call; total_seconds: for all tests of a program.
+    """Processor seconds: `seconds` for one test input or one call, `total_seconds` for all tests.
 
     memory_mb: address space of the candidate. packages: it may import installed packages.
     sandbox: "bwrap", or "none" (no protection).
@@ -37,16 +42,60 @@ class Limits:
     sandbox: str = "bwrap"
 
     def arguments(self, role: str) -> list[str]:
-        # Wall time is what ends a program; the CPU limit is for one that outlives its parent.
+        # The clock here is what ends a program; this limit is for one that outlives its parent.
         return [role, str(self.memory_mb * 2**20), str(int(self.total_seconds) + 5), str(FILE)]
 
 
+class Clock:
+    """The time that a program, and whoever asks it, have had.
+
+    A program that is ready to run, and is not let, is not charged for it: Linux keeps account of
+    that for every thread. What is left of the wall time when all of them sleep is idle time.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.spent = 0.0  # processor seconds of children before this one
+        self.idle = 0.0
+
+    def outlasts(self, program: Child, judge: Child, calls: Callable[[], int]) -> bool:
+        """Wait until `judge` has ended; True once the time is over.
+
+        Args:
+            judge: the tests' process, or the program itself.
+            calls: how many calls the program has had: each has its own time.
+        """
+        children = [program] if judge is program else [program, judge]
+        begun = last = time.monotonic()
+        used = dict.fromkeys(children, 0.0)
+        wanted = dict.fromkeys(children, 0.0)  # and time in which they waited for a processor
+        call, call_used, call_idle = calls(), 0.0, self.idle
+        while judge.outlasts(POLL):
+            now, before = time.monotonic(), sum(wanted.values())
+            for child in children:
+                used[child] = max(used[child], child.processor_seconds() or 0.0)
+                wanted[child] = max(wanted[child], used[child] + (child.waiting_seconds() or 0.0))
+            self.idle += max(0.0, now - last - (sum(wanted.values()) - before))
+            last = now
+            if calls() != call:
+                call, call_used, call_idle = calls(), used[program], self.idle
+            if (
+                used[program] - call_used > self.limits.seconds
+                or self.spent + sum(used.values()) > self.limits.total_seconds
+                or self.idle - call_idle > ASLEEP * self.limits.seconds
+                or self.idle > self.limits.total_seconds
+                or now - begun > GUARD * self.limits.seconds
+            ):
+                return True
+        self.spent += sum(used.values())
+        return False
+
+
 def run_tests(code: str, job: dict[str, Any], limits: Limits) -> Outcome:
-    """Test functions of `code` (sandbox_child.check describes the job)."""
-    text = json.dumps({**job, "code": code, "seconds": limits.seconds})
-    with _file(text) as job_file, tempfile.TemporaryFile() as verdict:
+    """Test functions of `code` (inside/check.py describes the job)."""
+    with _file(json.dumps({**job, "code": code})) as job_file, _file("") as verdict:
         to_candidate, from_candidate = os.pipe(), os.pipe()
-        children: list[sandbox.Child] = []
+        children: list[Child] = []
         try:
             children.append(
                 sandbox.spawn_child(
@@ -65,43 +114,47 @@ def run_tests(code: str, job: dict[str, Any], limits: Limits) -> Outcome:
                     from_candidate[0],
                     to_candidate[1],
                     descriptors,
+                    packages=limits.packages,
                 )
             )
             for end in (*to_candidate, *from_candidate):
                 os.close(end)  # so that the end of one child is seen by the other
-            late = children[1].outlasts(limits.total_seconds)
+            candidate, tests = children
+            late = Clock(limits).outlasts(
+                candidate, tests, lambda: os.fstat(verdict.fileno()).st_size
+            )
         finally:
             for child in children:
                 child.kill()
-        if late:
-            return "timeout"
         verdict.seek(0)
-        said = verdict.read(16)
-    return "passed" if said == b"passed" else "timeout" if said == b"timeout" else "failed"
+        passed = verdict.read().endswith(b"passed")
+    return "timeout" if late else "passed" if passed else "failed"
 
 
 def run_program(
     code: str, inputs: Sequence[str], outputs: Sequence[str], limits: Limits
 ) -> Outcome:
     """Run a program once for each input and compare what it prints; stops at the first failure."""
-    end = time.monotonic() + limits.total_seconds
+    clock = Clock(limits)
     for given, expected in zip(inputs, outputs, strict=True):
-        seconds = min(limits.seconds, end - time.monotonic())
-        if seconds <= 0:
-            return "timeout"
-        with _file(code) as source, _file(given) as stdin, tempfile.TemporaryFile() as stdout:
-            arguments = [*limits.arguments("program"), str(source.fileno())]
+        # the lines of a test end as they do on Linux, whatever the file was written on
+        with _file(code) as source, _file(given.replace("\r\n", "\n")) as stdin, _file("") as out:
             child = sandbox.spawn_child(
-                limits.sandbox, arguments, stdin, stdout, [source.fileno()], limits.packages
+                limits.sandbox,
+                [*limits.arguments("program"), str(source.fileno())],
+                stdin,
+                out,
+                [source.fileno()],
+                limits.packages,
             )
             try:
-                late = child.outlasts(seconds)
+                late = clock.outlasts(child, child, lambda: 0)
             finally:
                 child.kill()
             if late:
                 return "timeout"
-            stdout.seek(0)
-            printed = stdout.read().decode("utf-8", errors="replace")
+            out.seek(0)
+            printed = out.read().decode("utf-8", errors="replace")
         if child.process.returncode != 0 or not same_output(printed, expected):
             return "failed"
     return "passed"
@@ -110,6 +163,7 @@ def run_program(
 @contextmanager
 def _file(text: str) -> Iterator[IO[bytes]]:
     with tempfile.TemporaryFile() as file:
+        os.fchmod(file.fileno(), 0o666)  # opened once more as /dev/stdin, by another user
         file.write(text.encode("utf-8", errors="replace"))
         file.seek(0)
         yield file

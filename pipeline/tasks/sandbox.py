@@ -1,59 +1,104 @@
 """Runs a child process where it can do no harm: bubblewrap, seccomp, limits, killed as a group.
 
-What the child sees: /usr and the Python installation, read-only; an empty /tmp of 64 MB; no home
-folder, no network, no other process, no environment. It cannot start processes (seccomp.py), and
-its memory, CPU time and file sizes are limited by itself before hostile code is loaded
-(sandbox_child.py); wall time is limited from here. When the parent dies, the child is killed.
+What the child sees: /usr and the Python installation, read-only; an empty /tmp of 64 MB; five
+harmless devices; no home folder, no network, no other process, no environment. It cannot start
+processes (seccomp.py), and its memory, CPU time and file sizes are limited by itself before hostile
+code is loaded (inside/confine.py); time is limited from here. When the parent dies, it is killed.
+
+The kernel lets the user 0 of the machine write to /proc/sys and the like, whatever capabilities it
+lacks, and in a container uid 0 is that user. So a pipeline that runs as root hands the child
+to a user that owns nothing (a fresh number for each child, so that their counts of threads are
+apart), and an ordinary user's child stays what it is. On top of that /proc is read-only. What
+isolates here is tried out before the first program runs (inside/probe.py), and without it no
+program does.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
-import re
 import shutil
-import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from pipeline.errors import PipelineError
+from pipeline.tasks.child_process import Child
 from pipeline.tasks.seccomp import single_process_filter
 
-CHILD = Path(__file__).with_name("sandbox_child.py")
+INSIDE = Path(__file__).with_name("inside")
 SCRATCH = 64 * 2**20  # bytes of /tmp
 MODES = ("bwrap", "none")
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
 THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # one core a child
+MEND = "or set task.options.sandbox=none, which runs model-written code unprotected"
+NOBODY = 65534
+FRESH_USERS = range(0x70000000, 0x7FFFFFFF)  # assigned to nobody by systemd's and Debian's lists
+# The last act as root; the capabilities to do it are lost by it.
+DROP = (
+    "import os, sys; user = int(sys.argv[1]); os.setgroups([]); os.setresgid(user, user, user); "
+    "os.setresuid(user, user, user); os.execv(sys.argv[2], sys.argv[2:])"
+)
+_users = itertools.count(os.getpid() << 10)
+
+
+class Bwrap(NamedTuple):
+    """A bubblewrap that isolates here. drop: it starts as root, and the child gives that up."""
+
+    program: str
+    drop: bool
 
 
 @functools.lru_cache(maxsize=1)
-def check_bwrap() -> str:
-    """Path of a bubblewrap that works here.
+def check_bwrap() -> Bwrap:
+    """The bubblewrap that works here, and how.
 
     Raises:
-        PipelineError: it is missing, or the system forbids it.
+        PipelineError: it is missing, the system forbids it, or it does not isolate.
     """
     program = shutil.which("bwrap")
-    mend = "or set task.options.sandbox=none, which runs model-written code unprotected"
     if program is None:
         raise PipelineError(
-            f"grading code needs bubblewrap, and bwrap is not installed; install it {mend}"
+            f"grading code needs bubblewrap, and bwrap is not installed; install it {MEND}"
         )
-    probe = subprocess.run(
-        [*_isolation(program), interpreter(), "-c", "pass"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if probe.returncode != 0:
-        reason = probe.stderr.strip().splitlines() or ["no reason given"]
-        raise PipelineError(f"bubblewrap does not work here ({reason[0]}); mend that {mend}")
-    return program
+    # as root, where the child cannot become another user, a user namespace may isolate as well
+    ways = [Bwrap(program, drop=True)] if os.geteuid() == 0 else []
+    reasons = []
+    for bwrap in [*ways, Bwrap(program, drop=False)]:
+        reason = _hole(bwrap)
+        if reason is None:
+            return bwrap
+        reasons.append(reason)
+    raise PipelineError(f"bubblewrap does not work here ({reasons[0]}); mend that {MEND}")
+
+
+def _hole(bwrap: Bwrap) -> str | None:
+    """Why this way of isolating is not good enough; None if it is."""
+    needed = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
+    visible = {str(INSIDE / "probe.py"): "/probe.py"}
+    if sys.prefix != sys.base_prefix and not Path(sys.prefix).is_relative_to("/usr"):
+        visible[sys.prefix] = sys.prefix
+        needed.append(sysconfig.get_path("purelib"))
+    for probe, proc in (("user", ()), ("all", ("--remount-ro", "/proc"))):
+        with tempfile.TemporaryFile() as rules:
+            options = [*_isolation(bwrap), *_binds(visible), *proc, *_seccomp(rules)]
+            command = _as_nobody(bwrap, [interpreter(), "-I", "-S", "/probe.py", probe, *needed])
+            tried = subprocess.run(
+                [*options, "--", *command],
+                capture_output=True,
+                text=True,
+                check=False,
+                pass_fds=[rules.fileno()],
+            )
+        if tried.returncode != 0:
+            return (tried.stderr.strip().splitlines() or ["no reason given"])[-1]
+    return None
 
 
 @functools.lru_cache(maxsize=1)
@@ -74,10 +119,16 @@ def check_mode(task: str, mode: str) -> None:
         warn_unprotected()
 
 
-def _isolation(program: str) -> list[str]:
+def _isolation(bwrap: Bwrap) -> list[str]:
     """bwrap and its options, without the command."""
-    options = [program, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]
-    options += ["--cap-drop", "ALL", "--ro-bind", "/usr", "/usr"]
+    options = [bwrap.program, "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
+    options += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--clearenv"]
+    options += ["--cap-drop", "ALL"]
+    if bwrap.drop:
+        options += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    else:
+        options.append("--unshare-user")
+    options += ["--ro-bind", "/usr", "/usr"]
     for name in ("lib", "lib64", "bin"):
         path = Path("/") / name
         if path.is_symlink():
@@ -86,72 +137,60 @@ def _isolation(program: str) -> list[str]:
             options += ["--ro-bind", str(path), str(path)]
     for folder in sorted({sys.base_prefix, sys.base_exec_prefix}):
         if not Path(folder).is_relative_to("/usr"):
-            options += ["--ro-bind", folder, folder]
+            options += _binds({folder: folder})
     options += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
-    options += ["--proc", "/proc", "--dev", "/dev"]
-    options += ["--size", str(SCRATCH), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
-    options += ["--size", str(SCRATCH), "--tmpfs", "/tmp", "--chdir", "/tmp"]
+    options += ["--proc", "/proc", "--tmpfs", "/dev"]
+    for name in ("null", "zero", "full", "random", "urandom"):
+        options += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
+    for name, link in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
+        options += ["--symlink", f"/proc/self/{link}", f"/dev/{name}"]
+    scratch = ["--perms", "1777", "--size", str(SCRATCH), "--tmpfs"]
+    options += [*scratch, "/dev/shm", "--remount-ro", "/dev", *scratch, "/tmp", "--chdir", "/tmp"]
     libraries = {k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"}
     for key, value in {**ENVIRONMENT, **THREADS, **libraries}.items():
         options += ["--setenv", key, value]
     return options
 
 
+def _binds(visible: Mapping[str, str]) -> list[str]:
+    """Options that show {path here: path there}; the folders on the way open for any user."""
+    options = []
+    for here, there in visible.items():
+        for folder in reversed(Path(there).parents[:-1]):
+            options += ["--perms", "0755", "--dir", str(folder)]
+        options += ["--ro-bind", here, there]
+    return options
+
+
+def _seccomp(rules: IO[bytes]) -> list[str]:
+    """Write the filter to a file that bwrap inherits."""
+    rules.write(single_process_filter())
+    rules.seek(0)
+    return ["--seccomp", str(rules.fileno())]
+
+
+def _as_nobody(bwrap: Bwrap, command: Sequence[str]) -> list[str]:
+    """The command, as a user that owns nothing."""
+    if not bwrap.drop:
+        return list(command)
+    user = FRESH_USERS[next(_users) % len(FRESH_USERS)]
+    if not any(user in mapped for mapped in _mapped_users()):
+        user = NOBODY
+    return [interpreter(), "-I", "-S", "-c", DROP, str(user), *command]
+
+
+@functools.lru_cache(maxsize=1)
+def _mapped_users() -> list[range]:
+    """The user numbers that there are in this user namespace (user_namespaces(7))."""
+    rows = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    return [range(int(first), int(first) + int(count)) for first, _, count in rows]
+
+
 def interpreter() -> str:
-    """The Python that the virtual environment was made from: nothing but the standard library."""
+    """The Python that the virtual environment was made from."""
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
     candidate = Path(sys.base_exec_prefix) / "bin" / name
     return str(candidate) if candidate.exists() else os.path.realpath(sys.executable)
-
-
-class Child:
-    """A running child process and, under bubblewrap, the first process of its namespace."""
-
-    def __init__(self, process: subprocess.Popen[bytes], info: IO[bytes] | None) -> None:
-        self.process = process
-        self._info = info
-
-    def outlasts(self, seconds: float) -> bool:
-        """Wait up to `seconds`; True if it is still running then."""
-        try:
-            self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return True
-        return False
-
-    def processor_seconds(self) -> float | None:
-        """Processor time that it has used, or None where that cannot be read."""
-        try:
-            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-        if self._info is not None:
-            return None  # bubblewrap's own time says nothing about the process inside
-        user, system = int(fields[11]), int(fields[12])
-        return (user + system) / os.sysconf("SC_CLK_TCK")
-
-    def kill(self) -> None:
-        """End the child and all that it started; nothing of it is left on return.
-
-        Killing the first process of the namespace takes all others along, and it is gone only
-        when they are; killing bubblewrap itself would leave that to happen a moment later.
-        """
-        if self.process.poll() is None:
-            first = self._first_process()
-            if first is None:
-                os.killpg(self.process.pid, signal.SIGKILL)
-            else:
-                os.kill(first, signal.SIGKILL)
-        self.process.wait()
-        if self._info is not None:
-            self._info.close()
-
-    def _first_process(self) -> int | None:
-        if self._info is None:
-            return None
-        self._info.seek(0)
-        found = re.search(rb'"child-pid": (\d+)', self._info.read())
-        return None if found is None else int(found.group(1))
 
 
 def spawn(
@@ -185,16 +224,13 @@ def spawn(
             start_new_session=True,
         )
         return Child(process, None)
-    options = _isolation(check_bwrap())
-    for here, there in (visible or {}).items():
-        options += ["--ro-bind", here, there]
+    bwrap = check_bwrap()
     info = tempfile.TemporaryFile()  # noqa: SIM115  (closed by Child.kill)
-    options += ["--info-fd", str(info.fileno())]
+    options = [*_isolation(bwrap), *_binds(visible or {}), "--remount-ro", "/proc"]
+    options += ["--remount-ro", "/", "--info-fd", str(info.fileno())]
     with tempfile.TemporaryFile() as rules:
-        rules.write(single_process_filter())
-        rules.seek(0)
         process = subprocess.Popen(
-            [*options, "--remount-ro", "/", "--seccomp", str(rules.fileno()), "--", *command],
+            [*options, *_seccomp(rules), "--", *_as_nobody(bwrap, command)],
             bufsize=0,
             stdin=stdin,
             stdout=stdout,
@@ -214,17 +250,16 @@ def spawn_child(
     pass_fds: Sequence[int] = (),
     packages: bool = False,
 ) -> Child:
-    """Start sandbox_child.py in some role.
+    """Start a program of inside/ (the first argument names it).
 
     Args:
         packages: show it this virtual environment, not only the standard library.
     """
-    there = str(CHILD) if mode == "none" else "/child.py"  # its folder's name is not shown
-    visible = {str(CHILD): there}
+    there = str(INSIDE) if mode == "none" else "/inside"  # its folder's name is not shown
+    visible = {str(INSIDE): there}
     if packages and not Path(sys.prefix).is_relative_to("/usr"):
         visible[sys.prefix] = sys.prefix
-    python = sys.executable if packages else interpreter()
+    python = [sys.executable] if packages else [interpreter(), "-S"]
     # -P and -s: no module from the current or home folder; not -I, which ignores PYTHONHASHSEED
-    return spawn(
-        mode, [python, "-P", "-s", "-B", there, *arguments], stdin, stdout, pass_fds, visible
-    )
+    command = [*python, "-P", "-s", "-B", f"{there}/__main__.py", *arguments]
+    return spawn(mode, command, stdin, stdout, pass_fds, visible)

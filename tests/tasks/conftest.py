@@ -22,6 +22,6 @@ def data_dir() -> Path:
 @pytest.fixture(scope="session")
 def bwrap() -> str:
     try:
-        return check_bwrap()
+        return check_bwrap().program
     except PipelineError as error:
         pytest.skip(str(error))
