@@ -61,6 +61,12 @@ class Tester(Peer):
         module, name = name_of(value)
         return bool(module) and module not in OURS and resolve(module, name) is value
 
+    def function_here(self, module: str, name: str) -> Any:
+        found = resolve(module, name)
+        if id(found) not in self.named:
+            raise PermissionError("only functions that it was passed come back")
+        return found
+
     def class_here(self, module: str, name: str) -> type | None:
         standard = module.partition(".")[0] in sys.stdlib_module_names and module in sys.modules
         return super().class_here(module, name) if standard else None

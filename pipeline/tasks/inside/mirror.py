@@ -101,6 +101,16 @@ class Remote:
 setattr(Remote, OPEN, False)
 
 
+class _Doc:
+    """The docstring of a class, and of its objects their own."""
+
+    def __init__(self, text: str | None) -> None:
+        self.text = text
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self.text if instance is None else Link.ask("get", instance, "__doc__")
+
+
 def is_remote(value: Any) -> bool:
     """Whether this is a stand-in for an object or class of the other side."""
     return issubclass(type(value), (Remote, RemoteMeta))
@@ -140,7 +150,7 @@ def mirror_class(
         shown: what its objects say is their class.
     """
     contained = plain is not None and plain.__hash__ is None
-    namespace: dict[str, Any] = {"__slots__": (), "__doc__": doc, "__module__": "remote"}
+    namespace: dict[str, Any] = {"__slots__": (), "__doc__": _Doc(doc), "__module__": "remote"}
     for method in special:
         bare = method.lstrip("-")
         if bare not in SPECIAL:

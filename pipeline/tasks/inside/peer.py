@@ -44,6 +44,7 @@ class Peer:
         self.shared = shared.Shared(first)
         self.owned: dict[int, Any] = {}  # what the other side may refer to, by number
         self.owned_numbers: dict[int, int] = {}  # by identity
+        self.named: dict[int, Any] = {}  # functions that both sides have, by identity
         self.described: set[int] = set()  # classes that the other side knows
         self.remote: dict[int, Any] = {}  # stand-ins, by the other side's number
         self.library: dict[type, type] = {}  # their classes, for objects of a class of both sides
@@ -57,13 +58,14 @@ class Peer:
         os._exit(1)
 
     def send(self, kind: str, parts: list[Any]) -> None:
-        message: dict[str, Any] = {"forgotten": self.shared.unused(), "changed": []}
+        message: dict[str, Any] = {"changed": []}
         for number in self.shared.changed():
             entry = self.shared.entries[number]
             held = shared.content(entry.value, entry.kind)
             message["changed"].append([number, [self.encode(part) for part in held]])
             entry.agreed = held
         message[kind] = [self.encode(part) for part in parts]
+        message["forgotten"] = self.shared.unused()  # last: also of these the changes were told
         line = json.dumps(message).encode() + b"\n"
         while line:
             try:
@@ -81,9 +83,9 @@ class Peer:
             self.buffer += chunk
         message: dict[str, Any] = json.loads(bytes(self.buffer[:end]))
         del self.buffer[: end + 1]
-        self.shared.forget(message["forgotten"])
         for number, parts in message["changed"]:
             self.shared.update(number, [self.decode(part) for part in parts])
+        self.shared.forget(message["forgotten"])
         return message
 
     def request(self, *parts: Any) -> Any:
@@ -147,8 +149,8 @@ class Peer:
             return ["module", value.__name__]
         if isinstance(value, type):
             return self._class(value, shown=True)
-        if self.known_byvalues.name_of(value):
-            return ["name", *values.name_of(value)]
+        if id(value) in self.named or self.known_by_name(value):
+            return self._named(value, values.name_of(value))
         number = self._own(value)
         described = self._class(type(value))
         if isinstance(value, BaseException):
@@ -164,6 +166,16 @@ class Peer:
     def known_by_name(self, value: Any) -> bool:
         """Whether the other side may take this function from its own modules."""
         return False
+
+    def _named(self, value: Any, name: list[str]) -> list[Any]:
+        """A function that both sides have; from now on either may say its name."""
+        self.named[id(value)] = value
+        return ["name", *name]
+
+    def function_here(self, module: str, name: str) -> Any:
+        found = values.resolve(module, name)
+        self._named(found, [])
+        return found
 
     def _own(self, value: Any) -> int:
         number = self.owned_numbers.setdefault(id(value), len(self.owned))
@@ -223,7 +235,7 @@ class Peer:
         if tag == "module":
             return self.module(rest[0])
         if tag == "name":
-            return values.resolve(*rest)
+            return self.function_here(*rest)
         return values.decode(form, self.decode)
 
     def module(self, name: str) -> types.ModuleType:
