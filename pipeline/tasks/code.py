@@ -1,12 +1,14 @@
 """Code benchmarks: HumanEval, MBPP, LiveCodeBench. Responses are programs, tests are the answer.
 
-In chat mode the last fenced block of a response is the program. How it is run, and why it cannot
-pass without solving the problem, is in sandbox.py and inside/.
+Which part of a response is the program is decided in programs.py, what the tests need in
+code_tests.py. How it is run, and why it cannot pass without solving the problem, is in sandbox.py
+and inside/.
 """
 
 from __future__ import annotations
 
-import re
+import functools
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,25 +17,33 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.tasks import livecodebench
 from pipeline.tasks.code_runs import Limits, Outcome, run_program, run_tests
+from pipeline.tasks.code_tests import UnsupportedError, study
 from pipeline.tasks.grader_pool import default_workers
 from pipeline.tasks.problem import Grade, Problem, Request
+from pipeline.tasks.programs import (
+    complete_prompt,
+    continue_prompt,
+    find_program,
+    unix_lines,
+)
+from pipeline.tasks.python_source import join_sources
 from pipeline.tasks.rows import column, load_rows
 from pipeline.tasks.sandbox import check_mode
 from pipeline.tasks.splits import check_splits, choose, split_of
 
-FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
-# Where a completion of a base model leaves the function it was asked for.
-STOPS = re.compile(r"^(?:class |def |@|#|if |print|assert |import |from |```)", re.MULTILINE)
+# what inside/check.py reads
+JOB = ("tests", "entry_point", "hidden", "classes", "modules", "captured", "seeded")
+SHOWN = 5  # problems named in a message
 
 
 @dataclass(frozen=True)
 class CodeOptions:
     """chat: ask in words and take the last fenced block, or let a base model continue the prompt.
 
-    seconds: for one call or input; total_seconds: for all tests of one response; memory_mb: of one
-    program; packages: whether programs may import what is installed here (numpy), not only the
-    standard library; sandbox: bwrap or none; workers: responses graded at a time, 0 for this
-    process's share of the cores.
+    seconds: processor time for one call or input; total_seconds: for all tests of one response;
+    memory_mb: of one program; packages: whether programs and tests may import what is installed
+    here (numpy), not only the standard library; sandbox: bwrap or none; workers: responses graded
+    at a time, 0 for this process's share of the cores.
     """
 
     splits: Mapping[str, float] = field(default_factory=lambda: {"test": 1.0})
@@ -78,13 +88,19 @@ def humaneval_rows(request: Request, o: CodeOptions) -> Rows:
                 "Complete this Python function. Reply with the whole function, imports included, "
                 f"in one ```python block.\n\n```python\n{given['prompt'].rstrip()}\n```"
             )
-        tests = column(task, dataset, row, "test")
-        meta = {"setup": given["prompt"], "tests": tests, "entry_point": given["entry_point"]}
+        meta = {
+            "setup": given["prompt"],
+            "tests": column(task, dataset, row, "test"),
+            "entry_point": given["entry_point"],
+        }
         yield str(column(task, dataset, row, "task_id")), text, meta
 
 
 def mbpp_rows(request: Request, o: MbppOptions) -> Rows:
-    """Both forms of the data set: sanitized (prompt, test_imports) and full (text, setup code)."""
+    """Both forms of the data set: sanitized (prompt, test_imports) and full (text, setup code).
+
+    The column `code`, if there is one, tells which of the names in the tests are the program's.
+    """
     task, dataset = request.task, request.dataset
     for row in load_rows(task, dataset):
         text = row.get("prompt") or column(task, dataset, row, "text")
@@ -98,7 +114,7 @@ def mbpp_rows(request: Request, o: MbppOptions) -> Rows:
             )
         else:
             text = f'"""\n{text.strip()}\n{shown}\n"""\n'
-        meta = {"setup": setup, "tests": "\n".join(tests)}
+        meta = {"setup": setup, "tests": "\n".join(tests), "reference": row.get("code")}
         yield str(column(task, dataset, row, "task_id")), text, meta
 
 
@@ -112,7 +128,11 @@ def livecodebench_rows(request: Request, o: LiveCodeBenchOptions) -> Rows:
         yield (
             row.id,
             livecodebench.prompt(row),
-            {"file": row.file, "offset": row.offset},
+            {
+                "file": row.file,
+                "offset": row.offset,
+                "names": ["Solution"] if row.starter else [],
+            },
         )
 
 
@@ -121,14 +141,40 @@ def load_code(
 ) -> list[Problem]:
     """Problems of one split, in the file's order, or a seeded choice of them."""
     check_splits(request.task, request.split, o.splits)
-    problems = []
+    problems, left_out = [], []
     for identity, text, meta in rows(request, o):
         if split_of(identity, o.splits, o.split_seed) != request.split:
             continue
         meta["chat"] = o.chat
+        if "tests" in meta:
+            setup, tests = (unix_lines(meta[name] or "") for name in ("setup", "tests"))
+            reference = meta.pop("reference", None)
+            try:
+                needs = study(setup, tests, meta.get("entry_point"), reference, o.packages)
+            except UnsupportedError as error:
+                left_out.append(f"{identity}: its tests {error}")
+                continue
+            meta.update(needs, setup=setup, tests=tests)
         prompt = request.pose(text, chat=o.chat)
         problems.append(Problem(identity, prompt, "", request.split, meta))
+    if left_out:
+        _tell_left_out(request.task, len(problems) + len(left_out), tuple(left_out))
     return choose(problems, request)
+
+
+@functools.lru_cache(maxsize=64)
+def _tell_left_out(task: str, count: int, left_out: tuple[str, ...]) -> None:
+    """Say once which problems cannot be graded.
+
+    Raises:
+        PipelineError: none can.
+    """
+    shown = "; ".join(left_out[:SHOWN]) + ("; ..." if len(left_out) > SHOWN else "")
+    if len(left_out) == count:
+        raise PipelineError(f"task {task}: none of its {count} problems can be graded: {shown}")
+    logging.getLogger(__name__).warning(
+        "task %s: %d of %d problems left out, unsupported: %s", task, len(left_out), count, shown
+    )
 
 
 def extract_program(problem: Problem, text: str) -> str | None:
@@ -140,26 +186,21 @@ def extract_program(problem: Problem, text: str) -> str | None:
     prompt = str(problem.meta.get("setup", ""))
     entry = problem.meta.get("entry_point")
     if not problem.meta.get("chat", True):
-        stop = STOPS.search(text)
-        body = text[: stop.start()] if stop and entry else text
-        return (prompt + body if entry else body) or None
-    blocks = FENCE.findall(text)
-    if not blocks:
-        return None
-    code = str(blocks[-1][1])
-    if not entry:
+        return (continue_prompt(prompt, text) if entry else unix_lines(text)) or None
+    code = find_program(text, problem.meta.get("names", ()))
+    if code is None or not entry:
         return code
-    defines = re.search(rf"^(?:async )?def {re.escape(str(entry))}\b", code, re.MULTILINE)
-    return f"{prompt}\n\n{code}" if defines else prompt + code
+    return complete_prompt(prompt, str(entry), code)
 
 
 def run(problem: Problem, program: str, limits: Limits) -> Outcome:
     """Run one program against the problem's tests."""
     if "file" not in problem.meta:
-        job = {key: problem.meta.get(key) for key in ("setup", "tests", "entry_point")}
+        job = {key: problem.meta[key] for key in JOB if key in problem.meta}
+        job["setup"] = join_sources(problem.meta.get("imports", ""), problem.meta["setup"])
         return run_tests(program, job, limits)
     tests = livecodebench.tests(problem.meta["file"], problem.meta["offset"])
-    program = livecodebench.HEADER + program
+    program = join_sources(livecodebench.HEADER, program)
     if tests.function is not None:
         return run_tests(program, {"calls": tests.calls()}, limits)
     return run_program(program, tests.inputs, tests.outputs, limits)

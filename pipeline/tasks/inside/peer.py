@@ -48,6 +48,7 @@ class Peer:
         self.described: set[int] = set()  # classes that the other side knows
         self.remote: dict[int, Any] = {}  # stand-ins, by the other side's number
         self.library: dict[type, type] = {}  # their classes, for objects of a class of both sides
+        self.randomness = shared.Randomness()
         self.lock = threading.RLock()  # a candidate may call from threads
         Link.ask, Link.numbers = self.request, {}
 
@@ -58,7 +59,7 @@ class Peer:
         os._exit(1)
 
     def send(self, kind: str, parts: list[Any]) -> None:
-        message: dict[str, Any] = {"changed": []}
+        message: dict[str, Any] = {"changed": [], "random": self.randomness.changed()}
         for number in self.shared.changed():
             entry = self.shared.entries[number]
             held = shared.content(entry.value, entry.kind)
@@ -83,6 +84,7 @@ class Peer:
             self.buffer += chunk
         message: dict[str, Any] = json.loads(bytes(self.buffer[:end]))
         del self.buffer[: end + 1]
+        self.randomness.update(message["random"])
         for number, parts in message["changed"]:
             self.shared.update(number, [self.decode(part) for part in parts])
         self.shared.forget(message["forgotten"])
@@ -145,6 +147,8 @@ class Peer:
         kind = shared.kind_of(value)
         if kind is not None:
             return self._container(value, kind)
+        if isinstance(value, types.TracebackType):
+            return None  # its frames stay here
         if isinstance(value, types.ModuleType):
             return ["module", value.__name__]
         if isinstance(value, type):
@@ -201,7 +205,9 @@ class Peer:
             return ["class", number]
         self.described.add(number)
         plain = next((p for p in (*values.PLAIN, *values.CONTAINERS) if issubclass(kind, p)), None)
-        base = plain or next((b for b in kind.__mro__ if b.__module__ == "builtins"), object)
+        base: type = plain if plain in values.PLAIN else object
+        if issubclass(kind, BaseException):
+            base = next(b for b in kind.__mro__ if b.__module__ == "builtins")
         if base is kind:
             base = object
         return [

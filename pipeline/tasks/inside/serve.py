@@ -25,9 +25,11 @@ class Server(Peer):
 
     def perform(self, what: str, *operands: Any) -> Any:
         if what == "load":
-            code, captured = operands
+            code, captured, seeded = operands
             if captured:
                 self.printed = sys.stdout = io.StringIO()
+            if seeded:
+                self.randomness.share()
             exec(compile(code, "solution.py", "exec", dont_inherit=True), self.namespace)
             return None
         if what == "name":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import collections
 import importlib
+import random
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -129,8 +130,8 @@ class Shared:
         self.numbers: dict[int, int] = {}  # by identity
         self._next = first
         # The state before an assertion's left side, see before().
-        self._old: dict[int, list[Any]] | None = None
-        self._new: dict[int, list[Any]] = {}
+        self._old: dict[int, tuple[Entry, list[Any]]] | None = None
+        self._new: dict[int, tuple[Entry, list[Any]]] = {}
 
     def add(self, value: Any, kind: str, number: int | None = None) -> int:
         """Share a container; its number is the other side's, or a new one."""
@@ -174,10 +175,10 @@ class Shared:
         """The other side changed it."""
         entry = self.entries[number]
         if self._new:  # the right side of an assertion is being computed
-            self._new[number] = parts
+            self._new[number] = entry, parts
             return
         if self._old is not None:
-            self._old.setdefault(number, content(entry.value, entry.kind))
+            self._old.setdefault(number, (entry, content(entry.value, entry.kind)))
         fill(entry.value, entry.kind, parts)
         self.agree(number)
 
@@ -187,7 +188,7 @@ class Shared:
         if number not in self._new:
             return entry.value
         newest = empty(entry.kind, form(entry.value, entry.kind))
-        fill(newest, entry.kind, self._new[number])
+        fill(newest, entry.kind, self._new[number][1])
         return newest
 
     def before(self) -> None:
@@ -206,17 +207,16 @@ class Shared:
             self._old = None
             return value
         value = _detached(value, {})
-        for number, parts in self._old.items():
-            entry = self.entries[number]
-            self._new[number] = content(entry.value, entry.kind)
+        for number, (entry, parts) in self._old.items():
+            self._new[number] = entry, content(entry.value, entry.kind)
             fill(entry.value, entry.kind, parts)
         return value
 
     def after(self) -> None:
-        for number, parts in self._new.items():
-            entry = self.entries[number]
+        """The assertion was computed."""
+        for entry, parts in self._new.values():
             fill(entry.value, entry.kind, parts)
-            self.agree(number)
+            entry.agreed = content(entry.value, entry.kind)
         self._old, self._new = None, {}
 
 
@@ -232,3 +232,30 @@ def _detached(value: Any, made: dict[int, Any]) -> Any:
     copy = made[id(value)] = empty(kind, form(value, kind))
     fill(copy, kind, [_detached(part, made) for part in content(value, kind)])
     return copy
+
+
+class Randomness:
+    """The state of the random numbers, where tests set it: one for both sides."""
+
+    def __init__(self) -> None:
+        self.shared = False
+        self.state: tuple[Any, ...] = ()
+
+    def share(self) -> None:
+        """From now on a side that draws or seeds tells the other."""
+        self.shared = True
+        self.state = random.getstate()
+
+    def changed(self) -> tuple[Any, ...] | None:
+        """The state, if it is not what both sides last agreed on."""
+        if not self.shared or random.getstate() == self.state:
+            return None
+        self.state = random.getstate()
+        return self.state
+
+    def update(self, state: list[Any] | None) -> None:
+        """The other side drew or seeded."""
+        if self.shared and state is not None:
+            version, numbers, spare = state
+            self.state = version, tuple(numbers), spare
+            random.setstate(self.state)
