@@ -15,6 +15,7 @@ program does.
 
 from __future__ import annotations
 
+import compileall
 import functools
 import itertools
 import logging
@@ -41,10 +42,17 @@ MEND = "or set task.options.sandbox=none, which runs model-written code unprotec
 NOBODY = 65534
 FRESH_USERS = range(0x70000000, 0x7FFFFFFF)  # assigned to nobody by systemd's and Debian's lists
 # The last act as root; the capabilities to do it are lost by it.
-DROP = (
-    "import os, sys; user = int(sys.argv[1]); os.setgroups([]); os.setresgid(user, user, user); "
-    "os.setresuid(user, user, user); os.execv(sys.argv[2], sys.argv[2:])"
-)
+DROP = """
+import os, sys
+user = int(sys.argv[1])
+try:
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+except OSError as error:
+    sys.exit(f"root cannot become another user inside: {error.strerror}")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 _users = itertools.count(os.getpid() << 10)
 
 
@@ -67,6 +75,7 @@ def check_bwrap() -> Bwrap:
         raise PipelineError(
             f"grading code needs bubblewrap, and bwrap is not installed; install it {MEND}"
         )
+    compileall.compile_dir(INSIDE, quiet=2)  # for children, which cannot; they start faster
     # as root, where the child cannot become another user, a user namespace may isolate as well
     ways = [Bwrap(program, drop=True)] if os.geteuid() == 0 else []
     reasons = []
@@ -80,8 +89,8 @@ def check_bwrap() -> Bwrap:
 
 def _hole(bwrap: Bwrap) -> str | None:
     """Why this way of isolating is not good enough; None if it is."""
-    needed = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
     visible = {str(INSIDE / "probe.py"): "/probe.py"}
+    needed = []
     if sys.prefix != sys.base_prefix and not Path(sys.prefix).is_relative_to("/usr"):
         visible[sys.prefix] = sys.prefix
         needed.append(sysconfig.get_path("purelib"))

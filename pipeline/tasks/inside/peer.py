@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import copy
 import importlib
-import json
-import os
 import threading
 import types
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from . import shared, values
+from .line import Line
 from .mirror import Link, is_remote, mirror_class, special_methods
 
-LINE = 32 * 2**20  # bytes of one message
 OURS = ("solution", "tests", "__main__")  # modules that only one side has
 ACTS: dict[str, Callable[..., Any]] = {
     "get": getattr,
@@ -38,9 +36,7 @@ class Peer:
 
     def __init__(self, incoming: int, outgoing: int, first: int) -> None:
         """incoming, outgoing: descriptors. first: 0 for the tests, 1 for the candidate."""
-        self.incoming = incoming
-        self.outgoing = outgoing
-        self.buffer = bytearray()
+        self.line = Line(incoming, outgoing)
         self.shared = shared.Shared(first)
         self.owned: dict[int, Any] = {}  # what the other side may refer to, by number
         self.owned_numbers: dict[int, int] = {}  # by identity
@@ -52,12 +48,6 @@ class Peer:
         self.lock = threading.RLock()  # a candidate may call from threads
         Link.ask, Link.numbers = self.request, {}
 
-    # the line
-
-    def lost(self) -> NoReturn:
-        """The other side is gone, or says too much."""
-        os._exit(1)
-
     def send(self, kind: str, parts: list[Any]) -> None:
         message: dict[str, Any] = {"changed": [], "random": self.randomness.changed()}
         for number in self.shared.changed():
@@ -67,23 +57,10 @@ class Peer:
             entry.agreed = held
         message[kind] = [self.encode(part) for part in parts]
         message["forgotten"] = self.shared.unused()  # last: also of these the changes were told
-        line = json.dumps(message).encode() + b"\n"
-        while line:
-            try:
-                line = line[os.write(self.outgoing, line) :]
-            except BrokenPipeError:
-                self.lost()
+        self.line.send(message)
 
     def receive(self) -> dict[str, Any]:
-        start = 0
-        while (end := self.buffer.find(b"\n", start)) < 0:
-            start = len(self.buffer)
-            chunk = os.read(self.incoming, 1 << 20)
-            if not chunk or start > LINE:
-                self.lost()
-            self.buffer += chunk
-        message: dict[str, Any] = json.loads(bytes(self.buffer[:end]))
-        del self.buffer[: end + 1]
+        message = self.line.receive()
         self.randomness.update(message["random"])
         for number, parts in message["changed"]:
             self.shared.update(number, [self.decode(part) for part in parts])

@@ -45,7 +45,7 @@ def find_hole(needed: list[str]) -> str | None:
     """What is wrong with this sandbox, in words.
 
     Args:
-        needed: folders whose files a program must be able to read.
+        needed: folders whose files a program must be able to read, besides Python's own.
     """
     with open("/proc/self/status") as status:
         fields = dict(line.split(":\t", 1) for line in status.read().splitlines() if ":\t" in line)
@@ -56,7 +56,7 @@ def find_hole(needed: list[str]) -> str | None:
         for path in files(tree):
             if path not in HARMLESS and opens_for_writing(path):
                 return f"{path} opens for writing inside"
-    for folder in needed:
+    for folder in [os.path.dirname(os.__file__), *needed]:  # noqa: PTH120  (a small program)
         for entry in os.scandir(folder):
             if not os.access(entry.path, os.R_OK):
                 return f"{entry.path} cannot be read inside; chmod -R a+rX {folder} lets it be"
