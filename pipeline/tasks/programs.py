@@ -12,6 +12,8 @@ from pipeline.tasks.python_source import join_sources, parse_source, top_level_n
 
 # a line that begins or ends a block, in a list or not; its marks, and what follows them
 FENCE = re.compile(r"[ \t]*(?:(?:[-*+]|\d+[.)])[ \t]+)?(`{3,}|~{3,})[ \t]*(.*)")
+# a block that begins after words on the same line
+AFTER_WORDS = re.compile(r".*[^`](`{3,})[ \t]*((?:python|py)\d*)[ \t]*", re.IGNORECASE)
 PYTHON = re.compile(r"[{.]*\s*(python|py|ipython|pypy)[\d.]*(?![\w+#-])", re.IGNORECASE)
 DEFINED = re.compile(r"^[ \t]*(?:async +)?(?:def|class) +(\w+)", re.MULTILINE)
 THOUGHT = "</think>"
@@ -51,6 +53,8 @@ def fenced_blocks(text: str) -> list[Block]:
     held: list[str] | None = None  # lines of the block that is open
     for line in unix_lines(text).split("\n"):
         fence = FENCE.fullmatch(line)
+        if fence is None and held is None:
+            fence = AFTER_WORDS.fullmatch(line)
         if held is not None and fence is not None and fence[1].startswith(mark):
             ends = not fence[2].strip() and fence.start(1) < indent + 4
             begins = bool(fence[2].strip())
@@ -65,7 +69,8 @@ def fenced_blocks(text: str) -> list[Block]:
             margin = len(line) - len(line.lstrip(" \t"))
             held.append(line[min(indent, margin) :] + "\n")
         if begins and fence is not None:
-            mark, indent, held = fence[1], fence.start(1), []
+            mark, held = fence[1], []
+            indent = fence.start(1) if fence.re is FENCE else 0
             tag = "python" if PYTHON.match(fence[2]) else "other" if fence[2].strip() else ""
     if held is not None:
         blocks.append(Block(tag, "".join(held), closed=False))

@@ -52,13 +52,20 @@ def find_hole(needed: list[str]) -> str | None:
     for name, safe in STATUS.items():
         if fields.get(name) != safe:
             return f"{name} is {fields.get(name)} inside, not {safe}"
+    others = [name for name in os.listdir("/proc") if name.isdigit() and name != "1"]  # noqa: PTH208
+    if others != [str(os.getpid())]:
+        return f"process {others[0]} can be seen inside"
+    with open("/proc/net/dev") as devices:
+        if [line.split(":")[0].strip() for line in devices][2:] != ["lo"]:
+            return "there is a network inside"
     for tree in TREES:
         for path in files(tree):
             if path not in HARMLESS and opens_for_writing(path):
                 return f"{path} opens for writing inside"
     for folder in [os.path.dirname(os.__file__), *needed]:  # noqa: PTH120  (a small program)
         for entry in os.scandir(folder):
-            if not os.access(entry.path, os.R_OK):
+            there = os.path.exists(entry.path)  # noqa: PTH110  (not a link to a file of the system)
+            if there and not os.access(entry.path, os.R_OK):
                 return f"{entry.path} cannot be read inside; chmod -R a+rX {folder} lets it be"
     return None
 

@@ -28,7 +28,7 @@ REDUCED = {
     "pathlib": ("PosixPath", "PurePosixPath", "PureWindowsPath"),
 }
 SINGLES = {"Ellipsis": ..., "NotImplemented": NotImplemented}
-DTYPE = re.compile(r"[<>|=]?[?bBiufcSUmM]\d*(\[[0-9a-z]+\])?")
+DTYPE = re.compile(r"[<>|=]?[?bBiufcSUmM]\d*(\[[0-9A-Za-z]+\])?")
 
 Code = Callable[[Any], Any]
 
