@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib.util
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -47,6 +48,7 @@ APART = {
     "weakref": "look into memory",
 }
 ASYNCHRONOUS = (ast.Await, ast.AsyncFor, ast.AsyncWith, ast.AsyncFunctionDef)
+CLASS = re.compile(r"([A-Z][a-z0-9]*)+")  # CapWords
 STEPS = (ast.Assert, ast.For, ast.While, ast.With, ast.Try, ast.If, ast.Match, ast.Raise)
 Imports = list[ast.Import | ast.ImportFrom]
 
@@ -251,6 +253,7 @@ def _classes(
         return
     nodes = [node for tree in trees for node in ast.walk(tree)]
     owners: set[str] = set()  # of attributes; of them, what they are made by
+    made: dict[str, set[str]] = {}  # variable: what it is made by
     for node in nodes:
         if isinstance(node, ast.Attribute):
             owners |= read_names(node.value)
@@ -258,8 +261,30 @@ def _classes(
             owners |= read_names(node.type)
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
             owners |= _read_all(node.args)
+        elif isinstance(node, ast.Assign):
+            for variable in (getattr(target, "id", "") for target in node.targets):
+                made.setdefault(variable, set()).update(read_names(node.value))
+    owners = owners.union(*(made.get(name, set()) for name in owners))
+    plain = _compared_with_plain(nodes, names, made)
+    for name in names:
+        # a function may be spelled like a class; one whose result is compared with a value is one
+        if name[0].isupper() and (name in owners or (CLASS.fullmatch(name) and name not in plain)):
+            yield name
+
+
+def _compared_with_plain(
+    nodes: list[ast.AST], names: set[str], made: dict[str, set[str]]
+) -> set[str]:
+    """Names of the program whose results are compared with what is not the program's."""
+    found: set[str] = set()
     for node in nodes:
-        if isinstance(node, ast.Assign):
-            made = {getattr(target, "id", "") for target in node.targets}
-            owners |= read_names(node.value) if made & owners else set()
-    yield from (name for name in names & owners if name[0].isupper())
+        if not isinstance(node, ast.Compare) or isinstance(node.ops[0], (ast.In, ast.NotIn)):
+            continue
+        sides = [node.left, *node.comparators]
+        for side in sides:
+            root = getattr(side.func if isinstance(side, ast.Call) else side, "id", "")
+            others = _read_all(other for other in sides if other is not side)
+            others |= set().union(*(made.get(name, set()) for name in others))
+            if root and names.isdisjoint(others):
+                found |= {root, *made.get(root, set())}
+    return found
