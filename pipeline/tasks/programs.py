@@ -51,7 +51,7 @@ def fenced_blocks(text: str) -> list[Block]:
     blocks: list[Block] = []
     tag, mark, indent = "", "", 0
     held: list[str] | None = None  # lines of the block that is open
-    for line in unix_lines(text).split("\n"):
+    for line in unix_lines(text).removesuffix("\n").split("\n"):
         fence = FENCE.fullmatch(line)
         if fence is None and held is None:
             fence = AFTER_WORDS.fullmatch(line)
