@@ -56,24 +56,14 @@ BODY = "    return 2 * x\n"
 EXTRACTION = [
     (fenced("def twice(x):\n" + BODY), f"{SETUP}\n\ndef twice(x):\n{BODY}\n"),
     (fenced(BODY), f"{SETUP}{BODY}\n"),
-    ("```\ndef twice(x): 1\n```\nbetter:\n```py\ndef twice(x): 2\n```", "def twice(x): 2\n"),
-    ("  ```python\n  def twice(x): 3\n  ```", None),
     ("no code", None),
-    ("```python\ndef twice(x): cut off", None),
-    ("<think>```python\ndef twice(x): 1\n```</think>\n```python\ndef twice(x): 2\n```", "x): 2\n"),
 ]
 
 
 @pytest.mark.parametrize(("text", "expected"), EXTRACTION)
-def test_the_last_whole_block_is_the_program(text: str, expected: str | None) -> None:
-    """Catches an earlier draft taken for the answer, and half a program run."""
-    program = extract_program(humaneval(), text)
-    if expected is None:
-        assert program is None or program.startswith(SETUP)
-    else:
-        assert program is not None
-        assert program.endswith(expected)
-        assert program.startswith("import math")
+def test_the_prompt_comes_before_the_program(text: str, expected: str | None) -> None:
+    """Catches a prompt's imports and helpers lost, and a body without its function."""
+    assert extract_program(humaneval(), text) == expected
 
 
 def test_a_base_models_completion_ends_where_it_leaves_the_function() -> None:
@@ -233,7 +223,7 @@ def test_livecodebench_runs_programs_and_methods_on_public_and_hidden_tests(
         (zipped, fenced(ZIP.replace("zip(a, b)", "zip(a, a)"))),
         (zipped, "I do not know."),
     ]
-    grades = grade_many("livecodebench", pairs, seconds=6.0)
+    grades = grade_many("livecodebench", pairs, seconds=1.0)
     assert [g.correct for g in grades] == [
         *(True, False, False, False, False),
         *(True, False, False, False),
@@ -260,6 +250,35 @@ def test_programs_find_their_packages_and_themselves(bwrap: str, contest: Path) 
         blind = (add, fenced(f"import os\nassert not os.path.exists({sys.prefix!r})\n{ADD}"))
         assert grade_many("livecodebench", [blind])[0].correct
         assert not grade_many("livecodebench", [blind], packages=True)[0].correct
+
+
+PATHS = "import sys\nassert not any(p.endswith('-packages') for p in sys.path), sys.path\n"
+
+
+def test_standard_library_only_means_that_for_tests_and_programs(
+    bwrap: str, contest: Path, tmp_path: Path
+) -> None:
+    """Catches packages of the Python that the environment was made from, on either side, and tests
+    without the packages that their program has.
+    """
+    tests = [PATHS + "assert turn([1]) == [1]"]
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps({"task_id": 1, "text": "Turn.", "test_list": tests}))
+    (problem,) = load_problems("mbpp", "test", None, 0, dataset={"path": str(path)})
+    assert grade("mbpp", problem, fenced(PATHS + TURN)).correct
+    assert not grade("mbpp", problem, fenced(TURN), packages=True).correct
+    assert not grade("mbpp", problem, fenced("import pytest\n" + TURN)).correct
+    assert grade("livecodebench", lcb(contest)[0], fenced(PATHS + ADD)).correct
+    arrays = [
+        "import numpy as np",
+        "assert np.array_equal(turn(np.arange(3)), np.array([2, 1, 0]))",
+        "assert turn(np.arange(2)).dtype == np.arange(2).dtype and turn(np.ones(2))[0] == 1.0",
+    ]
+    path.write_text(json.dumps({"task_id": 1, "text": "Turn.", "test_list": arrays}))
+    options: dict[str, Any] = {"packages": True}
+    (problem,) = load_problems("mbpp", "test", None, 0, dataset={"path": str(path)}, **options)
+    assert grade("mbpp", problem, fenced(TURN), **options).correct
+    assert not grade("mbpp", problem, fenced(TURN.replace("a[::-1]", "a")), **options).correct
 
 
 def test_livecodebench_window_and_release(contest: Path) -> None:

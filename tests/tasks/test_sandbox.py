@@ -107,13 +107,40 @@ LIES = {
         "        frame = frame.f_back"
     ),
     "forged answers": (
-        "import os\nfor fd in range(3, 64):\n    try:\n"
-        '        os.write(fd, b\'{"value": {"ref": 0}}\\n\' * 3)\n    except OSError:\n'
+        'import os\nfor fd in range(3, 64):\n    try:\n        os.write(fd, b\'{"changed": [], '
+        '"random": null, "r": [true], "forgotten": []}\\n\' * 9)\n    except OSError:\n'
         "        pass\ndef double(x):\n    return 0"
     ),
     "malformed answer": (
-        "import sys\nsys.modules['__main__'].encode = lambda value, kept: {'set': [{'list': []}]}\n"
+        "import sys\nfor name, module in sys.modules.items():\n    if name.endswith('.peer'):\n"
+        "        module.Peer.encode = lambda *a: ['frozenset', ['new', 1, 'list', [], []]]\n"
         "def double(x):\n    return 0"
+    ),
+    "an object of true answers": (
+        "class Yes:\n    pass\nfor name in 'eq ne lt le gt ge contains bool'.split():\n"
+        "    setattr(Yes, f'__{name}__', lambda self, *other: True)\n"
+        "for name in 'sub rsub abs float int index'.split():\n"
+        "    setattr(Yes, f'__{name}__', lambda self, *other: 0)\n"
+        "def double(x):\n    return Yes()"
+    ),
+    "a class for a function": (
+        "class double:\n    def __init__(self, x):\n        pass\n"
+        "    def __eq__(self, other):\n        return True"
+    ),
+    "a list that equals everything": (
+        "class Yes(list):\n    def __eq__(self, other):\n        return True\n"
+        "def double(x):\n    return Yes()"
+    ),
+    "a library's object that equals everything": (
+        "from unittest.mock import ANY\ndef double(x):\n    return ANY"
+    ),
+    "a class named like Python's": (
+        "class int(int):\n    __eq__ = lambda self, other: True\nint.__module__ = 'builtins'\n"
+        "def double(x):\n    return int(3)"
+    ),
+    "own builtins": (
+        "import builtins\ndef check(f): pass\ndef range(*a): return ()\n"
+        "builtins.range = range\ndef double(x):\n    return 0"
     ),
 }
 
@@ -128,6 +155,52 @@ def test_ending_early_is_not_passing(bwrap: str, program: str) -> None:
 def test_lies_do_not_pass(bwrap: str, program: str) -> None:
     """Catches a checker that shares a process or an output with what it checks."""
     assert not outcome(program)[0]
+
+
+MORE_TESTS = {
+    "what is computed from the argument": (
+        "assert candidate([3, 1]) == [1, 3]\n    a = [5, 4]\n    assert candidate(a) == sorted(a)",
+        "def f(a):\n    return sorted(a)",
+        ["def f(a):\n    if a[0] == 3: return [1, 3]\n    a.clear()\n    return []"],
+    ),
+    "a tolerance": (
+        "assert abs(candidate(3) - 4.5) < 1e-6",
+        "def f(x):\n    return 1.5 * x",
+        [
+            "class f(float):\n    def __sub__(self, other): return 0.0",
+            "class N:\n    def __sub__(self, other): return 0.0\ndef f(x):\n    return N()",
+            "def abs(x):\n    return 0\nimport builtins as b\nb.abs = abs\ndef f(x):\n    return 0",
+        ],
+    ),
+    "a function that is passed": (
+        "secret = [2, 3]\n    assert candidate(lambda v: v + 1, [1, 2]) == secret",
+        "def f(g, a):\n    return [g(v) for v in a]",
+        [
+            "def f(g, a):\n    return g.__globals__['secret']",
+            "def f(g, a):\n    return g.__code__.co_consts",
+            "def f(g, a):\n    return g.__closure__[0].cell_contents",
+            "def f(g, a):\n    return type(g).__getattribute__(g, '__globals__')",
+        ],
+    ),
+    "any exception": (
+        "try:\n        candidate(-1)\n    except AssertionError:\n        raise\n"
+        "    except Exception:\n        return\n    assert False",
+        "def f(x):\n    raise ValueError",
+        ["import os\ndef f(x):\n    os._exit(0)", "def f(x):\n    return x"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("tests", "right", "hostile"), MORE_TESTS.values(), ids=MORE_TESTS)
+def test_what_tests_share_with_a_program_gives_nothing_away(
+    bwrap: str, tests: str, right: str, hostile: list[str]
+) -> None:
+    """Catches expected values within reach of what is passed, changed, compared or raised."""
+    meta = {"setup": "", "tests": f"def check(candidate):\n    {tests}\n", "entry_point": "f"}
+    problem = Problem("f", [], "", "test", meta, task="humaneval", kind="humaneval")
+    for program, expected in [(right, True), *((program, False) for program in hostile)]:
+        verdict = grade("humaneval", problem, f"```python\n{program}\n```", seconds=20.0)
+        assert verdict.correct is expected, program
 
 
 BOMBS = {
@@ -173,7 +246,7 @@ BOMBS = {
 @pytest.mark.parametrize("program", BOMBS.values(), ids=BOMBS)
 def test_bombs_end_in_time_and_do_not_pass(bwrap: str, program: str) -> None:
     """Catches anything without a limit: the test's own time-out would strike."""
-    assert not outcome(program, seconds=2.0)[0]
+    assert not outcome(program, seconds=1.0)[0]
 
 
 def only_if(condition: str) -> str:
@@ -261,7 +334,7 @@ def test_nothing_stays_behind(bwrap: str) -> None:
         "import os, signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         f"def double(x):\n    os.execv('/usr/bin/sleep', ['sleep', '{marker}'])"
     )
-    assert outcome(program, seconds=1.0) == (False, "timeout")
+    assert outcome(program, seconds=0.5) == (False, "timeout")
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             try:
