@@ -6,11 +6,18 @@ a stack and never looks back: its time is linear in the length.
 
 from __future__ import annotations
 
-COMMAND = "\\boxed"
+import re
+
+BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])[ \t\n]*")
+# Without braces only what can be no part of a sentence: \boxed 5, \boxed\frac{1}{2}.
+UNBRACED = re.compile(
+    r"-?(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\\[dt]?frac *(?:\{[^{}]*\}|[0-9]) *(?:\{[^{}]*\}|[0-9])"
+    r"|\\(?:sqrt|text|mathrm|mathbf|textbf) *\{[^{}]*\}|\\pi(?![a-zA-Z]))"
+)
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Content of the \boxed{} that closes last, or None.
+    r"""Content of the \boxed{} or \fbox{} that closes last, or None.
 
     Of nested boxes the outer one counts. An opening that never closes (truncated response) is
     passed over. Escaped braces (\{ and \}) are text, and a backslash that is itself escaped
@@ -22,15 +29,17 @@ def last_boxed(text: str) -> str | None:
     while position < length:
         character = text[position]
         if character == "\\":
-            if text.startswith(COMMAND, position):
-                after = position + len(COMMAND)
-                while after < length and text[after] in " \t\n":
-                    after += 1
-                if after < length and text[after] == "{":
-                    stack.append(after + 1)
-                    position = after + 1
-                    continue
-            position += 2
+            box = BOX.match(text, position)
+            if box is None:
+                position += 2
+                continue
+            position = box.end()
+            if text.startswith("{", position):
+                position += 1
+                stack.append(position)
+            elif (bare := UNBRACED.match(text, position)) is not None:
+                best = bare.span()
+                position = bare.end()
             continue
         if character == "{":
             stack.append(-1)

@@ -11,7 +11,7 @@ from pipeline.errors import PipelineError
 
 PROBLEM = "{problem}"  # in a prompt template, where the problem goes
 Message = dict[str, str]  # {"role": "user", "content": "..."}
-Status = Literal["ok", "no_answer", "timeout"]
+Status = Literal["ok", "no_answer", "timeout", "no_reference"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Grade:
     """The verdict on one response.
 
     status "no_answer": nothing to grade was found in the response; "timeout": the grader was
-    killed at its time limit or died; both count as wrong but are reported apart. prediction: the
-    extracted answer, for votes (maj@k).
+    killed at its time limit or died; "no_reference": the problem's reference answer cannot be read.
+    All count as wrong but are reported apart. prediction: the extracted answer, for votes (maj@k).
     """
 
     correct: bool

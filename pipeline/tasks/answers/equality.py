@@ -195,10 +195,10 @@ def _same_pieces(gold: Region, answer: Region) -> bool:
 
     def node(r: Region) -> list[Node]:
         return [
-            Node("tuple", (piece.low, piece.high), name="[("[piece.low_open] + "])"[piece.high_open])
+            Node(
+                "tuple", (piece.low, piece.high), name="[("[piece.low_open] + "])"[piece.high_open]
+            )
             for piece in r
         ]
 
     return (_in_order if ordered else _in_any_order)(node(g), node(a))
-
-

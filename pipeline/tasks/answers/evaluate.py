@@ -117,7 +117,9 @@ def _close(gold: Node, answer: Node, seed: int, a: Value, b: Value) -> bool:
     # Two tiny values: nothing but rounding if more digits make them smaller.
     with mp.workdps(2 * DIGITS):
         sharper = [value(side, seed, 2 * DIGITS) for side in (gold, answer)]
-        zero = [abs(fine) <= CLOSE * abs(coarse) for fine, coarse in zip(sharper, (a, b), strict=True)]
+        zero = [
+            abs(fine) <= CLOSE * abs(coarse) for fine, coarse in zip(sharper, (a, b), strict=True)
+        ]
         return all(zero)
 
 
@@ -173,7 +175,12 @@ def _power(node: Node, base: Value, exponent: Value) -> Value:
         raise Unreadable("a number is too large", foreign=True)
     rational = node.parts[1].value
     is_negative = mp.im(base) == 0 and mp.re(base) < 0
-    if is_negative and rational is not None and rational.denominator % 2 and rational.denominator > 1:
+    if (
+        is_negative
+        and rational is not None
+        and rational.denominator % 2
+        and rational.denominator > 1
+    ):
         return mp.power(-base, exponent) * (-1) ** rational.numerator
     return mp.power(base, exponent)
 

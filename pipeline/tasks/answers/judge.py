@@ -8,13 +8,13 @@ from typing import Literal
 from pipeline.tasks.answers.equality import same_answer
 from pipeline.tasks.answers.nodes import Unreadable
 from pipeline.tasks.answers.notation import normalise
-from pipeline.tasks.answers.reader import readings
+from pipeline.tasks.answers.reader import unreadable
 
 Verdict = Literal["right", "wrong", "no_reference"]
 # What math-verify drops or misreads; where an answer holds it, only equal texts are right.
 DROPPED = re.compile(
     r"'|\\prime|\\d*dot(?![a-z])|\\partial|\\nabla|frac ?\{ ?(?:\\mathrm ?\{d\}|d)[^a-z]|d[a-z] ?/ ?d"
-    r"|\d ?_|- ?(?:\\left)? ?(?:[(\[]|\\\{)|\^ ?\{? ?(?:T|\\top|\\dagger|\*)|[\d} ][a-zA-Z]$"
+    r"|\d ?_|- ?(?:\\left)? ?(?:[(\[]|\\\{)|\^ ?\{? ?(?:T|\\top|\\dagger|\*)|[\d} ][cdghlmost]$"
 )
 
 
@@ -29,15 +29,6 @@ def judge(gold: str, answer: str) -> Verdict:
     if foreign and same_by_math_verify(gold, answer):
         return "right"
     return "wrong" if unreadable(gold) is None else "no_reference"
-
-
-def unreadable(gold: str) -> str | None:
-    """Why a gold cannot be read, so that only its own text is sure to be right; None if it can."""
-    try:
-        readings(gold)
-    except Unreadable as error:
-        return str(error)
-    return None
 
 
 def same_text(gold: str, answer: str) -> bool:
@@ -58,8 +49,9 @@ def same_by_math_verify(gold: str, answer: str) -> bool:
     sides = [parse(f"\\boxed{{{text}}}", config, parsing_timeout=None) for text in (gold, answer)]
     if not all(sides) or not verify(*sides, timeout_seconds=None):
         return False
-    values = [side[0] for side in sides]
-    if not all(isinstance(v, Expr) and not v.free_symbols for v in values):
+    values = [side[0].doit().evalf(40) if isinstance(side[0], Expr) else None for side in sides]
+    if any(v is None or v.free_symbols for v in values):
         return True
-    digits = [v.evalf(40) for v in values]  # its comparison of numbers is absolute
-    return bool(abs(digits[0] - digits[1]) <= abs(digits[0]) * 10**-12)
+    # Its comparison of numbers is absolute.
+    numbers = [complex(v) for v in values if v is not None]
+    return abs(numbers[0] - numbers[1]) <= abs(numbers[0]) * 1e-12

@@ -222,8 +222,11 @@ class Lexer:
             self._emit("func", words.SPELLINGS.get(content, content))
         elif self._after_value() and (content in LETTERS or UNIT.fullmatch(content)):
             self._emit("text", content)
-        elif RUN.search(content) and not re.search(r"[\d\\]", content) and len(content) > 1 and (
-            re.search("[A-Za-z]{2}", content)
+        elif (
+            RUN.search(content)
+            and not re.search(r"[\d\\]", content)
+            and len(content) > 1
+            and (re.search("[A-Za-z]{2}", content))
         ):
             self._emit("text", content)
         else:

@@ -53,6 +53,15 @@ def readings(text: str) -> tuple[Node, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def unreadable(gold: str) -> str | None:
+    """Why a gold cannot be read, so that only its own text is sure to be right; None if it can."""
+    try:
+        readings(gold)
+    except Unreadable as error:
+        return str(error)
+    return None
+
+
 def _trees(tokens: list[Token]) -> list[Node]:
     parser = Parser(list(tokens))
     trees = [parser.answer()]

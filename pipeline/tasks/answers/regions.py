@@ -169,5 +169,3 @@ def merged(pieces: Region | None) -> Region | None:
 def is_interval(pieces: Region) -> bool:
     """Whether it holds an interval, and so is more than a few points."""
     return any(show(piece.low) != show(piece.high) for piece in pieces)
-
-

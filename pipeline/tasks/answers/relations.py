@@ -131,7 +131,9 @@ def _equivalent(gold: Node, answer: Node) -> bool:
     sign, other = gold.name, answer.name
     g, a = (add([n.parts[0], negative(n.parts[1])]) for n in (gold, answer))
     strict = {"<": True, ">": True, "<=": False, ">=": False}
-    if any(n.kind in ("tuple", "set", "list", "text", "matrix") for n in (*gold.parts, *answer.parts)):
+    if any(
+        n.kind in ("tuple", "set", "list", "text", "matrix") for n in (*gold.parts, *answer.parts)
+    ):
         return False
     if sign in EQUAL and other in EQUAL:
         factor = proportion(g, a)
@@ -163,8 +165,6 @@ def _same_derivative(gold: Node, answer: Node) -> bool:
         return divide(zero, slope)
 
     return same_expression(solved(gold), solved(answer))
-
-
 
 
 def assigned(node: Node) -> list[tuple[Node, Node]] | None:

@@ -94,7 +94,9 @@ def plain_value(gold: Node, answer: Node) -> bool:
     if gold.kind == "pmod" or answer.kind == "pmod":
         return _same_residue(gold, answer)
     if gold.place is not None:
-        return meets(gold, answer) if answer.value is not None else _rounds_to(gold, constant(answer))
+        return (
+            meets(gold, answer) if answer.value is not None else _rounds_to(gold, constant(answer))
+        )
     return same_expression(gold, answer) or _same_multiple(gold, answer)
 
 
