@@ -11,7 +11,8 @@ import re
 BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])[ \t\n]*")
 # Without braces only what can be no part of a sentence: \boxed 5, \boxed\frac{1}{2}.
 UNBRACED = re.compile(
-    r"-?(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\\[dt]?frac *(?:\{[^{}]*\}|[0-9]) *(?:\{[^{}]*\}|[0-9])"
+    r"-?(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?"
+    r"|\\[dt]?frac *(?:\{[^{}]*\}|[0-9]) *(?:\{[^{}]*\}|[0-9])"
     r"|\\(?:sqrt|text|mathrm|mathbf|textbf) *\{[^{}]*\}|\\pi(?![a-zA-Z]))"
 )
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.tasks.answers.nodes import Unreadable
+from pipeline.tasks.answers.nodes import UnreadableError
 from pipeline.tasks.answers.numbers import meets
 from pipeline.tasks.answers.reader import readings, unreadable
 from pipeline.tasks.boxed import last_boxed
@@ -200,7 +200,7 @@ def quick_grade(answer: str, prediction: str | None) -> Grade | None:
     if PLAIN.fullmatch(text) and PLAIN.fullmatch(answer):
         try:
             golds, answers = readings(answer), readings(text)
-        except Unreadable:
+        except UnreadableError:
             return None
         if all(node.kind == "num" for node in (*golds, *answers)):
             return Grade(any(meets(g, a) for g in golds for a in answers), "ok", text)

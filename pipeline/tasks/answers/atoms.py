@@ -6,25 +6,26 @@ import math
 from abc import abstractmethod
 
 from pipeline.tasks.answers.brackets import Brackets
+from pipeline.tasks.answers.lexer import Token
 from pipeline.tasks.answers.nodes import (
     MINUS_ONE,
     ONE,
     Node,
-    Unreadable,
+    UnreadableError,
     divide,
     mul,
     number,
     power,
     symbol,
 )
-from pipeline.tasks.answers.lexer import Token
+from pipeline.tasks.answers.notation import listed
 from pipeline.tasks.answers.units import unit
 
 LARGEST_FACTORIAL = 1000
 NUMERALS = {
     name: str(value)
     for value, name in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve".split()
+        listed("zero one two three four five six seven eight nine ten eleven twelve")
     )
 }
 
@@ -142,14 +143,14 @@ class Atoms(Brackets):
 
     def choose(self, top: Node, bottom: Node) -> Node:
         n, k = top.value, bottom.value
-        if n is not None and k is not None and n.denominator == k.denominator == 1:
-            if 0 <= k <= n <= LARGEST_FACTORIAL:
-                return number(math.comb(int(n), int(k)))
+        whole = n is not None and k is not None and n.denominator == k.denominator == 1
+        if whole and n is not None and k is not None and 0 <= k <= n <= LARGEST_FACTORIAL:
+            return number(math.comb(int(n), int(k)))
         return Node("func", (top, bottom), name="binom")
 
     def factorial(self, node: Node) -> Node:
         if self.at("!"):
-            raise Unreadable("a double factorial", foreign=True)
+            raise UnreadableError("a double factorial", foreign=True)
         n = node.value
         if n is not None and n.denominator == 1 and 0 <= n <= LARGEST_FACTORIAL:
             return number(math.factorial(int(n)))
@@ -203,7 +204,7 @@ class Atoms(Brackets):
         if base.kind in ("num", "mul", "text"):
             index = index.removeprefix("base")
             return Node("based", (base,), name=NUMERALS.get(index, index))
-        raise Unreadable("an index without a symbol", foreign=True)
+        raise UnreadableError("an index without a symbol", foreign=True)
 
     def applies(self) -> bool:
         """Whether ( after a symbol is an application: f(x), I(0), f(x, y); not a(b+c)."""

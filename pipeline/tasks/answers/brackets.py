@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.tasks.answers.lexer import END, Token
-from pipeline.tasks.answers.nodes import Node, Unreadable, divide
+from pipeline.tasks.answers.nodes import Node, UnreadableError, divide
 
 DEEPEST = 40  # brackets inside brackets
 CLOSING = (")", "]", ">>", "\\}", "}", "rfloor", "rceil", "|", "||", "&", "over", "choose")
@@ -61,7 +61,7 @@ class Brackets(ABC):
     def refuse(self) -> None:
         token = self.peek()
         what = f"{token.text!r} is out of place" if token.text else "it ends too early"
-        raise Unreadable(what, foreign=token.kind == "unknown")
+        raise UnreadableError(what, foreign=token.kind == "unknown")
 
     def closes(self) -> bool:
         return self.at(*CLOSING) or (
@@ -75,7 +75,7 @@ class Brackets(ABC):
         self.bars, self.colon_ends, self.rows = bars, colon_ends, rows
         self.depth += 1
         if self.depth > DEEPEST:
-            raise Unreadable("too many brackets inside brackets")
+            raise UnreadableError("too many brackets inside brackets")
         yield
         self.depth -= 1
         self.bars, self.colon_ends, self.rows = before
@@ -89,7 +89,7 @@ class Brackets(ABC):
                 depth += (token.text == "{") - (token.text == "}")
             if depth == 0:
                 return self.tokens[self.position + 1 : self.position + ahead]
-        raise Unreadable("a brace that is not closed")
+        raise UnreadableError("a brace that is not closed")
 
     def bracket(self) -> Node:
         r"""(a), a group; (a, b), [a, b), \langle a, b \rangle."""
@@ -150,7 +150,7 @@ class Brackets(ABC):
         """A matrix, or lines as a list."""
         name = self.take().text.removeprefix("begin:")
         if name not in MATRICES | ROWS:
-            raise Unreadable(f"the environment {name}", foreign=True)
+            raise UnreadableError(f"the environment {name}", foreign=True)
         rows: list[list[Node]] = [[]]
         with self.inside(rows=1):
             while not self.at(f"end:{name}"):
@@ -168,5 +168,5 @@ class Brackets(ABC):
             return lines[0] if len(lines) == 1 else Node("list", tuple(lines))
         width = len(rows[0]) if rows else 0
         if not width or any(len(row) != width for row in rows):
-            raise Unreadable("a matrix with rows of several lengths")
+            raise UnreadableError("a matrix with rows of several lengths")
         return Node("matrix", tuple(cell for row in rows for cell in row), name=str(width))

@@ -8,7 +8,6 @@ regions of the line however they are written (regions.py), equations by what the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
 
 from pipeline.tasks.answers.forms import alike, plain
 from pipeline.tasks.answers.nodes import Node, show
@@ -33,7 +32,7 @@ def same_answer(gold: str, answer: str) -> bool:
     """Whether any reading of the answer is any reading of the gold.
 
     Raises:
-        Unreadable: one of them cannot be read, or is too large to compute.
+        UnreadableError: one of them cannot be read, or is too large to compute.
     """
     golds, answers = ([plain(node) for node in readings(text)] for text in (gold, answer))
     return any(equal(*alike(g, a)) for g in golds for a in answers)
@@ -88,10 +87,9 @@ def _same_collection(gold: Node, answer: Node) -> bool:
             return False
         return equal(one.parts[0], other) if one is gold else equal(other, one.parts[0])
     if kinds <= {"list", "set"}:
-        golds, answers = gold.parts, answer.parts
         if "set" in kinds:
-            golds, answers = _distinct(golds), _distinct(answers)
-        return _in_any_order(golds, answers)
+            return _in_any_order(_distinct(gold.parts), _distinct(answer.parts))
+        return _in_any_order(gold.parts, answer.parts)
     if "set" in kinds or not _same_shape(gold, answer):
         return False
     return _in_order(gold.parts, answer.parts)
@@ -169,7 +167,9 @@ def _regions(node: Node) -> list[Region]:
         known = [part for part in parts if part is not None]
         if len(known) < len(parts):
             return []
-        both = reduce(intersection, known[1:], known[0])
+        both: Region | None = known[0]
+        for part in known[1:]:
+            both = intersection(both, part)
         either = [piece for part in known for piece in part]
         return [either] if node.name == "or" else [r for r in (either, both) if r is not None]
     found = region(node)

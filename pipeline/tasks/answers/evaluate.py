@@ -15,7 +15,8 @@ from typing import Any
 import mpmath
 from mpmath import mp
 
-from pipeline.tasks.answers.nodes import BITS, Node, Unreadable, show, walk
+from pipeline.tasks.answers.nodes import BITS, Node, UnreadableError, show, walk
+from pipeline.tasks.answers.notation import listed
 
 DIGITS = 100
 CLOSE = mpmath.mpf(10) ** -60
@@ -25,7 +26,7 @@ LARGEST = 10_000  # argument of a factorial
 Value = Any  # an mpf or mpc
 
 
-class Undefined(Exception):
+class UndefinedError(Exception):
     """No value at this point: a division by zero, a logarithm of zero."""
 
 
@@ -33,7 +34,7 @@ def same_expression(gold: Node, answer: Node) -> bool:
     """Whether both have the same value wherever both have one.
 
     Raises:
-        Unreadable: one of them has no value at all, or one that is too large to compute.
+        UnreadableError: one of them has no value at all, or one that is too large to compute.
     """
     if gold.value is not None and answer.value is not None:
         return gold.value == answer.value
@@ -41,12 +42,12 @@ def same_expression(gold: Node, answer: Node) -> bool:
         return True
     has_symbols = not (is_constant(gold) and is_constant(answer))
     if not has_symbols and not (_is_irrational(gold) or _is_irrational(answer)):
-        raise Unreadable("a number is too large", foreign=True)
+        raise UnreadableError("a number is too large", foreign=True)
     pairs = []
     for seed in range(POINTS if has_symbols else 1):
         try:
             pairs.append((seed, value(gold, seed), value(answer, seed)))
-        except Undefined:
+        except UndefinedError:
             continue
     real = [pair for pair in pairs if _is_real(pair[1]) and _is_real(pair[2])]
     compared = real or pairs
@@ -66,7 +67,7 @@ def constant(node: Node) -> Value | None:
         return None
     try:
         found = value(node, 0)
-    except (Undefined, Unreadable):
+    except (UndefinedError, UnreadableError):
         return None
     return mp.re(found) if _is_real(found) else None
 
@@ -75,13 +76,13 @@ def proportion(top: Node, bottom: Node) -> Value | None:
     """top / bottom if it is the same real number at all points; else None.
 
     Raises:
-        Unreadable: one of them has no value.
+        UnreadableError: one of them has no value.
     """
     quotients = []
     for seed in range(POINTS):
         try:
             over, under = value(top, seed), value(bottom, seed)
-        except Undefined:
+        except UndefinedError:
             continue
         if abs(under) <= CLOSE:
             return None
@@ -129,9 +130,9 @@ def value(node: Node, seed: int, digits: int = DIGITS) -> Value:
         try:
             found = _value(node, seed)
         except (ZeroDivisionError, ValueError, TypeError) as error:
-            raise Undefined from error
+            raise UndefinedError from error
         if mp.isnan(found):
-            raise Undefined
+            raise UndefinedError
         return found
 
 
@@ -158,7 +159,7 @@ def _value(node: Node, seed: int) -> Value:
         return _point(show(node), seed)
     if node.kind == "func" and node.name in FUNCTIONS:
         return FUNCTIONS[node.name](*parts)
-    raise Unreadable(f"{node.kind} {node.name} has no value", foreign=node.kind == "func")
+    raise UnreadableError(f"{node.kind} {node.name} has no value", foreign=node.kind == "func")
 
 
 def _point(name: str, seed: int) -> Value:
@@ -170,9 +171,9 @@ def _point(name: str, seed: int) -> Value:
 
 def _power(node: Node, base: Value, exponent: Value) -> Value:
     if base == 0 and mp.re(exponent) <= 0:
-        raise Undefined
+        raise UndefinedError
     if base != 0 and abs(exponent * mp.log(abs(base), 2)) > BITS:
-        raise Unreadable("a number is too large", foreign=True)
+        raise UnreadableError("a number is too large", foreign=True)
     rational = node.parts[1].value
     is_negative = mp.im(base) == 0 and mp.re(base) < 0
     if (
@@ -194,14 +195,14 @@ def _root(radicand: Value, degree: Value) -> Value:
 
 def _factorial(n: Value) -> Value:
     if abs(n) > LARGEST:
-        raise Unreadable("a number is too large", foreign=True)
+        raise UnreadableError("a number is too large", foreign=True)
     return mp.factorial(n)
 
 
 def _integers(function: Callable[..., int]) -> Callable[..., Value]:
     def of(*parts: Value) -> Value:
         if not all(mp.isint(part) for part in parts):
-            raise Undefined
+            raise UndefinedError
         return mpmath.mpf(function(*(int(part) for part in parts)))
 
     return of
@@ -217,8 +218,9 @@ def _rounded(function: Callable[[Value], Value]) -> Callable[[Value], Value]:
     return of
 
 
+TRIGONOMETRIC = "sin cos tan cot sec csc sinh cosh tanh coth"
 FUNCTIONS: dict[str, Callable[..., Value]] = {
-    **{name: getattr(mp, name) for name in "sin cos tan cot sec csc sinh cosh tanh coth".split()},
+    **{name: getattr(mp, name) for name in listed(TRIGONOMETRIC)},
     "arcsin": mp.asin,
     "arccos": mp.acos,
     "arctan": mp.atan,

@@ -1,4 +1,4 @@
-r"""Trees brought to one form before they are compared: \pm, vectors, and what symbols are called."""
+r"""Trees in one form before they are compared: \pm, vectors, and what symbols are called."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from pipeline.tasks.answers.lexer import Token
 from pipeline.tasks.answers.nodes import (
     MINUS_ONE,
     Node,
-    Unreadable,
+    UnreadableError,
     add,
     divide,
     mul,
@@ -24,12 +24,13 @@ from pipeline.tasks.answers.nodes import (
     power,
     symbol,
 )
+from pipeline.tasks.answers.notation import listed
 from pipeline.tasks.answers.units import read_units
 
 SIGNS = ("+", "-", "+-", "-+")
 OPENS = ("(", "[", "<<", "{", "frac", "sqrt", "binom", "lfloor", "lceil")
 LEADING = set(
-    "approximately about approx nearly around exactly answer option choice is equals".split()
+    listed("approximately about approx nearly around exactly answer option choice is equals")
 )
 
 
@@ -151,7 +152,7 @@ class Parser(Atoms):
             first = Node("apply", (symbol(first.name.lower()), inner))
         elif first.kind == "text" and self.starts_factor():
             if not set(first.name.lower().replace("the ", "").split()) <= LEADING:
-                raise Unreadable("words before a number")
+                raise UnreadableError("words before a number")
             return self.product(functions)
         factors = [first]
         if self.position == start + 1 and first.value is not None and first.place is None:
@@ -162,9 +163,9 @@ class Parser(Atoms):
             if token.kind == "text":
                 factors.append(self.units())
                 if self.peek().kind == "num":
-                    raise Unreadable("a number after a unit")
+                    raise UnreadableError("a number after a unit")
             elif token.kind == "num" and self.peek(-1).kind == "num":
-                raise Unreadable("two numbers side by side")
+                raise UnreadableError("two numbers side by side")
             else:
                 factors.append(self.factor())
         self.factors = len(factors)
@@ -245,13 +246,13 @@ class Parser(Atoms):
         elif name in ("log", "lg"):
             node = Node("func", (arguments[0], index or number(10)), name="log")
         elif index is not None:
-            raise Unreadable(f"an index of {name}", foreign=True)
+            raise UnreadableError(f"an index of {name}", foreign=True)
         else:
             node = Node("func", arguments, name=name)
         return node if raised is None else power(node, raised)
 
 
-ARCS = {f"arc{name}" for name in "sin cos tan cot sec csc".split()}
+ARCS = {f"arc{name}" for name in listed("sin cos tan cot sec csc")}
 
 
 def _signed(sign: str, node: Node) -> Node:

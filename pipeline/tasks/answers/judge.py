@@ -6,14 +6,15 @@ import re
 from typing import Literal
 
 from pipeline.tasks.answers.equality import same_answer
-from pipeline.tasks.answers.nodes import Unreadable
+from pipeline.tasks.answers.nodes import UnreadableError
 from pipeline.tasks.answers.notation import normalise
 from pipeline.tasks.answers.reader import unreadable
 
 Verdict = Literal["right", "wrong", "no_reference"]
 # What math-verify drops or misreads; where an answer holds it, only equal texts are right.
 DROPPED = re.compile(
-    r"'|\\prime|\\d*dot(?![a-z])|\\partial|\\nabla|frac ?\{ ?(?:\\mathrm ?\{d\}|d)[^a-z]|d[a-z] ?/ ?d"
+    r"'|\\prime|\\d*dot(?![a-z])|\\partial|\\nabla|d[a-z] ?/ ?d"
+    r"|frac ?\{ ?(?:\\mathrm ?\{d\}|d)[^a-z]"
     r"|\d ?_|- ?(?:\\left)? ?(?:[(\[]|\\\{)|\^ ?\{? ?(?:T|\\top|\\dagger|\*)|[\d} ][cdghlmost]$"
 )
 
@@ -24,8 +25,8 @@ def judge(gold: str, answer: str) -> Verdict:
         return "right"
     try:
         return "right" if same_answer(gold, answer) else "wrong"
-    except (Unreadable, RecursionError) as error:
-        foreign = isinstance(error, Unreadable) and error.foreign
+    except (UnreadableError, RecursionError) as error:
+        foreign = isinstance(error, UnreadableError) and error.foreign
     if foreign and same_by_math_verify(gold, answer):
         return "right"
     return "wrong" if unreadable(gold) is None else "no_reference"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from pipeline.tasks.answers import vocabulary as words
-from pipeline.tasks.answers.nodes import Node, Unreadable, number
+from pipeline.tasks.answers.nodes import Node, UnreadableError, number
 from pipeline.tasks.answers.units import BARE, LETTERS
 
 
@@ -61,7 +61,7 @@ def read_number(match: re.Match[str]) -> Node:
         value += Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(part))
     exponent = int(found.get("exponent") or 0)
     if abs(exponent) > 10_000:
-        raise Unreadable("a number is too large")
+        raise UnreadableError("a number is too large")
     is_decimal = not period and (part or found.get("exponent"))
     place = exponent - len(part) if is_decimal else None
     return number(value * Fraction(10) ** exponent, place)
@@ -116,7 +116,7 @@ class Lexer:
         match = self._match(GROUPED) if self.grouped and self.depth == 0 else None
         match = match or self._match(NUMBER)
         if match is None:
-            raise Unreadable("a point without digits")
+            raise UnreadableError("a point without digits")
         self._emit("num", match[0], read_number(match))
 
     def _character(self, c: str) -> None:
@@ -140,6 +140,9 @@ class Lexer:
         if before.text == "/" and len(self.tokens) > 1:  # km/h
             before = self.tokens[-2]
         return before.kind in ("num", "const", "sym", "text") or before.text in VALUE_ENDS
+
+    def _is_unit(self, words: str) -> bool:
+        return self._after_value() and (words in LETTERS or UNIT.fullmatch(words) is not None)
 
     def _letters(self) -> None:
         match = self._match(RUN)
@@ -187,7 +190,7 @@ class Lexer:
         elif name in ("begin", "end"):
             environment = self._match(ENVIRONMENT)
             if environment is None:
-                raise Unreadable("an environment without a name")
+                raise UnreadableError("an environment without a name")
             self._emit("op", f"{name}:{environment[1]}")
         elif name == "not":
             sign = self._match(re.compile(r" ?(?:=|\\in(?![a-zA-Z]))"))
@@ -220,13 +223,8 @@ class Lexer:
             self._emit("op", "%")
         elif words.SPELLINGS.get(content, content) in words.FUNCTIONS:
             self._emit("func", words.SPELLINGS.get(content, content))
-        elif self._after_value() and (content in LETTERS or UNIT.fullmatch(content)):
-            self._emit("text", content)
-        elif (
-            RUN.search(content)
-            and not re.search(r"[\d\\]", content)
-            and len(content) > 1
-            and (re.search("[A-Za-z]{2}", content))
+        elif self._is_unit(content) or (
+            re.search("[A-Za-z]{2}", content) and not re.search(r"[\d\\]", content)
         ):
             self._emit("text", content)
         else:
@@ -243,4 +241,4 @@ class Lexer:
                 inner = self.text[self.position + 1 : end]
                 self.position = end + 1
                 return inner
-        raise Unreadable("a brace that is not closed")
+        raise UnreadableError("a brace that is not closed")

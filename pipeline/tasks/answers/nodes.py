@@ -26,7 +26,7 @@ class Node:
     place: int | None = None
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """The text is no answer that this reader knows.
 
     foreign: it holds notation that is not known here (another reader may know it), rather than
@@ -69,7 +69,7 @@ def mul(parts: list[Node]) -> Node:
         for factor in numbers:
             product *= factor.value or Fraction(0)
             if max(product.numerator.bit_length(), product.denominator.bit_length()) > BITS:
-                raise Unreadable("a number is too large", foreign=True)
+                raise UnreadableError("a number is too large", foreign=True)
         numbers = [number(product)]
     if rest and numbers == [ONE]:
         numbers = []
@@ -93,7 +93,7 @@ def power(base: Node, exponent: Node) -> Node:
     if b is not None and e is not None and e.denominator == 1:
         size = max(b.numerator.bit_length(), b.denominator.bit_length())
         if b == 0 and e < 0:
-            raise Unreadable("a division by zero")
+            raise UnreadableError("a division by zero")
         if b in (0, 1, -1) and e != 0:
             return number(b ** (2 + e.numerator % 2))
         if abs(e.numerator) * size <= BITS:

@@ -1,8 +1,8 @@
 r"""What is written differently and means the same, made one: before an answer is read.
 
-Unicode becomes LaTeX (×, ½, −5, x², fullwidth digits), spaces and sizes of brackets go (~, \left, \displaystyle), digits
-in groups are joined (1{,}234), numpy's names become LaTeX's. Nothing that carries meaning is
-dropped here.
+Unicode becomes LaTeX (×, ½, −5, x², fullwidth digits), spaces and sizes of brackets go (~,
+\left, \displaystyle), digits in groups are joined (1{,}234), numpy's names become LaTeX's.
+Nothing that carries meaning is dropped here.
 """
 
 from __future__ import annotations
@@ -10,12 +10,18 @@ from __future__ import annotations
 import re
 import unicodedata
 
+
+def listed(words: str) -> list[str]:
+    """The words of a table: one string reads better than a column of quoted ones."""
+    return words.split()
+
+
 SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ", "0123456789+-ni", strict=True))
 SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋ₐₙₓᵢ", "0123456789+-anxi", strict=True))
-GREEK = (
+GREEK = listed(
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho "
     "sigma tau upsilon phi chi psi omega"
-).split()
+)
 CHARACTERS = {
     "−‒–—﹣": "-",
     "×✕": r"\times ",

@@ -11,7 +11,8 @@ PRINTED = 15  # significant digits that a printed float has for sure
 
 def meets(gold: Node, answer: Node) -> bool:
     """Both are num. An answer's own digits do not matter: it is an exact fraction."""
-    assert gold.value is not None and answer.value is not None
+    assert gold.value is not None
+    assert answer.value is not None
     if gold.value == answer.value:
         return True
     return gold.place is not None and abs(gold.value - answer.value) <= tolerance(gold)
@@ -23,7 +24,8 @@ def tolerance(gold: Node) -> Fraction:
     A single digit is taken as two (3e8 is 3.0e8), more than 15 as 15 (they are those of a printed
     float). Zero is exact.
     """
-    assert gold.value is not None and gold.place is not None
+    assert gold.value is not None
+    assert gold.place is not None
     unit = Fraction(10) ** gold.place
     digits = abs(gold.value) / unit
     if digits == 0:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pipeline.tasks.answers import vocabulary as words
 from pipeline.tasks.answers.grammar import Parser
 from pipeline.tasks.answers.lexer import GROUPED, Lexer, Token
-from pipeline.tasks.answers.nodes import Node, Unreadable
+from pipeline.tasks.answers.nodes import Node, UnreadableError
 from pipeline.tasks.answers.notation import normalise
 from pipeline.tasks.answers.units import MONTHS
 
@@ -25,31 +25,31 @@ def readings(text: str) -> tuple[Node, ...]:
     """The trees that the text may stand for, the likeliest first.
 
     Raises:
-        Unreadable: there is none.
+        UnreadableError: there is none.
     """
     plain = normalise(text)
     said = prose(plain)
     if said is not None:
         if len(said.split()) > LONGEST_PROSE:
-            raise Unreadable("prose")
+            raise UnreadableError("prose")
         return (Node("text", name=said),)
     found: list[Node] = []
-    failed: Unreadable | None = None
+    failed: UnreadableError | None = None
     for grouped in (True, False) if GROUPED.search(plain) else (True,):
         tokens = Lexer(plain, grouped).run()
         for start in (0, 3) if _begins_with_choice(tokens) else (0,):
             try:
                 found += _trees(tokens[start:])
-            except Unreadable as error:
+            except UnreadableError as error:
                 failed = failed or error
             except RecursionError:
-                raise Unreadable("it is nested too deeply") from None
+                raise UnreadableError("it is nested too deeply") from None
         if _begins_with_choice(tokens):
             found.append(Node("sym", name=tokens[1].text))
     if not found:
         found = _phrase(plain)
     if not found:
-        raise failed or Unreadable("nothing")
+        raise failed or UnreadableError("nothing")
     return tuple(dict.fromkeys(found))
 
 
@@ -57,7 +57,7 @@ def unreadable(gold: str) -> str | None:
     """Why a gold cannot be read, so that only its own text is sure to be right; None if it can."""
     try:
         readings(gold)
-    except Unreadable as error:
+    except UnreadableError as error:
         return str(error)
     return None
 

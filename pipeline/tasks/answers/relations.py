@@ -7,6 +7,7 @@ says nothing about one value. a = 3, b = 4 says (3, 4), in this order.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from pipeline.tasks.answers.evaluate import is_constant, proportion, same_expression
 from pipeline.tasks.answers.nodes import Node, add, divide, mul, negative, number, rewrite, walk
@@ -21,11 +22,11 @@ def is_label(node: Node) -> bool:
     r"""Whether a side only names a quantity: x, f(x), AB, \angle ABC, |AB|, words, (x, y)."""
     if node.kind in ("sym", "apply", "text"):
         return not node.name.startswith("mathbb")
-    if node.kind == "func" and node.name in ("abs", "norm") or node.kind in ("tuple",):
+    if node.kind == "tuple" or node.name in ("abs", "norm"):
         return all(is_label(part) for part in node.parts)
     if node.kind == "mul":
         names = [part.name if part.kind == "sym" else "" for part in node.parts]
-        return all(len(name) == 1 and name.isupper() or name in NAMING for name in names)
+        return all((len(name) == 1 and name.isupper()) or name in NAMING for name in names)
     return False
 
 
@@ -55,7 +56,7 @@ def says(node: Node, gold: Node, same: Same) -> bool:
     labels, values = found
     # With a label, sides that hold symbols are how it was found: A = \pi r^2 = 25\pi.
     meant = [side for side in values if is_constant(side)] if labels else values
-    consistent = all(_agree(a, b) for a, b in zip(meant, meant[1:], strict=False))
+    consistent = all(_agree(a, b) for a, b in pairwise(meant))
     if not labels and not consistent:
         return _solved(node, gold, same)
     return consistent and any(same(gold, value) for value in values)
@@ -76,16 +77,20 @@ def _solved(node: Node, gold: Node, same: Same) -> bool:
         return False
     (name,) = symbols
 
-    def at(x: int) -> Node:
-        return rewrite(difference, lambda n: number(x) if n == name else _folded(n))
-
-    start, slope = at(0), add([at(1), negative(at(0))])
+    start = _at(difference, name, 0)
+    slope = add([_at(difference, name, 1), negative(start)])
     straight = all(
-        same_expression(at(x), add([start, mul([slope, number(x)])])) for x in (2, 3, -5)
+        same_expression(_at(difference, name, x), add([start, mul([slope, number(x)])]))
+        for x in (2, 3, -5)
     )
     if not straight or slope.value == 0:
         return False
     return same(gold, divide(negative(start), slope))
+
+
+def _at(node: Node, name: Node, x: int) -> Node:
+    """The expression with a number for the symbol."""
+    return rewrite(node, lambda n: number(x) if n == name else _folded(n))
 
 
 def _folded(node: Node) -> Node:
@@ -101,13 +106,13 @@ def same_relation(gold: Node, answer: Node, same: Same) -> bool:
     if len(signs[0]) == len(signs[1]) == 1 and _equivalent(gold, answer):
         return True
     g, a = sides(gold), sides(answer)
-    if g is not None and a is not None and g[0] and a[0] and _same_labels(g[0], a[0], same):
-        if any(same(x, y) for x in g[1] for y in a[1]):
+    if g is not None and a is not None and _same_labels(g[0], a[0], same):
+        values = ((x, y) for x in g[1] for y in a[1])
+        if any(same(x, y) for x, y in values):
             return True
     for parts, order in ((answer.parts, signs[1]), (answer.parts[::-1], _flip(signs[1]))):
-        if signs[0] == order and len(parts) == len(gold.parts):
-            if all(map(same, gold.parts, parts)):
-                return True
+        if signs[0] == order and all(map(same, gold.parts, parts)):
+            return True
     return False
 
 
@@ -156,9 +161,7 @@ def _same_derivative(gold: Node, answer: Node) -> bool:
     (name,) = names[0]
 
     def solved(side: Node) -> Node:
-        zero, one, two = (
-            rewrite(side, lambda n, x=x: number(x) if n == name else _folded(n)) for x in range(3)
-        )
+        zero, one, two = (_at(side, name, x) for x in range(3))
         slope = add([one, negative(zero)])
         if not same_expression(two, add([zero, mul([slope, number(2)])])):
             return name

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 
-from pipeline.tasks.answers.nodes import Node, Unreadable, mul, number, power
+from pipeline.tasks.answers.nodes import Node, UnreadableError, mul, number, power
+from pipeline.tasks.answers.notation import listed
 
 _NAMES = """
 mm millimeter millimetre; cm centimeter centimetre; dm decimeter decimetre; m meter metre mtr
@@ -28,7 +29,7 @@ for _entry in re.split(r"[;\n]", _NAMES):
 # Written without \text they are as likely products of symbols.
 ALSO_SYMBOLS = {"in", "pm", "ms", "us", "ns", "pt", "ha", "mi", "um", "bar", "Pa", "kN", "kW"}
 BARE = {name for name in UNITS if len(name) > 1} - ALSO_SYMBOLS
-LETTERS = set("m s g h N J W V K L A C F T".split())  # units if the other answer is a number
+LETTERS = set(listed("m s g h N J W V K L A C F T"))  # units if the other answer is a number
 FACTORS = {
     "dozen": 12,
     "hundred": 100,
@@ -37,10 +38,14 @@ FACTORS = {
     "billion": 10**9,
     "trillion": 10**12,
 }
-REFUSED = set("or and not to than except without if unless plus minus".split())
-MONTHS = """january february march april may june july august september october november december
-jan feb mar apr jun jul aug sep sept oct nov dec""".split()
-EMPTY = set("of the a an total unit units".split())
+REFUSED = set(listed("or and not to than except without if unless plus minus"))
+MONTHS = listed(
+    """
+    january february march april may june july august september october november december jan
+    feb mar apr jun jul aug sep sept oct nov dec
+    """
+)
+EMPTY = set(listed("of the a an total unit units"))
 SPEEDS = {"mph": ("mi", "h"), "kph": ("km", "h"), "kmph": ("km", "h"), "kmh": ("km", "h")}
 WORD = re.compile(r"[A-Za-z]+(?:\.[A-Za-z]+\.?)*|\^?\s*\{?-?\d+\}?|[/*^'-]|\\cdot|\S")
 
@@ -62,7 +67,7 @@ def read_units(text: str) -> Node:
     r"""What stands in \text{} after a number: a product of units, factors and percent.
 
     Raises:
-        Unreadable: it holds numbers, or words that change the answer (or, and, not, ...).
+        UnreadableError: it holds numbers, or words that change the answer (or, and, not, ...).
     """
     factors: list[Node] = []
     sign, raised, named = 1, 0, False  # after "per" or "/"; after "square" or "cubic"
@@ -76,12 +81,12 @@ def read_units(text: str) -> Node:
             digits = re.sub(r"[^\d-]", "", low)
             exponent = int(digits) if digits else 2 if low == "squared" else 3
             if not factors or abs(exponent) > 9:
-                raise Unreadable(f"the words {text!r} after a number")
+                raise UnreadableError(f"the words {text!r} after a number")
             factors[-1] = power(factors[-1], number(exponent))
         elif low in FACTORS or low.removesuffix("s") in FACTORS:
             factors.append(number(FACTORS.get(low) or FACTORS[low.removesuffix("s")]))
         elif low in REFUSED or low in MONTHS:
-            raise Unreadable(f"the words {text!r} after a number")
+            raise UnreadableError(f"the words {text!r} after a number")
         elif low in EMPTY:
             named = True
         elif low in SPEEDS:
@@ -92,7 +97,7 @@ def read_units(text: str) -> Node:
             factors.append(power(unit(canonical(word)), number(sign * (raised or 1))))
             sign, raised = 1, 0
         elif low not in ("*", "\\cdot", "-", "."):
-            raise Unreadable(f"the words {text!r} after a number")
+            raise UnreadableError(f"the words {text!r} after a number")
     if not named and not factors:
-        raise Unreadable("words without a unit")
+        raise UnreadableError("words without a unit")
     return mul(factors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.tasks.answers.notation import GREEK
+from pipeline.tasks.answers.notation import GREEK, listed
 
 
 def _names(table: dict[str, str]) -> dict[str, str]:
@@ -10,8 +10,12 @@ def _names(table: dict[str, str]) -> dict[str, str]:
 
 
 FUNCTIONS = set(
-    """sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot arcsec arccsc ln log
-    lg exp max min gcd lcm Re Im arg""".split()
+    listed(
+        """
+    sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot arcsec arccsc ln log
+    lg exp max min gcd lcm Re Im arg
+    """
+    )
 )
 SPELLINGS = {
     "asin": "arcsin",
@@ -82,24 +86,40 @@ RELATIONS = _names(
     }
 )
 TEXTS = set(
-    """text textrm textnormal textsf texttt textup textmd textsc mbox hbox textbf textit emph mathrm
-    operatorname""".split()
+    listed(
+        """
+    text textrm textnormal textsf texttt textup textmd textsc mbox hbox textbf textit emph
+    mathrm operatorname
+    """
+    )
 )
 FONTS = set(
-    """mathbf mathit boldsymbol bm pmb mathsf mathtt mathnormal boxed fbox framebox underline vec
-    overrightarrow displaylimits hline ensuremath""".split()
+    listed(
+        """
+    mathbf mathit boldsymbol bm pmb mathsf mathtt mathnormal boxed fbox framebox underline vec
+    overrightarrow displaylimits hline ensuremath
+    """
+    )
 )
 DECORATIONS = set(
-    """bar hat tilde overline widehat widetilde mathcal mathbb mathfrak mathscr check breve acute
-    grave overarc wideparen""".split()
+    listed(
+        """
+    bar hat tilde overline widehat widetilde mathcal mathbb mathfrak mathscr check breve acute
+    grave overarc wideparen
+    """
+    )
 )
 SYMBOLS = set(
-    """ell hbar aleph nabla partial imath jmath dagger top perp odot angle triangle measuredangle
-    square Box parallel complement""".split()
+    listed(
+        """
+    ell hbar aleph nabla partial imath jmath dagger top perp odot angle triangle measuredangle
+    square Box parallel complement
+    """
+    )
 )
 SYMBOLS |= {*GREEK, *(name.capitalize() for name in GREEK)} - {"pi"}
 VARIANTS = {f"var{name}": name for name in GREEK}
-DOTS = set("ldots dots cdots vdots ddots dotsc dotsb".split())
+DOTS = set(listed("ldots dots cdots vdots ddots dotsc dotsb"))
 CONSTANTS = {"pi": "pi", "infty": "infinity", "infinity": "infinity", "infin": "infinity"}
 BARE_CONSTANTS = {**CONSTANTS, "inf": "infinity", "oo": "infinity", "Infinity": "infinity"}
 PERCENT = {"percent", "pct", "percentage", "%", "\\%"}
