@@ -199,7 +199,7 @@ def quick_grade(answer: str, prediction: str | None) -> Grade | None:
         return Grade(int(text) == int(answer), "ok", text)
     if PLAIN.fullmatch(text) and PLAIN.fullmatch(answer):
         try:
-            golds, answers = readings(answer), readings(text)
+            golds, answers = readings(answer, is_gold=True), readings(text)
         except UnreadableError:
             return None
         if all(node.kind == "num" for node in (*golds, *answers)):

@@ -22,6 +22,7 @@ from pipeline.tasks.answers.notation import listed
 from pipeline.tasks.answers.units import unit
 
 LARGEST_FACTORIAL = 1000
+LARGEST_BASE = 100  # of a number written with an index
 NUMERALS = {
     name: str(value)
     for value, name in enumerate(
@@ -202,8 +203,9 @@ class Atoms(Brackets):
         if base.kind in ("sym", "const"):
             return symbol(f"{base.name if base.kind == 'sym' else base.name[0]}_{index}")
         if base.kind in ("num", "mul", "text"):
-            index = index.removeprefix("base")
-            return Node("based", (base,), name=NUMERALS.get(index, index))
+            index = NUMERALS.get(index.removeprefix("base"), index.removeprefix("base"))
+            if index.isdigit() and 1 < int(index) < LARGEST_BASE:
+                return Node("based", (base,), name=str(int(index)))
         raise UnreadableError("an index without a symbol", foreign=True)
 
     def applies(self) -> bool:
@@ -254,5 +256,8 @@ def derivative(top: Node, bottom: Node) -> Node | None:
         if variable.kind == "pow" and variable.parts[1].value is not None:
             base, times = variable.parts[0], int(variable.parts[1].value)
         counts[base.name] = counts.get(base.name, 0) + times
+    order = over[0].parts[1].value if over[0].kind == "pow" else 1
+    if order != sum(counts.values()):
+        return None
     by = " ".join(f"{name}^{times}" for name, times in sorted(counts.items()))
     return Node("sym", (mul(list(over[1:])) if over[1:] else ONE,), name=f"D/{by}")

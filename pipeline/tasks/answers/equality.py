@@ -34,7 +34,8 @@ def same_answer(gold: str, answer: str) -> bool:
     Raises:
         UnreadableError: one of them cannot be read, or is too large to compute.
     """
-    golds, answers = ([plain(node) for node in readings(text)] for text in (gold, answer))
+    golds = [plain(node) for node in readings(gold, is_gold=True)]
+    answers = [plain(node) for node in readings(answer)]
     return any(equal(*alike(g, a)) for g in golds for a in answers)
 
 

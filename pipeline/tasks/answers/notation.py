@@ -104,12 +104,13 @@ JOIN = re.compile("|".join(JOINED))
 RULES = [
     (re.compile(pattern), new)
     for pattern, new in (
-        (r"(?<!\\)\\[()\[\]]", ""),
+        (r"\\[()\[\]]", ""),
         (r"\\(?:left|right)\s*\.", ""),
         (r"\\(?:left|right|middle|[bB]ig{1,2}[lrm]?)(?![a-zA-Z])", ""),
         (
             r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|hfill|strut|mathstrut"
-            r"|nonumber|notag|normalsize|large|Large|bf|it|sf)(?![a-zA-Z])",
+            r"|nonumber|notag|normalsize|large|Large|huge|Huge|bf|it|sf|checkmark|blacksquare|qed)"
+            r"(?![a-zA-Z])",
             "",
         ),
         (r"\{\\rm(?![a-zA-Z])\s*", r"\\mathrm{"),
@@ -119,14 +120,16 @@ RULES = [
         (r"\\!\s*", ""),
         (
             r"\\(?:quad|qquad|thinspace|medspace|thickspace|enspace|enskip|space|allowbreak)"
-            r"(?![a-zA-Z])|(?<!\\)\\[,;:> ]|(?<!\\)~|\s",
+            r"(?![a-zA-Z])|\\[,;:> ]|~|\s",
             " ",
         ),
         (r"\{\s*,\s*\}", "{,}"),
+        (r"(?<!\\)\{ ?\}", ""),
     )
 ]
 TIMES_TEN = re.compile(r"(?<=[\d.]) ?[xX] ?(?=10 ?(?:\^|\*\*))")
-EDGES = re.compile(r"^[\s:=\"`]+|[\s.,;:?\"`]+$|(?<!\\)(?:\\\\)+$")
+NEWLINE = "\0"  # what \\\\ is while single backslashes are looked for
+EDGES = re.compile(r"^[\s:=\"`]+|[\s.,;:?\"`\0]+$")
 BOLD = re.compile(r"^\s*\*\*(?=\S)(.*\S)\*\*[\s.]*$", re.DOTALL)
 
 
@@ -135,7 +138,10 @@ def normalise(text: str) -> str:
     if not text.isascii():
         text = _ascii(text)
     bold = BOLD.match(text)
-    text = _undollar(bold[1] if bold else text)
+    text = (bold[1] if bold else text).replace("\\\\", NEWLINE)
+    if "begin" not in text:  # escaped once too often: \\\\frac
+        text = re.sub(f"{NEWLINE}(?=[a-zA-Z]{{2}})", r"\\", text)
+    text = _undollar(text)
     for pattern, new in RULES:
         text = pattern.sub(new, text)
     text = JOIN.sub(lambda match: re.sub(r"[ ,{}]", "", match[0]), text)
@@ -144,7 +150,7 @@ def normalise(text: str) -> str:
     text = TIMES_TEN.sub(r"\\times ", text).replace("**", "^")
     while (stripped := EDGES.sub("", text)) != text:
         text = stripped
-    return re.sub(" +", " ", text)
+    return re.sub(" +", " ", text).replace(NEWLINE, "\\\\")
 
 
 def _ascii(text: str) -> str:

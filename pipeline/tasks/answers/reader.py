@@ -21,8 +21,8 @@ WRAPPERS = re.compile(r"\\(?:" + "|".join(sorted(words.TEXTS | words.FONTS)) + r
 
 
 @lru_cache(maxsize=4096)
-def readings(text: str) -> tuple[Node, ...]:
-    """The trees that the text may stand for, the likeliest first.
+def readings(text: str, is_gold: bool = False) -> tuple[Node, ...]:
+    """The trees that the text may stand for, the likeliest first. In a gold 1,234 is a number.
 
     Raises:
         UnreadableError: there is none.
@@ -35,7 +35,7 @@ def readings(text: str) -> tuple[Node, ...]:
         return (Node("text", name=said),)
     found: list[Node] = []
     failed: UnreadableError | None = None
-    for grouped in (True, False) if GROUPED.search(plain) else (True,):
+    for grouped in (True, False) if GROUPED.search(plain) and not is_gold else (True,):
         tokens = Lexer(plain, grouped).run()
         for start in (0, 3) if _begins_with_choice(tokens) else (0,):
             try:
@@ -56,7 +56,7 @@ def readings(text: str) -> tuple[Node, ...]:
 def unreadable(gold: str) -> str | None:
     """Why a gold cannot be read, so that only its own text is sure to be right; None if it can."""
     try:
-        readings(gold)
+        readings(gold, is_gold=True)
     except UnreadableError as error:
         return str(error)
     return None

@@ -76,16 +76,8 @@ def _solved(node: Node, gold: Node, same: Same) -> bool:
     if len(symbols) != 1 or any(n.kind in ("apply", "unit") for n in walk(difference)):
         return False
     (name,) = symbols
-
-    start = _at(difference, name, 0)
-    slope = add([_at(difference, name, 1), negative(start)])
-    straight = all(
-        same_expression(_at(difference, name, x), add([start, mul([slope, number(x)])]))
-        for x in (2, 3, -5)
-    )
-    if not straight or slope.value == 0:
-        return False
-    return same(gold, divide(negative(start), slope))
+    solution = _solution(difference, name)
+    return solution is not None and same(gold, solution)
 
 
 def _at(node: Node, name: Node, x: int) -> Node:
@@ -152,22 +144,35 @@ def _equivalent(gold: Node, answer: Node) -> bool:
 
 def _same_derivative(gold: Node, answer: Node) -> bool:
     """Differential equations: solved for the derivative they hold, they are the same."""
-    names = [
-        {n for n in walk(side) if n.kind == "sym" and n.name.startswith("D/")}
-        for side in (gold, answer)
-    ]
-    if names[0] != names[1] or len(names[0]) != 1:
+    names = _derivatives(gold)
+    if len(names) != 1 or names != _derivatives(answer):
         return False
-    (name,) = names[0]
+    (name,) = names
+    solutions = [_solution(side, name) for side in (gold, answer)]
+    if solutions[0] is None or solutions[1] is None:
+        return False
+    return same_expression(solutions[0], solutions[1])
 
-    def solved(side: Node) -> Node:
-        zero, one, two = (_at(side, name, x) for x in range(3))
-        slope = add([one, negative(zero)])
-        if not same_expression(two, add([zero, mul([slope, number(2)])])):
-            return name
-        return divide(zero, slope)
 
-    return same_expression(solved(gold), solved(answer))
+def _derivatives(node: Node) -> set[Node]:
+    """The derivatives in an expression, with their arguments if they have some."""
+    name = node.parts[0].name if node.kind == "apply" else node.name
+    if name.startswith("D/") and node.kind in ("sym", "apply"):
+        return {node}
+    return {found for part in node.parts for found in _derivatives(part)}
+
+
+def _solution(difference: Node, name: Node) -> Node | None:
+    """Where an expression of the first degree in `name` is zero; None if it is another."""
+    start = _at(difference, name, 0)
+    slope = add([_at(difference, name, 1), negative(start)])
+    lines = (add([start, mul([slope, number(x)])]) for x in (2, 3, -5))
+    straight = all(
+        same_expression(_at(difference, name, x), line)
+        for x, line in zip((2, 3, -5), lines, strict=True)
+    )
+    is_flat = slope.value == 0 or same_expression(slope, number(0))
+    return divide(negative(start), slope) if straight and not is_flat else None
 
 
 def assigned(node: Node) -> list[tuple[Node, Node]] | None:

@@ -63,7 +63,7 @@ OPERATORS = _names(
         "money:euro": "euro",
         "money:yen": "yen",
         "newline": "\\ newline cr",
-        "mod": "pmod bmod mod",
+        "mod": "pmod mod",
         ":": "colon",
         "dot:1": "dot",
         "dot:2": "ddot",
