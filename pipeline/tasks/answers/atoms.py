@@ -42,7 +42,15 @@ class Atoms(Brackets):
 
     def factor(self) -> Node:
         """An atom and what follows it."""
-        node = self.primary()
+        return self.followed(self.primary())
+
+    def raises_to_degrees(self) -> bool:
+        """Whether a small circle comes next, at its place above a number."""
+        after = [self.peek(ahead).text for ahead in range(3)]
+        return after[1] == "circ" or after[1:] == ["{", "circ"]
+
+    def followed(self, node: Node) -> Node:
+        """A node with the powers, indices and signs after it."""
         while True:
             if _is_inverse(node) and self.applies():
                 node = symbol(f"{node.parts[0].name}^-1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from pipeline.tasks.answers.nodes import Node, add, mul, negative, rewrite, walk
+from pipeline.tasks.answers.nodes import INFINITY, Node, add, mul, negative, rewrite, walk
 
 SCALED = ("tuple", "matrix", "set")
 
@@ -50,6 +50,10 @@ def _computed(node: Node) -> Node:
         if len(shapes) == 1:
             columns = zip(*(v.parts for v in vectors), strict=True)
             return replace(vectors[0], parts=tuple(add(list(column)) for column in columns))
+    if node.kind == "tuple" and len(node.parts) == 2:  # an infinite end is open
+        ends = [_is_infinite(part) for part in node.parts]
+        name = "".join(r if e else own for e, r, own in zip(ends, "()", node.name, strict=True))
+        return replace(node, name=name)
     if node.name == "mark top" and vectors:
         (vector,) = vectors
         if vector.kind != "matrix":
@@ -61,6 +65,10 @@ def _computed(node: Node) -> Node:
     if node.kind == "union" and all(part.kind == "set" for part in node.parts):
         return Node("set", tuple(p for part in node.parts for p in part.parts))
     return node
+
+
+def _is_infinite(node: Node) -> bool:
+    return node in (INFINITY, negative(INFINITY))
 
 
 def alike(gold: Node, answer: Node) -> tuple[Node, Node]:

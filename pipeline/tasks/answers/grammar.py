@@ -25,12 +25,12 @@ from pipeline.tasks.answers.nodes import (
     symbol,
 )
 from pipeline.tasks.answers.notation import listed
-from pipeline.tasks.answers.units import read_units
+from pipeline.tasks.answers.units import read_units, unit
 
 SIGNS = ("+", "-", "+-", "-+")
 OPENS = ("(", "[", "<<", "{", "frac", "sqrt", "binom", "lfloor", "lceil")
 LEADING = set(
-    listed("approximately about approx nearly around exactly answer option choice is equals")
+    listed("approximately about approx nearly around exactly answer option choice is equals the")
 )
 
 
@@ -86,10 +86,14 @@ class Parser(Atoms):
         """Sets joined by signs of their own, or a ratio."""
         left = self.sum()
         parts = [left]
-        while self.at(":") and not self.colon_ends and self.accept(":"):
+        while self.at(":") and not self.colon_ends and left.kind != "text":
+            self.take()
             parts.append(self.sum())
-        if len(parts) > 1:
-            return Node("ratio", tuple(parts))
+        if len(parts) > 1:  # with what stands after the last as its unit: 3:45 pm
+            last = parts[-1].parts if parts[-1].kind == "mul" else (parts[-1],)
+            units = [part for part in last if part.kind == "unit"]
+            parts[-1] = mul([part for part in last if part.kind != "unit"])
+            return mul([Node("ratio", tuple(parts)), *units])
         kinds = {"cup": "union", "cap": "inter", "setminus": "minus"}
         while self.peek().kind == "op" and self.peek().text in kinds:
             left = Node(kinds[self.take().text], (left, self.sum()))
@@ -151,9 +155,7 @@ class Parser(Atoms):
             inner = self.bracket()  # Var(X)
             first = Node("apply", (symbol(first.name.lower()), inner))
         elif first.kind == "text" and self.starts_factor():
-            if not set(first.name.lower().replace("the ", "").split()) <= LEADING:
-                raise UnreadableError("words before a number")
-            return self.product(functions)
+            return self.labelled(first.name.lower(), functions)
         factors = [first]
         if self.position == start + 1 and first.value is not None and first.place is None:
             mixed = self.mixed(first)
@@ -170,6 +172,14 @@ class Parser(Atoms):
                 factors.append(self.factor())
         self.factors = len(factors)
         return mul(factors) if len(factors) > 1 else factors[0]
+
+    def labelled(self, words: str, functions: bool) -> Node:
+        """A value after words: "Answer: 5", "about 5", "USD 5"."""
+        if words.strip(". ") in CURRENCIES:
+            return mul([unit(CURRENCIES[words.strip(". ")]), self.product(functions)])
+        if not words.endswith(":") and not set(words.split()) <= LEADING:
+            raise UnreadableError("words before a number")
+        return self.product(functions)
 
     def mixed(self, whole: Node) -> Node | None:
         r"""2 1/2 or 2\frac{1}{2} after its whole number; None if it is something else."""
@@ -191,9 +201,9 @@ class Parser(Atoms):
             and fraction.value is not None
             and 0 < fraction.value < 1
             and whole.value is not None
-            and not self.at("^")
+            and (not self.at("^") or self.raises_to_degrees())
         ):
-            return number(whole.value + fraction.value)
+            return self.followed(number(whole.value + fraction.value))
         self.position = start
         return None
 
@@ -252,6 +262,7 @@ class Parser(Atoms):
         return node if raised is None else power(node, raised)
 
 
+CURRENCIES = {"usd": "dollar", "us": "dollar", "rs": "rupee", "inr": "rupee", "eur": "euro"}
 ARCS = {f"arc{name}" for name in listed("sin cos tan cot sec csc")}
 
 

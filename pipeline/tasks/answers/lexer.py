@@ -41,7 +41,7 @@ GROUPED = re.compile(
 RUN = re.compile("[A-Za-z]+")
 COMMAND = re.compile(r"\\([a-zA-Z]+\*?|.|$)")
 ENVIRONMENT = re.compile(r" ?\{(\w+)\*?\}(?: ?\{[lcr| ]*\})?")
-UNIT = re.compile(r"[A-Za-z]+(?:[ ./*^-]+[A-Za-z0-9]+)+")
+UNIT = re.compile(r"[A-Za-z]+(?:(?:[ ./*^{-]|\\cdot)+[A-Za-z0-9]+\}?)+")
 VALUE_ENDS = {")", "}", "]", "circ", "%"}
 
 
@@ -137,8 +137,9 @@ class Lexer:
     def _after_value(self) -> bool:
         """Whether what comes now may be a unit."""
         before = self.tokens[-1] if self.tokens else END
-        if before.text == "/" and len(self.tokens) > 1:  # km/h
-            before = self.tokens[-2]
+        if before.text in ("/", "*") and len(self.tokens) > 1:  # km/h
+            last = self.tokens[-2]
+            return last.kind == "text" or last.text == "}"
         return before.kind in ("num", "const", "sym", "text") or before.text in VALUE_ENDS
 
     def _is_unit(self, words: str) -> bool:

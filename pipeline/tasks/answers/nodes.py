@@ -47,6 +47,7 @@ def symbol(name: str) -> Node:
 
 
 ONE, MINUS_ONE = number(1), number(-1)
+INFINITY = Node("const", name="infinity")
 
 
 def add(parts: list[Node]) -> Node:
@@ -98,6 +99,10 @@ def power(base: Node, exponent: Node) -> Node:
             return number(b ** (2 + e.numerator % 2))
         if abs(e.numerator) * size <= BITS:
             return number(b**e.numerator)
+    if base.kind == "pow" and e is not None and e.denominator == 1:
+        inner = base.parts[1].value
+        if inner is not None and inner.denominator == 1:
+            return power(base.parts[0], number(inner * e))
     return Node("pow", (base, exponent))
 
 

@@ -125,8 +125,12 @@ RULES = [
         ),
         (r"\{\s*,\s*\}", "{,}"),
         (r"(?<!\\)\{ ?\}", ""),
+        (r"\{([-+=<>])\}", r"\1"),
+        (r"(?i)(?<![a-z])([ap])\. ?m(?:\.|(?![a-z]))", r"\1m"),
     )
 ]
+# Digits that go on as they began: 0.333..., 0.1666\\ldots, 0.142857142857...
+ENDLESS = re.compile(r"(\.\d*?)(?:(\d)\2{2,}|(\d{2,9}?)\3+) ?(?:\\[lc]?dots|\.{3})(?![a-zA-Z])")
 TIMES_TEN = re.compile(r"(?<=[\d.]) ?[xX] ?(?=10 ?(?:\^|\*\*))")
 NEWLINE = "\0"  # what \\\\ is while single backslashes are looked for
 EDGES = re.compile(r"^[\s:=\"`]+|[\s.,;:?\"`\0]+$")
@@ -146,6 +150,7 @@ def normalise(text: str) -> str:
         text = pattern.sub(new, text)
     text = JOIN.sub(lambda match: re.sub(r"[ ,{}]", "", match[0]), text)
     text = re.sub(r"(?<=\d)\{,\}(?=\d)", ".", text).replace("{,}", ",")
+    text = ENDLESS.sub(lambda m: f"{m[1]}\\overline{{{m[2] or m[3]}}}", text)
     text = NUMPY.sub(lambda match: NUMPY_NAMES.get(match[1], f"\\{match[1]}"), text)
     text = TIMES_TEN.sub(r"\\times ", text).replace("**", "^")
     while (stripped := EDGES.sub("", text)) != text:

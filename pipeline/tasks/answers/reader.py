@@ -16,7 +16,9 @@ from pipeline.tasks.answers.nodes import Node, UnreadableError
 from pipeline.tasks.answers.notation import normalise
 from pipeline.tasks.answers.units import MONTHS
 
+PREFIX = re.compile("^(?:(?:the answer is|answer is|answer|option|choice|a|an|the) )+")
 LONGEST_PROSE = 10  # words of an answer in words; more is an explanation, which nothing can equal
+NOTHING = ("empty set", "null set")
 WRAPPERS = re.compile(r"\\(?:" + "|".join(sorted(words.TEXTS | words.FONTS)) + r")(?![a-zA-Z])")
 
 
@@ -32,7 +34,7 @@ def readings(text: str, is_gold: bool = False) -> tuple[Node, ...]:
     if said is not None:
         if len(said.split()) > LONGEST_PROSE:
             raise UnreadableError("prose")
-        return (Node("text", name=said),)
+        return (Node("set") if said in NOTHING else Node("text", name=said),)
     found: list[Node] = []
     failed: UnreadableError | None = None
     for grouped in (True, False) if GROUPED.search(plain) and not is_gold else (True,):
@@ -91,7 +93,7 @@ def prose(plain: str) -> str | None:
         or any(run in known or run.lower() in words.PERCENT for run in runs if len(run) > 2)
     ):
         return None
-    return " ".join(re.sub(r"[.()]", " ", said).casefold().split())
+    return PREFIX.sub("", " ".join(re.sub(r"[.()]", " ", said).casefold().split()))
 
 
 def _phrase(plain: str) -> list[Node]:

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.tasks.answers.evaluate import Value, constant
-from pipeline.tasks.answers.nodes import Node, negative, show
+from pipeline.tasks.answers.nodes import INFINITY, Node, negative, show
 
-INFINITY = Node("const", name="infinity")
 REALS = {"all real numbers", "all reals", "real numbers", "all real number", "the real numbers"}
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!=", "~": "="}
 

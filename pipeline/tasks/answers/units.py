@@ -28,7 +28,7 @@ for _entry in re.split(r"[;\n]", _NAMES):
     UNITS |= dict.fromkeys(_words, _words[0] if _words else "")
 # Written without \text they are as likely products of symbols.
 ALSO_SYMBOLS = {"in", "pm", "ms", "us", "ns", "pt", "ha", "mi", "um", "bar", "Pa", "kN", "kW"}
-BARE = {name for name in UNITS if len(name) > 1} - ALSO_SYMBOLS
+BARE = ({name for name in UNITS if len(name) > 1} - ALSO_SYMBOLS) | {"AM", "PM", "am", "pm"}
 LETTERS = set(listed("m s g h N J W V K L A C F T"))  # units if the other answer is a number
 FACTORS = {
     "dozen": 12,

@@ -73,11 +73,15 @@ def letters_as_units(node: Node) -> tuple[Node, dict[str, Fraction]]:
     """5 m, where m can only be a unit: next to a gold that is a number or has a unit."""
     if node.kind != "mul":
         return node, {}
-    changed = [
-        replace(part, kind="unit") if part.kind == "sym" and part.name in LETTERS else part
-        for part in node.parts
-    ]
-    return split_units(replace(node, parts=tuple(changed)))
+
+    def changed(part: Node) -> Node:
+        if part.kind == "sym" and part.name in LETTERS:
+            return replace(part, kind="unit")
+        if part.kind == "pow" and part.parts[1].value is not None:
+            return replace(part, parts=(changed(part.parts[0]), part.parts[1]))
+        return part
+
+    return split_units(replace(node, parts=tuple(map(changed, node.parts))))
 
 
 def plain_value(gold: Node, answer: Node) -> bool:
