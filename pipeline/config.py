@@ -65,6 +65,7 @@ class TaskConfig:
     dataset: DatasetConfig | None = None
     prompt_template: str | None = None  # holds {problem}; null: as the kind poses it
     system_prompt: str | None = None
+    grade_after: str | None = None  # only what follows this mark is graded, e.g. "</think>"
     max_prompt_tokens: int = 2048
     options: dict[str, Any] = field(default_factory=dict)
 

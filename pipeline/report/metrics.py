@@ -167,6 +167,7 @@ class Tally:
     truncated: int = 0
     timeouts: int = 0
     unanswered: int = 0
+    no_reference: int = 0
 
     def shares(self, problems: Iterable[str]) -> Array:
         return np.array([np.mean(self.correct[problem]) for problem in problems])
@@ -179,7 +180,7 @@ def tally(
 
     Args:
         generations: rows of generations.jsonl.
-        grades: one for each row: correct, status ("ok", "no_answer", "timeout"), prediction.
+        grades: one for each row: correct, status (tasks.problem.Status), prediction.
     """
     groups: dict[tuple[str, str, str], Tally] = {}
     for row, grade in zip(generations, grades, strict=True):
@@ -193,6 +194,7 @@ def tally(
         group.truncated += row["finish_reason"] == "length"
         group.timeouts += grade["status"] == "timeout"
         group.unanswered += grade["status"] == "no_answer"
+        group.no_reference += grade["status"] == "no_reference"
     return groups
 
 
@@ -273,6 +275,7 @@ def _score(
         "tokens_mean": float(np.mean(group.tokens)),
         "grading_timeouts": group.timeouts,
         "extraction_failures": group.unanswered,
+        "no_reference": group.no_reference,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import hash_json
@@ -26,6 +26,7 @@ def task_arguments(task: TaskConfig) -> dict[str, Any]:
         "dataset": asdict(task.dataset) if task.dataset is not None else None,
         "prompt_template": task.prompt_template,
         "system_prompt": task.system_prompt,
+        "grade_after": task.grade_after,
         **task.options,
     }
 
@@ -63,14 +64,18 @@ def check_task(context: Context, task: TaskConfig, *sets: tuple[str, int | None]
 def evaluation_sets(context: Context) -> list[tuple[TaskConfig, str, int | None]]:
     """(task, split, count) of all that is evaluated.
 
-    Choices are made on the training task's validation split; reports are on the test splits.
+    Choices are made on the training task's validation split; reports are on the test splits. It is
+    one model that thinks, so the tasks share the mark that ends its thought.
     """
     config = context.config
     evaluate = config.evaluate
     sets: list[tuple[TaskConfig, str, int | None]] = []
     if has_split(config.task, "validation"):
         sets.append((config.task, "validation", evaluate.validation_problems))
-    tests = list(config.eval_tasks.values())
+    tests = [
+        replace(task, grade_after=task.grade_after or config.task.grade_after)
+        for task in config.eval_tasks.values()
+    ]
     if not tests and has_split(config.task, "test"):
         tests = [config.task]
     sets += [(task, "test", evaluate.test_problems) for task in tests]

@@ -93,6 +93,7 @@ def _task(context: Context, problems: int | None) -> TaskSpec:
         dataset=asdict(task.dataset) if task.dataset is not None else None,
         prompt_template=task.prompt_template,
         system_prompt=task.system_prompt,
+        grade_after=task.grade_after,
         options=task.options,
         problems=problems,
         seed=context.config.seed,

@@ -93,7 +93,7 @@ class _Worker:
 
 
 class GraderPool:
-    """Runs jobs of one kind ("math" or "reasoning_gym") in `workers` processes.
+    """Runs jobs of one kind (of grader_worker.JUDGES) in `workers` processes.
 
     Args:
         limit: processor seconds for one job, and a tenth of the wall seconds it may take; start-up
@@ -192,7 +192,7 @@ class GraderPool:
             return 0
         self._failed_starts = 0
         self.close()
-        package = {"math": "math-verify", "reasoning_gym": "reasoning-gym"}[self.kind]
+        package = "reasoning-gym" if self.kind == "reasoning_gym" else "math-verify"
         raise PipelineError(
             f"the {self.kind} grader does not start; is the package {package} installed? "
             f"try: {Path(sys.executable).name} {WORKER} {self.kind} 10"

@@ -1,9 +1,10 @@
 r"""The child program of grader_pool: one JSON job a line in, one JSON verdict a line out.
 
-It is run by file path as a program of its own and imports nothing of the pipeline, so it starts in
-a second, holds no GPU, and can be killed in the middle of any computation. Answers of models are
-hostile input for a computer algebra system (9^{9^{9^9}}, roots of degree 10^6): a time limit
-inside the process does not stop C code that holds the interpreter, a kill from outside does.
+It is run by file path as a program of its own and imports no more of the pipeline than the
+comparison of answers, so it starts in a second, holds no GPU, and can be killed in the middle of
+any computation. Answers of models are hostile input for a computer algebra system (9^{9^{9^9}},
+roots of degree 10^6): a time limit inside the process does not stop C code that holds the
+interpreter, a kill from outside does.
 """
 
 from __future__ import annotations
@@ -14,21 +15,26 @@ import os
 import resource
 import sys
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 MEMORY = 4 * 2**30  # bytes of address space
+ROOT = Path(__file__).resolve().parents[2]  # where the package pipeline lies
 GRACE = 5  # CPU seconds past the limit after which the kernel kills a worker without a parent
 
 
 def judge_math(job: dict[str, Any]) -> dict[str, Any]:
-    from math_verify import LatexExtractionConfig, parse, verify
+    from pipeline.tasks.answers.judge import judge
 
-    # LaTeX only: the reader of plain expressions ends in Python's eval.
-    gold, answer = (
-        parse("\\boxed{" + job[key] + "}", [LatexExtractionConfig()], parsing_timeout=None)
-        for key in ("answer", "prediction")
-    )
-    return {"correct": bool(gold and answer and verify(gold, answer, timeout_seconds=None))}
+    verdict = judge(job["answer"], job["prediction"])
+    graded: dict[str, Any] = {"correct": verdict == "right"}
+    return graded | {"status": verdict} if verdict == "no_reference" else graded
+
+
+def judge_audit(job: dict[str, Any]) -> dict[str, Any]:
+    from pipeline.tasks.answers.loose import looser
+
+    return {"readings": looser(**job)}
 
 
 @lru_cache(maxsize=16)
@@ -49,7 +55,7 @@ def judge_gym(job: dict[str, Any]) -> dict[str, Any]:
 
 # What scorers raise on malformed answers: those are wrong answers, not failures of the grader.
 BAD_ANSWER = (ValueError, TypeError, LookupError, AttributeError, SyntaxError, ArithmeticError)
-JUDGES = {"math": judge_math, "reasoning_gym": judge_gym}
+JUDGES = {"math": judge_math, "math_audit": judge_audit, "reasoning_gym": judge_gym}
 
 
 def main() -> None:
@@ -60,8 +66,11 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if kind == "math":
-        judge_math({"answer": "1", "prediction": "1"})  # pay for the imports before the first job
+    if kind != "reasoning_gym":  # pay for the imports before the first job
+        sys.path.append(str(ROOT))
+        import math_verify  # noqa: F401
+
+        judge_math({"answer": "1", "prediction": "2"})
     else:
         import reasoning_gym  # noqa: F401
     print(json.dumps({"ready": True}), file=out, flush=True)

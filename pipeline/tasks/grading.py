@@ -53,7 +53,7 @@ def grade_rows(
 
     Returns:
         One row for each generation, in the same order: the generation's key, correct, status
-        ("ok", "no_answer", "timeout") and prediction.
+        (problem.Status) and prediction.
 
     Raises:
         PipelineError: a row refers to a problem that is not among `problems`.

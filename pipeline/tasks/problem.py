@@ -10,8 +10,9 @@ from typing import Any, Literal, TypeVar
 from pipeline.errors import PipelineError
 
 PROBLEM = "{problem}"  # in a prompt template, where the problem goes
+MARK = "grade_after"  # in a problem's meta: what ends a thought
 Message = dict[str, str]  # {"role": "user", "content": "..."}
-Status = Literal["ok", "no_answer", "timeout"]
+Status = Literal["ok", "no_answer", "timeout", "no_reference"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Grade:
     """The verdict on one response.
 
     status "no_answer": nothing to grade was found in the response; "timeout": the grader was
-    killed at its time limit or died; both count as wrong but are reported apart. prediction: the
-    extracted answer, for votes (maj@k).
+    killed at its time limit or died; "no_reference": the problem's reference answer cannot be read.
+    All count as wrong but are reported apart. prediction: the extracted answer, for votes (maj@k).
     """
 
     correct: bool
@@ -77,6 +78,20 @@ class Request:
         if self.system_prompt is not None:
             turns.insert(0, {"role": "system", "content": self.system_prompt})
         return turns
+
+
+def after_thought(text: str, mark: str | None) -> str | None:
+    """What follows the last `mark`; None if the thought that it ends is not finished.
+
+    Args:
+        mark: for instance </think>; a <think> after the last one opens another thought. None: the
+            whole text counts.
+    """
+    if mark is None:
+        return text
+    _, found, rest = text.rpartition(mark)
+    opening = mark.replace("</", "<", 1)
+    return rest if found and (opening == mark or opening not in rest) else None
 
 
 def check_template(task: str, template: str | None) -> None:

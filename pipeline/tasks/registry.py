@@ -14,9 +14,11 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.tasks import arithmetic, code, gym, maths
 from pipeline.tasks.problem import (
+    MARK,
     Grade,
     Problem,
     Request,
+    after_thought,
     check_template,
     parse_options,
 )
@@ -87,11 +89,17 @@ def _parse(
     kind: str,
     dataset: Mapping[str, Any] | None,
     template: str | None,
+    grade_after: str | None,
     options: Mapping[str, Any],
 ) -> tuple[Kind, Any]:
     """The kind and its options; raises for what is wrong with any of the values."""
     found = find_kind(task, kind)
     check_template(task, template)
+    if grade_after == "":
+        raise PipelineError(
+            f"task {task}: grade_after is empty; name the mark that ends a thought, e.g. "
+            '"</think>", or null'
+        )
     if found.needs_dataset and not dataset:
         raise PipelineError(f"task {task}: kind {kind} needs task.dataset (path, problem, answer)")
     return found, parse_options(found.schema, task, options)
@@ -104,6 +112,7 @@ def check_task(
     dataset: Mapping[str, Any] | None = None,
     prompt_template: str | None = None,
     system_prompt: str | None = None,
+    grade_after: str | None = None,
     **options: Any,
 ) -> None:
     """Find what can be found wrong with a task without loading it; arguments of load_problems.
@@ -112,7 +121,7 @@ def check_task(
         PipelineError: unknown kind or option, shares that do not sum to 1, a local file that is
             not there, a package or the sandbox missing.
     """
-    _, parsed = _parse(task, kind or task, dataset, prompt_template, options)
+    _, parsed = _parse(task, kind or task, dataset, prompt_template, grade_after, options)
     check_shares(task, parsed.splits)
     if hasattr(parsed, "sandbox"):
         check_mode(task, parsed.sandbox)
@@ -163,6 +172,7 @@ def load_problems(
     dataset: Mapping[str, Any] | None = None,
     prompt_template: str | None = None,
     system_prompt: str | None = None,
+    grade_after: str | None = None,
     **options: Any,
 ) -> list[Problem]:
     """Problems of one split, the same for the same arguments in every process.
@@ -177,6 +187,7 @@ def load_problems(
         dataset: path, name, revision, split, problem, answer: for kinds that read a data set.
         prompt_template: how a problem is posed, with {problem} in it; None for the kind's default.
         system_prompt: a turn before it; None for none.
+        grade_after: only what follows this mark is graded; None for the whole response.
         options: the kind's own (AdditionOptions, ArithmeticOptions, MathOptions,
             GymOptions, CodeOptions and its kin).
 
@@ -184,12 +195,11 @@ def load_problems(
         PipelineError: unknown kind, option, split or column; missing file; too few problems.
     """
     kind = kind or task
-    found, parsed = _parse(task, kind, dataset, prompt_template, options)
+    found, parsed = _parse(task, kind, dataset, prompt_template, grade_after, options)
     request = Request(task, split, count, seed, dataset or {}, prompt_template, system_prompt)
     problems = found.load(request, parsed)
-    return [
-        Problem(p.id, p.prompt, p.answer, p.split, p.meta, task=task, kind=kind) for p in problems
-    ]
+    mark = {} if grade_after is None else {MARK: grade_after}
+    return [replace(p, meta={**p.meta, **mark}, task=task, kind=kind) for p in problems]
 
 
 def grade_many(
@@ -202,6 +212,8 @@ def grade_many(
 ) -> list[Grade]:
     """Grade (problem, response) pairs of one task, in parallel where the kind needs processes.
 
+    Of a problem with a mark (load_problems: grade_after) only what follows it is graded.
+
     Args:
         done: called once a response or so as grading goes on (progress).
         options: as for load_problems.
@@ -210,7 +222,14 @@ def grade_many(
         return []
     kind = kind or pairs[0][0].kind or task
     found = find_kind(task, kind)
-    return found.grade(task, pairs, parse_options(found.schema, task, options), done)
+    parsed = parse_options(found.schema, task, options)
+    answers = [after_thought(text, problem.meta.get(MARK)) for problem, text in pairs]
+    finished = [(p, a) for (p, _), a in zip(pairs, answers, strict=True) if a is not None]
+    graded = iter(found.grade(task, finished, parsed, done) if finished else [])
+    if done is not None:
+        for _ in range(len(pairs) - len(finished)):
+            done()
+    return [Grade(False, "no_answer") if answer is None else next(graded) for answer in answers]
 
 
 def grade(task: str, problem: Problem, text: str, **options: Any) -> Grade:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +110,12 @@ def column(task: str, dataset: Mapping[str, Any], row: Mapping[str, Any], name: 
             f"task {task}: {dataset['path']} has no column {name!r}; columns: {', '.join(row)}"
         )
     return row[name]
+
+
+def whole_column(
+    task: str, dataset: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], name: str
+) -> list[Any]:
+    """The value of each row, None where a row has none; an error if no row has the column."""
+    if rows and not any(name in row for row in rows):
+        column(task, dataset, rows[0], name)
+    return [row.get(name) for row in rows]

@@ -42,6 +42,7 @@ def training_problems(task: TaskSpec, tokenizer: PreTrainedTokenizerBase) -> lis
         dataset=task.dataset,
         prompt_template=task.prompt_template,
         system_prompt=task.system_prompt,
+        grade_after=task.grade_after,
         **task.options,
     )
     short, _ = keep_short(tokenizer, problems, task.max_prompt_tokens)

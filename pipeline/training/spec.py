@@ -46,6 +46,7 @@ class TaskSpec:
     dataset: dict[str, Any] | None = None
     prompt_template: str | None = None
     system_prompt: str | None = None
+    grade_after: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     problems: int | None = None  # None: the whole training split
     seed: int = 0

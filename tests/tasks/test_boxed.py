@@ -16,7 +16,7 @@ CASES = [
     (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
     (r"\boxed{\left\{ x \right.}", r"\left\{ x \right."),
     (r"\boxed{}", ""),
-    (r"\boxed 5", None),
+    (r"\boxed 5", "5"),
     (r"\boxedtext{5}", None),
     ("x = 5 \\\\\\boxed{5}", "5"),  # a line break, then the command
     ("}}} \\boxed{4} {{{", "4"),

@@ -1,0 +1,209 @@
+"""Answers that were refused although a looser reading agrees, for a person to look at.
+
+    python -m pipeline.tasks.audit run.dir=outputs/NAME/RUN
+
+Reads the run's config.yaml and evaluate/generations.jsonl, grades the maths tasks again, and asks
+of every refused answer whether it would be right by a looser reading (answers/loose.py). Prints
+counts for each task and reading and writes evaluate/audit.jsonl, one line for each different
+answer, the most frequent first. Scores are not touched.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from pipeline.artifacts import iter_jsonl, write_text
+from pipeline.errors import PipelineError
+from pipeline.progress import bar
+from pipeline.tasks.answers.loose import MEANING
+from pipeline.tasks.arithmetic import NUMBER
+from pipeline.tasks.boxed import first_boxes, last_boxed
+from pipeline.tasks.grader_pool import shared_pool
+from pipeline.tasks.grading import grade_rows
+from pipeline.tasks.problem import MARK, Problem, after_thought
+from pipeline.tasks.registry import load_problems
+
+USAGE = "python -m pipeline.tasks.audit run.dir=DIR"
+BLOCK = 20_000  # responses graded at a time
+LIMIT = 10.0  # seconds for the looser readings of one answer
+BOXES = 10  # of a response that are read again
+TAIL = 5_000  # characters at the end in which its last number is looked for
+
+Key = tuple[str, str, str, str]  # task, split, problem id, what was said (JSON)
+
+
+def audit(run_dir: Path) -> list[dict[str, Any]]:
+    """The refused answers with a looser reading that agrees, the most frequent first.
+
+    Raises:
+        PipelineError: the run has no generations, no configuration or no maths task.
+    """
+    tasks, seed = _tasks(run_dir)
+    path = run_dir / "evaluate" / "generations.jsonl"
+    if not path.is_file():
+        raise PipelineError(f"{path}: no such file; run the stage evaluate first")
+    rows = (row for row in iter_jsonl(path) if row["task"] in tasks)
+    said: dict[Key, Counter[str]] = {}
+    statuses: dict[Key, str] = {}
+    known = _Problems(tasks, seed)
+    for row, grade in _refused(rows, tasks, known):
+        problem = known.of(row)
+        assert problem is not None
+        key = (row["task"], row["split"], row["problem_id"], _said(problem, row["text"], grade))
+        said.setdefault(key, Counter())[row["model"]] += 1
+        statuses[key] = grade["status"]
+    jobs = [json.loads(key[3]) for key in said]
+    with bar(len(jobs), "audit", "answer") as progress:
+        verdicts = shared_pool("math_audit", 0, LIMIT).run(jobs, progress.update)
+    found = []
+    for (key, models), job, verdict in zip(said.items(), jobs, verdicts, strict=True):
+        if verdict is not None and verdict["readings"]:
+            found.append(
+                {
+                    "task": key[0],
+                    "split": key[1],
+                    "problem_id": key[2],
+                    "reference": job["gold"],
+                    "answer": job["answer"],
+                    "status": statuses[key],
+                    "readings": verdict["readings"],
+                    "count": models.total(),
+                    "models": dict(models),
+                }
+            )
+    return sorted(found, key=lambda group: -group["count"])
+
+
+class _Problems:
+    """The problems of the sets that rows name, each set loaded when it is first asked for."""
+
+    def __init__(self, tasks: Mapping[str, Mapping[str, Any]], seed: int) -> None:
+        self.tasks = tasks
+        self.seed = seed
+        self.sets: dict[tuple[str, str], dict[str, Problem]] = {}
+
+    def of(self, row: Mapping[str, Any]) -> Problem | None:
+        """The row's problem; None if the data no longer holds it."""
+        name, split = row["task"], row["split"]
+        if (name, split) not in self.sets:
+            problems = load_problems(name, split, None, self.seed, **self.tasks[name])
+            self.sets[name, split] = {problem.id: problem for problem in problems}
+        return self.sets[name, split].get(row["problem_id"])
+
+
+def _tasks(run_dir: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """{name: arguments of load_problems} of the run's maths tasks, and its seed."""
+    path = run_dir / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        entries = [config["task"], *config["eval_tasks"].values()]
+        mark = config["task"].get(MARK)
+        keys = ("kind", "dataset", "prompt_template", "system_prompt")
+        tasks = {
+            task["name"]: {key: task.get(key) for key in keys}
+            | {MARK: task.get(MARK) or mark}
+            | dict(task["options"])
+            for task in entries
+            if task["kind"] == "math"
+        }
+        seed = int(config["seed"])
+    except OSError as error:
+        raise PipelineError(f"{path}: {error.strerror}; give the folder of a run") from None
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError):
+        raise PipelineError(f"{path}: not the configuration of a run; give its folder") from None
+    if not tasks:
+        raise PipelineError(f"{run_dir}: no task of kind math; only their answers are audited")
+    return tasks, seed
+
+
+def _refused(
+    rows: Iterable[dict[str, Any]], tasks: Mapping[str, Mapping[str, Any]], known: _Problems
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """(row, grade) of the answers that are not right."""
+    fixed = ("kind", "dataset", "prompt_template", "system_prompt", MARK)
+    options = {
+        name: {key: value for key, value in task.items() if key not in fixed}
+        for name, task in tasks.items()
+    }
+    rows = iter(rows)
+    while block := list(islice(rows, BLOCK)):
+        here = [(row, problem) for row in block if (problem := known.of(row)) is not None]
+        problems = {id(problem): problem for _, problem in here}.values()
+        with bar(len(here), "grade", "response") as progress:
+            grades = grade_rows(
+                [row for row, _ in here], problems, options=options, done=progress.update
+            )
+        for (row, _), grade in zip(here, grades, strict=True):
+            if not grade["correct"]:
+                yield row, grade
+
+
+def _said(problem: Problem, text: str, grade: Mapping[str, Any]) -> str:
+    """What the looser readings are asked about, as JSON: the arguments of loose.looser."""
+    graded = after_thought(text, problem.meta.get(MARK))
+    part = text if graded is None else graded
+    numbers = NUMBER.findall(part[-TAIL:])
+    boxes = [box for box in first_boxes(part, BOXES) if box.strip() != grade["prediction"]]
+    return json.dumps(
+        {
+            "gold": problem.answer,
+            "answer": grade["prediction"],
+            "boxes": [] if graded is None else boxes,
+            "last_number": numbers[-1] if numbers and graded is not None else None,
+            "thought": last_boxed(text) if graded is None else None,
+        }
+    )
+
+
+def table(groups: Iterable[Mapping[str, Any]]) -> str:
+    """Answers by task and reading, as text; an answer may agree by several."""
+    counts: dict[str, Counter[str]] = {}
+    for group in groups:
+        row = counts.setdefault(group["task"], Counter())
+        row["answers"] += group["count"]
+        for reading in group["readings"]:
+            row[reading] += group["count"]
+    names = [name for name in MEANING if any(row[name] for row in counts.values())]
+    lines = [["task", "answers", *names]]
+    lines += [
+        [task, *(str(row[name]) for name in ("answers", *names))] for task, row in counts.items()
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    shown = ["  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
+    return "\n".join([*shown, *(f"{name}: {MEANING[name]}" for name in names)])
+
+
+def main() -> None:
+    """Run the command line; mistakes end in one line and exit code 1."""
+    given = [argument.partition("=") for argument in sys.argv[1:]]
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        return
+    if [key for key, _, _ in given] != ["run.dir"] or not given[0][2]:
+        _fail(f"usage: {USAGE}")
+    run_dir = Path(given[0][2]).expanduser()
+    try:
+        groups = audit(run_dir)
+        target = run_dir / "evaluate" / "audit.jsonl"
+        write_text(target, "".join(json.dumps(g, ensure_ascii=False) + "\n" for g in groups))
+    except (PipelineError, OSError) as error:
+        _fail(" ".join(str(error).split()))
+    print(table(groups) if groups else "no refused answer agrees by a looser reading")
+    print(f"{len(groups)} different answers in {target}")
+
+
+def _fail(line: str) -> NoReturn:
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
