@@ -103,10 +103,13 @@ def _run_stage(context: Context, name: str, stage: Stage) -> None:
     state = _state(context, name, key)
     folder = context.stage_dir(name)
     if state == "done":
+        _log_summary(context, name)  # a kill may have come between done.json and this
         _say(f"[{name}] done already, skipped")
         return
     if state == "stale":
         _set_aside(context, name)
+    if state != "resume":
+        context.tracker.begin(name)
     write_json(folder / "started.json", {"key": key})
     (folder / "done.json").unlink(missing_ok=True)
     _say(f"[{name}] {'goes on' if state == 'resume' else 'starts'}: {stage.plan(context)}")
@@ -126,10 +129,15 @@ def _run_stage(context: Context, name: str, stage: Stage) -> None:
             **provenance.collect(),
         },
     )
-    numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
-    context.tracker.summary(name, {"seconds": round(seconds, 3), **numbers})
+    _log_summary(context, name)
     words = ", ".join(f"{key} {_short(value)}" for key, value in summary.items())
     _say(f"[{name}] done in {seconds:.1f} s" + (f": {words}" if words else ""))
+
+
+def _log_summary(context: Context, name: str) -> None:
+    done = read_json(context.stage_dir(name) / "done.json")
+    numbers = {k: v for k, v in done["summary"].items() if isinstance(v, int | float)}
+    context.tracker.summary(name, {"seconds": done["seconds"], **numbers})
 
 
 def _help(context: Context, stages: list[tuple[str, Stage]]) -> None:

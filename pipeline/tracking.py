@@ -3,20 +3,24 @@
 The only file that imports wandb, and it does so at the first use. Offline means offline: nothing
 tries the network; `wandb sync` uploads the run later. One run directory is one W&B run: after a
 restart the same id goes on.
+
+W&B's history cannot be taken back, so what was sent stays: steps that a killed run has sent are
+not sent again when the resumed one trains them (metrics.jsonl then has the values of the resumed
+run), nor is a table or a figure that has not changed. wandb_sent.json keeps what W&B has.
 """
 
 from __future__ import annotations
 
 import os
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import append_jsonl, repair_jsonl, write_text
+from pipeline.artifacts import hash_file, hash_json, read_json, write_json, write_text
 from pipeline.config import TrackingConfig
 from pipeline.errors import PipelineError
+from pipeline.metrics_file import MetricsFile
 
 
 class Tracker:
@@ -32,14 +36,25 @@ class Tracker:
     def __init__(
         self, run_dir: Path, name: str, config: Mapping[str, Any], tracking: TrackingConfig
     ) -> None:
-        self._path = run_dir / "metrics.jsonl"
+        self._file = MetricsFile(run_dir / "metrics.jsonl")
         self._run_dir, self._name, self._config, self._tracking = run_dir, name, config, tracking
         self._run: Any = None
-        self._whole = False  # metrics.jsonl is touched by whoever holds the run directory's lock
+
+    def begin(self, stage: str) -> None:
+        """A stage starts anew: its rows in metrics.jsonl, of a run that is set aside, go."""
+        self._file.forget(stage)
+        self._keep_sent(stage, -1)
 
     def log(self, stage: str, values: Mapping[str, Any]) -> None:
-        """One row of measurements of `stage`; a key `step` is the x-axis in W&B."""
-        self._append({"time": round(time.time(), 3), "stage": stage, **values})
+        """One row of measurements of `stage`; a key `step` is the x-axis in W&B.
+
+        A step that is logged again replaces the row in metrics.jsonl; W&B keeps the first.
+        """
+        step, sent = values.get("step"), self._sent_step(stage)
+        if step is not None and step <= self._file.last_step(stage):
+            self._keep_sent(stage, sent)  # the file is about to forget these steps
+        if not self._file.add(stage, values) or (step is not None and step <= sent):
+            return
         run = self._wandb()
         if run is not None:
             numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
@@ -47,16 +62,16 @@ class Tracker:
             run.log({f"{stage}/{key}": value for key, value in numbers.items()})
 
     def summary(self, stage: str, values: Mapping[str, Any]) -> None:
-        """Final figures of a stage: a row in metrics.jsonl, and W&B's summary."""
-        self._append({"time": round(time.time(), 3), "stage": stage, "summary": dict(values)})
-        run = self._wandb()
+        """Final figures of a stage: its one row in metrics.jsonl, and W&B's summary."""
+        new = self._file.summarise(stage, values)
+        run = self._wandb() if new else self._run  # no run is opened to say it again
         if run is not None:
             run.summary.update({f"{stage}/{key}": value for key, value in values.items()})
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """A table in W&B (its data is an artefact of the run directory already)."""
         run = self._wandb()
-        if run is not None:
+        if run is not None and self._new(name, hash_json([columns, rows])):
             import wandb
 
             run.log({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])})
@@ -64,10 +79,11 @@ class Tracker:
     def images(self, paths: Sequence[Path]) -> None:
         """Figures in W&B, named by file."""
         run = self._wandb()
-        if run is not None:
+        new = [] if run is None else [p for p in paths if self._new(p.name, hash_file(p))]
+        if new:
             import wandb
 
-            run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in paths})
+            run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in new})
 
     def finish(self) -> None:
         """Flush and close the W&B run, if one was opened."""
@@ -75,11 +91,27 @@ class Tracker:
             self._run.finish()
             self._run = None
 
-    def _append(self, row: dict[str, Any]) -> None:
-        if not self._whole:
-            repair_jsonl(self._path)
-            self._whole = True
-        append_jsonl(self._path, [row])
+    def _sent_step(self, stage: str) -> int:
+        """The highest step of `stage` that W&B has; -1 if none."""
+        if not (self._run_dir / "wandb_id.txt").exists():
+            return -1
+        return max(self._file.last_step(stage), int(self._sent().get(stage, -1)))
+
+    def _new(self, name: str, content: str) -> bool:
+        """Whether W&B lacks this content; it is then taken as sent."""
+        if self._sent().get(name) == content:
+            return False
+        self._keep_sent(name, content)
+        return True
+
+    def _sent(self) -> dict[str, Any]:
+        path = self._run_dir / "wandb_sent.json"
+        return dict(read_json(path)) if path.exists() else {}
+
+    def _keep_sent(self, name: str, value: int | str) -> None:
+        sent = self._sent()
+        if (self._run_dir / "wandb_id.txt").exists() and sent.get(name) != value:
+            write_json(self._run_dir / "wandb_sent.json", sent | {name: value})
 
     def _wandb(self) -> Any:
         """The W&B run, opened at the first use; None if tracking.mode is disabled."""

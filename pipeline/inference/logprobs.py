@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pipeline.artifacts import hash_json, read_jsonl
-from pipeline.inference.engine import Engine, Sampling, Source
+from pipeline.inference.engine import Engine, Sampling, Source, sampling_hash
 from pipeline.inference.run import PromptItem, sample_to_jsonl
 from pipeline.progress import bar
 from pipeline.trajectory.linearity import probe_series, series_r2
@@ -46,17 +46,17 @@ def fixed_texts(
     engine: Engine,
     items: Sequence[PromptItem],
     sampling: Sampling,
-    model: Path,
+    model: str | Path,
     folder: Path,
     max_tokens: int,
 ) -> list[Text]:
-    """Responses of `model`, drawn once, in random order until they hold `max_tokens` tokens.
+    """Responses of a model, drawn once, in random order until they hold `max_tokens` tokens.
 
     Args:
-        engine: of one model, with `model` in place.
+        engine: of one model, with that one in place.
         items: problems to respond to.
         sampling: how the responses are drawn.
-        model: folder of the first checkpoint.
+        model: what stands for the first checkpoint: its fingerprint.
         folder: gets responses.jsonl.
         max_tokens: whole responses are taken until they hold so many tokens.
     """
@@ -150,7 +150,11 @@ def r2_bins(
 
 
 def _draw(
-    engine: Engine, items: Sequence[PromptItem], sampling: Sampling, model: Path, folder: Path
+    engine: Engine,
+    items: Sequence[PromptItem],
+    sampling: Sampling,
+    model: str | Path,
+    folder: Path,
 ) -> list[Text]:
     """All responses in the order of (problem, sample); kept in responses.jsonl."""
     path = folder / "responses.jsonl"
@@ -166,12 +170,12 @@ def _draw(
         keep_tokens=True,
     )
     rows = {
-        (row["problem_id"], row["sample"]): tuple(row["token_ids"])
+        (row["problem_id"], row["prompt"], row["sample"]): tuple(row["token_ids"])
         for row in read_jsonl(path)
-        if row["fingerprint"] == fingerprint
+        if row["fingerprint"] == fingerprint and row["sampling"] == sampling_hash(sampling)
     }
     return [
-        Text(item.token_ids, rows[item.problem_id, sample])
+        Text(item.token_ids, rows[item.problem_id, item.prompt, sample])
         for item in items
         for sample in range(sampling.n)
     ]

@@ -8,6 +8,7 @@ Grading is a separate pass over the file.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,45 @@ def row_key(row: Mapping[str, Any]) -> RowKey:
         row["sample"],
         row["sampling"],
     )
+
+
+class Once:
+    """Which rows came already, so that a copy of one is left out.
+
+    A file holds a response twice where two files were put together, or by a second writer.
+
+    Attributes:
+        samples: by all of the key but the sample, the samples seen and a hash of their texts.
+        copies, conflicts: rows left out, and those among them whose text is another.
+    """
+
+    def __init__(self) -> None:
+        self.samples: dict[tuple[str, ...], dict[int, int]] = {}
+        self.copies = self.conflicts = 0
+
+    def first(self, row: Mapping[str, Any]) -> bool:
+        """Whether this is the first row of its model, problem and sample."""
+        *problem, sample, sampling = row_key(row)
+        seen = self.samples.setdefault((*map(str, problem), sampling), {})
+        text = hash(row["text"])
+        if sample not in seen:
+            seen[sample] = text
+            return True
+        self.copies += 1
+        self.conflicts += seen[sample] != text
+        return False
+
+    def report(self, path: Path) -> None:
+        """Say what was left out, if anything was."""
+        if self.copies:
+            other = f", {self.conflicts} of them with another text" if self.conflicts else ""
+            logging.getLogger(__name__).warning(
+                "%s: %d rows are there a second time (same model, problem and sample)%s; "
+                "the first of each is used",
+                path,
+                self.copies,
+                other,
+            )
 
 
 def read_keys(path: Path) -> set[RowKey]:

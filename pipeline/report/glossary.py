@@ -44,17 +44,18 @@ GLOSSARY = (
     ),
     (
         "maj@k",
-        "Share of problems whose most frequent answer among the k samples is right.",
+        "Share of problems whose most frequent answer among the k samples is right; equal answers "
+        "count together, however they are written. With one sample it is avg@1.",
     ),
     (
         "95 % interval",
-        "Bootstrap over problems. It covers which problems were asked and the sampling noise "
-        "in them, not another training run with another seed.",
+        "Wilson's score interval over an effective number of problems. It covers which problems "
+        "were asked and the sampling noise in them, not another training run with another seed.",
     ),
     (
         "difference, points",
         "Of avg@k in percentage points, to the RL checkpoint that the table names, taken problem "
-        "by problem on the same problems (paired), with a bootstrap interval. "
+        "by problem on the same problems (paired), with Tango's score interval. "
         "Intervals are not corrected for several comparisons.",
     ),
     (

@@ -1,22 +1,24 @@
-"""What the generations are worth: avg@k, pass@k, maj@k, intervals and paired tests. numpy only.
+"""What the generations are worth: avg@k, pass@k, maj@k, paired tests, the rows of scores.json.
 
-The unit of uncertainty is the problem: samples of one problem are not independent, so every
-interval and test here resamples problems, never samples.
+The unit of uncertainty is the problem: samples of one problem are not independent, so intervals
+(intervals.py) and tests are over problems, never over samples.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
+from pipeline.report.intervals import difference_interval, score_interval
+from pipeline.tasks.canonical import canonical
 
 Array = NDArray[np.float64]
 CHUNK = 1_000_000  # random numbers held at a time: what fits the cache is fastest
@@ -49,10 +51,11 @@ def majority(predictions: Sequence[str | None], correct: Sequence[bool]) -> floa
     """maj@k of one problem: is the most frequent answer of the k samples right?
 
     Samples without an answer do not vote. Right answers are one candidate, however they are
-    written. A tie counts as the chance that a random one of the leaders is right.
+    written, and so are wrong ones with one canonical form. A tie counts as the chance that a random
+    one of the leaders is right.
     """
     votes = Counter(
-        (True, "") if right else (False, prediction)
+        (True, "") if right else (False, canonical(prediction or ""))
         for prediction, right in zip(predictions, correct, strict=True)
         if right or prediction is not None
     )
@@ -63,65 +66,34 @@ def majority(predictions: Sequence[str | None], correct: Sequence[bool]) -> floa
     return sum(right for right, _ in leaders) / len(leaders)
 
 
-def bootstrap_interval(
-    per_problem: Sequence[float] | Array,
-    confidence: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Percentile interval of the mean over problems, problems drawn with replacement.
-
-    Args:
-        per_problem: [problems], one figure for each.
-    """
-    values = np.asarray(per_problem, dtype=np.float64)
-    if values.size == 0:
-        raise PipelineError("bootstrap: no problems")
-    step = max(1, CHUNK // values.size)
-    sums = [
-        _draws(values.size, min(step, resamples - start), seed, start).astype(np.float64) @ values
-        for start in range(0, resamples, step)
-    ]
-    means = np.concatenate(sums) / values.size
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-@lru_cache(maxsize=64)
-def _draws(size: int, rows: int, seed: int, start: int) -> NDArray[np.uint16]:
-    """How often each of `size` problems was drawn, [rows, size].
-
-    Kept, because every model is resampled in the same way: one after the other costs a matrix
-    product, and their intervals differ by the models alone.
-    """
-    drawn = np.random.default_rng((seed, start)).integers(0, size, (rows, size), dtype=np.int32)
-    drawn += np.arange(rows, dtype=np.int32)[:, None] * size
-    return np.bincount(drawn.ravel(), minlength=rows * size).astype(np.uint16).reshape(rows, size)
-
-
 def paired_difference(
     a: Sequence[float] | Array,
     b: Sequence[float] | Array,
     confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
+    samples: float = math.inf,
 ) -> dict[str, Any]:
-    """mean(a) - mean(b) over the same problems, with a bootstrap interval and a p-value.
+    """mean(a) - mean(b) over the same problems, with an interval and a p-value.
 
     p: two-sided sign-flip test of "no difference" (the two models are exchangeable within each
-    problem), over all flips if there are at most 2**13, else over random ones.
+    problem), over all flips if there are at most 2**13, else over random ones. It is exact, the
+    interval is not: near p = 0.05 the one may show a difference and the other none.
 
     Args:
         a, b: [problems], in the same order.
+        samples: answers of each problem (see `difference_interval`).
+        resamples: random flips.
 
     Returns:
         {"diff", "ci95": [low, high], "p"} (ci95 is at `confidence`).
     """
-    d = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    low, high = bootstrap_interval(d, confidence, resamples, seed)
-    moved = d[d != 0]  # flipping a zero changes nothing
-    return {"diff": float(d.mean()), "ci95": [low, high], "p": _sign_flip(moved, resamples, seed)}
+    one, other = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    low, high = difference_interval(one, other, samples, confidence)
+    d = one - other
+    moved = d[np.abs(d) > 1e-12]  # flipping a zero changes nothing
+    p = _sign_flip(moved, resamples, seed)
+    return {"diff": float(d.mean()), "ci95": [float(low), float(high)], "p": p}
 
 
 def _sign_flip(d: Array, resamples: int, seed: int) -> float:
@@ -176,15 +148,20 @@ class Tally:
 def tally(
     generations: Sequence[Mapping[str, Any]], grades: Sequence[Mapping[str, Any]]
 ) -> dict[tuple[str, str, str], Tally]:
-    """Samples by (model, task, split), in order of appearance.
+    """Samples by (model, task, split), in order of appearance; a row that comes twice counts once.
 
     Args:
         generations: rows of generations.jsonl.
         grades: one for each row: correct, status (tasks.problem.Status), prediction.
     """
     groups: dict[tuple[str, str, str], Tally] = {}
+    seen: set[tuple[str, str, str, str, int]] = set()
     for row, grade in zip(generations, grades, strict=True):
         key = (row["model"], row["task"], row["split"])
+        sample = (*key, row["problem_id"], row["sample"])
+        if sample in seen:
+            continue
+        seen.add(sample)
         if key not in groups:
             groups[key] = Tally(row, defaultdict(list), defaultdict(list), [])
         group = groups[key]
@@ -195,6 +172,12 @@ def tally(
         group.timeouts += grade["status"] == "timeout"
         group.unanswered += grade["status"] == "no_answer"
         group.no_reference += grade["status"] == "no_reference"
+    if len(seen) < len(generations):
+        logging.getLogger(__name__).warning(
+            "scores: %d rows come a second time (same model, problem and sample); the first of "
+            "each counts",
+            len(generations) - len(seen),
+        )
     return groups
 
 
@@ -226,7 +209,7 @@ def score_rows(
     groups = tally(generations, grades)
     rows = []
     for (model, task, split), group in groups.items():
-        row = _score(group, pass_k, confidence, resamples, seed)
+        row = _score(group, pass_k, confidence)
         for key, other in (("diff_to_last_rl", last_rl), ("diff_to_start", start)):
             reference = groups.get((other or "", task, split))
             row[key] = None
@@ -236,9 +219,7 @@ def score_rows(
     return rows
 
 
-def _score(
-    group: Tally, pass_k: Sequence[int], confidence: float, resamples: int, seed: int
-) -> dict[str, Any]:
+def _score(group: Tally, pass_k: Sequence[int], confidence: float) -> dict[str, Any]:
     """One row, without what needs other models."""
     first = group.first
     counts = {len(samples) for samples in group.correct.values()}
@@ -250,7 +231,7 @@ def _score(
     k = counts.pop()
     right = [sum(samples) for samples in group.correct.values()]
     shares = group.shares(group.correct)
-    low, high = bootstrap_interval(shares, confidence, resamples, seed)
+    low, high = score_interval(shares, k, confidence)
     optional = {key: first[key] for key in ("method", "step", "alpha") if key in first}
     return {
         "model": first["model"],
@@ -262,7 +243,7 @@ def _score(
         "samples_per_problem": k,
         "k": k,
         "avg@k": float(shares.mean()),
-        "ci95": [low, high],
+        "ci95": [float(low), float(high)],
         "pass@k": {
             str(size): float(np.mean([pass_at_k(k, c, size) for c in right]))
             for size in sorted(set(pass_k))
@@ -290,7 +271,8 @@ def _compare(
             f"problems of {group.first['task']}/{group.first['split']}; rerun evaluate"
         )
     a, b = group.shares(problems), reference.shares(problems)
-    result = paired_difference(a, b, confidence, resamples, seed)
+    samples = max(len(g.correct[problem]) for g in (group, reference) for problem in problems)
+    result = paired_difference(a, b, confidence, resamples, seed, samples)
     if all(len(g.correct[p]) == 1 for g in (group, reference) for p in problems):
         result["mcnemar"] = mcnemar(list(a == 1), list(b == 1))
     return result

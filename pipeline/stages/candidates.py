@@ -1,12 +1,20 @@
-"""The models that are evaluated: the base, RL checkpoints, extrapolated weights and logits."""
+"""The models that are evaluated: the base, RL checkpoints, extrapolated weights and logits.
+
+A model's fingerprint is what its responses hang on beside the prompts and the draw: its content,
+wherever its folder lies, the engine and the dtype it computes in. Responses of another content,
+engine or dtype are never taken for its own; they stay in the file and count again when the
+configuration that made them comes back.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import hash_json, read_json
+from pipeline.content import model_config, model_settings
 from pipeline.errors import PipelineError
 from pipeline.stages import models
 from pipeline.stages.base import Context
@@ -22,8 +30,8 @@ class Candidate:
 
     name: e.g. "base", "rl-600", "two_point-900", "logit-1.5"; kind: base, rl, weight, logit, or
     named (a checkpoint that is no step of the run);
-    fingerprint: hash of its content; source: its folder, or the formula of its weights
-    (None for a mixture of logits);
+    fingerprint: hash of its content, the engine and its dtype (`identity`); source: its folder, or
+    the formula of its weights (None for a mixture of logits);
     extra: what goes into its rows (step, method, alpha).
     """
 
@@ -32,6 +40,33 @@ class Candidate:
     fingerprint: str
     source: Path | Recipe | None
     extra: dict[str, Any]
+
+
+def identity(
+    context: Context, weights: str, configs: Iterable[Path], engine: Iterable[Path]
+) -> str:
+    """Fingerprint of a model as this run samples from it.
+
+    Args:
+        weights: hash of its weights.
+        configs: the folders whose config.json they are loaded under.
+        engine: the folders that the engine starts on: their tokenizers and generation configs.
+    """
+    return hash_json(
+        {
+            "weights": weights,
+            "configs": [model_config(folder) for folder in configs],
+            "settings": [model_settings(folder) for folder in engine],
+            "engine": context.config.engine.name,
+            "dtype": context.config.model.dtype,
+        }
+    )[:16]
+
+
+def single(context: Context, trajectory: Trajectory, weights: str, source: Path | Recipe) -> str:
+    """`identity` of a model that an engine, started on the base, loads from `source`."""
+    folder = source if isinstance(source, Path) else source.model
+    return identity(context, weights, [folder], [trajectory.base.folder])
 
 
 def checkpoint_fingerprint(trajectory: Trajectory, step: int) -> str:
@@ -65,7 +100,9 @@ def rl_candidates(
         Candidate(
             name="base" if step == trajectory.steps[0] else f"rl-{step}",
             kind="base" if step == trajectory.steps[0] else "rl",
-            fingerprint=checkpoint_fingerprint(trajectory, step),
+            fingerprint=single(
+                context, trajectory, checkpoint_fingerprint(trajectory, step), sources[step]
+            ),
             source=sources[step],
             extra={"step": step},
         )
@@ -83,12 +120,14 @@ def weight_candidates(context: Context, trajectory: Trajectory) -> list[Candidat
         if not used <= hashes:
             continue  # made from checkpoints that this run no longer has
         method, target = path.parent.parent.name, record["target"]
+        source = _source(path.parent, record)
+        weights = extrapolation_fingerprint(record)
         found.append(
             Candidate(
                 name=f"{method}-{target}",
                 kind="weight",
-                fingerprint=extrapolation_fingerprint(record),
-                source=_source(path.parent, record),
+                fingerprint=single(context, trajectory, weights, source),
+                source=source,
                 extra={"step": target, "method": method, "alpha": record["alpha"]},
             )
         )
@@ -116,11 +155,12 @@ def logit_candidates(
 ) -> list[Candidate]:
     """One mixture for each alpha."""
     ends = [checkpoint_fingerprint(trajectory, step) for step in (first, last)]
+    folders = [trajectory.checkpoints[step].folder for step in (first, last)]
     return [
         Candidate(
             name=f"logit-{alpha:g}",
             kind="logit",
-            fingerprint=hash_json([*ends, alpha])[:16],
+            fingerprint=identity(context, hash_json([*ends, alpha]), folders, folders),
             source=None,
             extra={"alpha": alpha, "step": round(first + alpha * (last - first))},
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.artifacts import write_json
-from pipeline.stages import models, named_models, problems, sampling, scoring
+from pipeline.stages import models, named_models, outside, problems, sampling, scoring
 from pipeline.stages.base import Context
 from pipeline.stages.candidates import (
     check_steps,
@@ -36,7 +36,9 @@ def needs(context: Context) -> tuple[str, ...]:
 
 
 def inputs(context: Context) -> dict[str, Any]:
-    return named_models.inputs(context)
+    tasks = [task for task, _, _ in problems.evaluation_sets(context)]
+    data = outside.task_data(context, tasks)
+    return {**named_models.inputs(context), **data, **outside.recorded_settings(context)}
 
 
 def plan(context: Context) -> str:
@@ -69,12 +71,13 @@ def run(context: Context) -> dict[str, Any]:
     path = context.stage_dir("evaluate") / "generations.jsonl"
     engine = sampling.engine_arguments(context, trajectory.base.folder)
     sets = problems.load_sets(context)
-    sampling.sample(context, path, candidates, engine, sets)
+    items = problems.encode_sets(context, trajectory.base.folder, sets)
+    sampling.sample(context, path, candidates, engine, items)
     if context.is_done("logit_extrap"):
         candidates += logit_candidates(context, trajectory, first, last)
     scoring.copy_logit_rows(context)
     last_rl, start = f"rl-{trajectory.steps[-1]}", f"rl-{last}"
-    scores = scoring.score(context, candidates, sets, last_rl, start)
+    scores = scoring.score(context, candidates, items, sets, last_rl, start)
     write_json(context.stage_dir("evaluate") / "scores.json", scores)
     columns = ["model", "task", "split", "avg@k", "low", "high", "chosen"]
     table = [

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import write_json
 from pipeline.errors import PipelineError
-from pipeline.stages import models, problems, sampling
+from pipeline.stages import models, outside, problems, sampling
 from pipeline.stages.base import Context
+from pipeline.stages.candidates import checkpoint_fingerprint, single
 from pipeline.stages.snapshot import planned_steps
 
 if TYPE_CHECKING:
     from pipeline.inference.logprobs import Text
     from pipeline.inference.recipe import Recipe
+    from pipeline.trajectory.sources import Trajectory
 
 SECTIONS = ("linear_probe", "task", "engine", "model", "seed")
 OUTPUTS = ("weights.json",)
@@ -25,7 +27,7 @@ def needs(context: Context) -> tuple[str, ...]:
 
 
 def inputs(context: Context) -> dict[str, Any]:
-    return {}
+    return {"problems": problems.probed(context), **outside.recorded_settings(context)}
 
 
 def plan(context: Context) -> str:
@@ -64,7 +66,7 @@ def run(context: Context) -> dict[str, Any]:
     if probed is None:
         return summary
     sources = models.model_sources(context, trajectory, trajectory.steps)
-    texts, tokens = _probe_logprobs(context, trajectory.base.folder, sources, probed)
+    texts, tokens = _probe_logprobs(context, trajectory, sources, probed)
     write_json(folder / "logprobs.json", tokens)
     summary |= _headline("logprobs", tokens)
     if config.activations:
@@ -86,7 +88,7 @@ def _headline(name: str, probe: dict[str, Any]) -> dict[str, Any]:
 
 def _probe_logprobs(
     context: Context,
-    base: Path,
+    trajectory: Trajectory,
     sources: dict[int, Path | Recipe],
     probed: tuple[str, int | None],
 ) -> tuple[list[Text], dict[str, Any]]:
@@ -96,10 +98,12 @@ def _probe_logprobs(
     config, folder = context.config.linear_probe, context.stage_dir("linear_probe")
     n, limit = config.responses_per_problem, config.max_response_tokens
     draw = Sampling(temperature=1.0, max_tokens=limit, n=n, seed=context.config.seed)
+    base = trajectory.base.folder
+    model = single(context, trajectory, checkpoint_fingerprint(trajectory, min(sources)), base)
     engine = sampling.start_engine(context, base)
     try:
         items = problems.probe_prompts(context, engine.tokenizer, *probed)
-        texts = fixed_texts(engine, items, draw, base, folder, config.max_tokens)
+        texts = fixed_texts(engine, items, draw, model, folder, config.max_tokens)
         limits = config.min_logprob_change, config.min_unique
         return texts, probe_logprobs(engine, texts, sources, folder, *limits)
     finally:

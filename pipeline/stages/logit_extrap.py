@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.stages import models, problems, sampling
+from pipeline.stages import models, outside, problems, sampling
 from pipeline.stages.base import Context
 from pipeline.stages.candidates import logit_candidates
 from pipeline.stages.snapshot import planned_steps
 
-SECTIONS = ("logit_extrap", "extrapolation", "evaluate", "task", "eval_tasks", "engine", "seed")
+SECTIONS = (
+    "logit_extrap",
+    "extrapolation",
+    "evaluate",
+    "task",
+    "eval_tasks",
+    "engine",
+    "model",
+    "seed",
+)
 OUTPUTS = ("generations.jsonl",)
 REUSES = True  # rows know what they were made from
 
@@ -19,7 +28,8 @@ def needs(context: Context) -> tuple[str, ...]:
 
 
 def inputs(context: Context) -> dict[str, Any]:
-    return {}
+    tasks = [task for task, _, _ in problems.evaluation_sets(context)]
+    return {**outside.task_data(context, tasks), **outside.recorded_settings(context)}
 
 
 def plan(context: Context) -> str:
@@ -41,5 +51,7 @@ def run(context: Context) -> dict[str, Any]:
     engine = sampling.engine_arguments(context, folders[first], folders[last])
     engine["speculative"] = context.config.logit_extrap.speculative
     candidates = logit_candidates(context, trajectory, first, last)
-    added = sampling.sample(context, path, candidates, engine, problems.load_sets(context))
+    sets = problems.load_sets(context)
+    items = problems.encode_sets(context, trajectory.base.folder, sets)
+    added = sampling.sample(context, path, candidates, engine, items)
     return {"from": f"{first} to {last}", "generations": added}

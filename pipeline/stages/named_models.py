@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import PipelineError
 from pipeline.stages import models
 from pipeline.stages.base import Context
-from pipeline.stages.candidates import Candidate, checkpoint_fingerprint, extrapolation_fingerprint
+from pipeline.stages.candidates import (
+    Candidate,
+    checkpoint_fingerprint,
+    extrapolation_fingerprint,
+    single,
+)
 from pipeline.stages.snapshot import planned_trajectory
 from pipeline.stages.weight_extrap import held
 
@@ -96,7 +101,7 @@ def inputs(context: Context) -> dict[str, Any]:
         if isinstance(named, Formula):
             found["weight_extrap.dtype"] = context.config.weight_extrap.dtype
             continue
-        for path in sorted(Path(named).glob("*")):
+        for path in sorted(Path(named).rglob("*")):  # trainers keep weights folders down
             if path.is_file():
                 found[str(path)] = [path.stat().st_size, path.stat().st_mtime_ns]
     return found
@@ -115,7 +120,7 @@ def named_candidates(context: Context, trajectory: Trajectory) -> list[Candidate
     for name, value in named.items():
         if isinstance(value, Formula):
             recipe, record = predictions[value]
-            content = extrapolation_fingerprint(record)
+            content = single(context, trajectory, extrapolation_fingerprint(record), recipe)
             extra = {"step": value.target, "method": value.method, "alpha": record["alpha"]}
             found.append(Candidate(name, "weight", content, recipe, extra))
         else:
@@ -149,7 +154,8 @@ def _checkpoint(context: Context, trajectory: Trajectory, name: str, value: str)
     beside = fingerprint(_beside(trajectory, models.model_folder(value, f"evaluate.models.{name}")))
     step = beside.steps[-1]
     [source] = models.model_sources(context, beside, [step]).values()
-    return Candidate(name, "named", checkpoint_fingerprint(beside, step), source, {})
+    content = single(context, trajectory, checkpoint_fingerprint(beside, step), source)
+    return Candidate(name, "named", content, source, {})
 
 
 def _beside(trajectory: Trajectory, folder: Path) -> Trajectory:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import hash_json
 from pipeline.config import TaskConfig
 from pipeline.errors import PipelineError
+from pipeline.stages import outside
 from pipeline.stages.base import Context
 
 if TYPE_CHECKING:
@@ -119,8 +121,15 @@ def encode(tokenizer: Any, problems: Sequence[Problem], split: str, limit: int) 
     return items
 
 
-def encode_sets(context: Context, tokenizer: Any, sets: Sets) -> list[PromptItem]:
-    """All problems of all sets as prompts."""
+def encode_sets(context: Context, model: Path, sets: Sets) -> list[PromptItem]:
+    """All problems of all sets as prompts, the same for every model.
+
+    Args:
+        model: the folder of the run's base model, whose tokenizer and chat template are used.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
     items: list[PromptItem] = []
     for task, split, _ in evaluation_sets(context):
         problems = sets[task.name, split]
@@ -136,13 +145,35 @@ def probe_set(context: Context) -> tuple[str, int | None] | None:
     return next(found, None)
 
 
+def probed(context: Context) -> Any:
+    """What stands for the problems of linear_probe: a hash of them, as they are posed.
+
+    Where they are dear to load (the hub, an endless generator, a large file), what decides them.
+    """
+    found = probe_set(context)
+    if found is None:
+        return None
+    from pipeline.tasks import quick
+
+    task, (split, count) = context.config.task, found
+    if not quick(task.name, **task_arguments(task)):
+        return [split, count, outside.task_data(context, [task])]
+    texts = [[p.id, p.prompt] for p in _probe_problems(context, split, count)]
+    return hash_json(texts)
+
+
 def probe_prompts(
     context: Context, tokenizer: Any, split: str, count: int | None
 ) -> list[PromptItem]:
-    """The problems that linear_probe draws responses to: the first of `probe_set`."""
+    """The problems that linear_probe draws responses to, encoded."""
+    problems = _probe_problems(context, split, count)
+    return encode(tokenizer, problems, split, context.config.task.max_prompt_tokens)
+
+
+def _probe_problems(context: Context, split: str, count: int | None) -> list[Problem]:
+    """The first problems of `probe_set`."""
     from pipeline.tasks import load_problems
 
     task = context.config.task
     problems = load_problems(task.name, split, count, context.config.seed, **task_arguments(task))
-    problems = problems[: context.config.linear_probe.problems]
-    return encode(tokenizer, problems, split, task.max_prompt_tokens)
+    return problems[: context.config.linear_probe.problems]

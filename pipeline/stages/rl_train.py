@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.artifacts import read_jsonl
 from pipeline.errors import PipelineError
-from pipeline.stages import models, problems, specs
+from pipeline.stages import models, outside, problems, specs
 from pipeline.stages.base import Context
 
 SECTIONS = ("rl_train", "algorithm", "model", "task", "compute", "seed")
@@ -22,7 +22,9 @@ def needs(context: Context) -> tuple[str, ...]:
 
 
 def inputs(context: Context) -> dict[str, Any]:
-    return {}
+    config = context.config
+    data = outside.task_data(context, [config.task])
+    return {**data, **outside.model(context, config.model.path)}
 
 
 def plan(context: Context) -> str:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError
 from pipeline.stages.base import Context
-from pipeline.stages.problems import Sets, encode_sets
 
 if TYPE_CHECKING:
     from pipeline.inference.engine import Engine, Sampling
+    from pipeline.inference.run import PromptItem
     from pipeline.stages.candidates import Candidate
 
 
@@ -67,20 +67,20 @@ def sample(
     path: Path,
     candidates: Sequence[Candidate],
     engine: dict[str, Any],
-    sets: Sets,
+    items: Sequence[PromptItem],
 ) -> int:
     """Append what `path` lacks of all candidates' responses; returns the rows added.
+
+    Rows say the engine and dtype that made them; the candidates' fingerprints hang on both.
 
     Args:
         candidates: models of one engine: their weights are exchanged in place, or their alpha set.
         engine: from `engine_arguments`; `engine.replicas` of them share the problems.
-        sets: the problems (`load_sets`).
+        items: the problems (`problems.encode_sets`).
     """
-    from transformers import AutoTokenizer
-
     from pipeline.inference.parallel import Job, Work, run_local
 
-    tokenizer = AutoTokenizer.from_pretrained(engine["model"], local_files_only=True)
+    made_by = {"engine": engine["name"], "dtype": engine["dtype"]}
     first: dict[str, Candidate] = {}  # of a model with two names
     for candidate in candidates:
         first.setdefault(candidate.fingerprint, candidate)
@@ -90,12 +90,11 @@ def sample(
             model=candidate.name,
             kind=candidate.kind,
             fingerprint=candidate.fingerprint,
-            extra=candidate.extra,
+            extra={**candidate.extra, **made_by},
             alpha=candidate.extra["alpha"] if candidate.source is None else None,
         )
         for candidate in first.values()
     ]
-    items = encode_sets(context, tokenizer, sets)
     work = Work(engine, jobs, items, sampling(context), path)
     return run_local(work, context.config.engine.replicas)
 

@@ -6,60 +6,81 @@ its length, so a file of many gigabytes needs little memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import append_jsonl, iter_jsonl, repair_jsonl
+from pipeline.errors import PipelineError
 from pipeline.progress import bar
 from pipeline.stages import problems, sampling
 from pipeline.stages.base import Context
 
 if TYPE_CHECKING:
+    from pipeline.inference.run import PromptItem
     from pipeline.stages.candidates import Candidate
     from pipeline.stages.problems import Sets
 
 BLOCK = 20_000  # responses graded at a time
 KEPT = ("task", "split", "problem_id", "sample", "tokens", "finish_reason")
+Rows = list[dict[str, Any]]
 
 
 def copy_logit_rows(context: Context) -> None:
     """Append the rows of logit_extrap, drawn as here, that evaluate/generations.jsonl lacks."""
     from pipeline.inference.engine import sampling_hash
-    from pipeline.inference.run import row_key
+    from pipeline.inference.run import Once
 
     path = context.stage_dir("evaluate") / "generations.jsonl"
     source = context.stage_dir("logit_extrap") / "generations.jsonl"
     repair_jsonl(path)
-    have = {row_key(row) for row in iter_jsonl(path) if row["kind"] == "logit"}
+    here, there = Once(), Once()
+    for row in iter_jsonl(path):
+        if row["kind"] == "logit":
+            here.first(row)
     identity = sampling_hash(sampling.sampling(context))
     rows = (row for row in iter_jsonl(source) if row["sampling"] == identity)
-    new = (row for row in rows if row_key(row) not in have)
+    new = (row for row in rows if there.first(row) and here.first(row))
     for block in _blocks(new):
         append_jsonl(path, block)
+    there.report(source)
 
 
 def score(
-    context: Context, candidates: list[Candidate], sets: Sets, last_rl: str, start: str
+    context: Context,
+    candidates: list[Candidate],
+    items: Sequence[PromptItem],
+    sets: Sets,
+    last_rl: str,
+    start: str,
 ) -> dict[str, Any]:
     """The content of scores.json.
 
     Args:
         candidates: the models of this evaluation; rows of others stay in the file unused.
+        items: the problems as they are posed; rows of other prompts stay unused likewise.
+        sets: the same problems, for their graders.
         last_rl: the end of the real RL run.
         start: the last checkpoint that extrapolation has seen.
+
+    Raises:
+        PipelineError: a model of which responses are missing, unless logit_extrap drew them: then
+            it is left out with a word.
     """
     from pipeline.report.metrics import score_rows
     from pipeline.report.selection import choose
+    from pipeline.tasks import merge_votes
 
     config = context.config
-    rows, grades = [], []
-    for row, grade in _graded(context, candidates, sets):
-        rows.append(row)
-        grades.append(grade)
+    graded = _graded(context, candidates, items, sets)
+    posed = problems.evaluation_sets(context)
+    merge_votes(*graded, {task.name: (task.kind, task.options) for task, _, _ in posed})
+    wanted = len(items) * config.evaluate.samples_per_problem
     scores = score_rows(
-        rows,
-        grades,
+        *_named(*graded, _complete(candidates, wanted, graded[0])),
         last_rl=last_rl,
         start=start,
         pass_k=config.evaluate.pass_k,
@@ -74,48 +95,88 @@ def score(
 
 
 def _graded(
-    context: Context, candidates: list[Candidate], sets: Sets
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """(row without its text, grade) of every response of this evaluation."""
+    context: Context, candidates: list[Candidate], items: Sequence[PromptItem], sets: Sets
+) -> tuple[Rows, Rows]:
+    """Every response of this evaluation without its text, its model its fingerprint; and its grade.
+
+    A model with two names is graded once.
+    """
     from pipeline.tasks import grade_rows
 
-    known: dict[str, list[Candidate]] = {}
-    for candidate in candidates:
-        known.setdefault(candidate.fingerprint, []).append(candidate)
+    fingerprints = {candidate.fingerprint for candidate in candidates}
     posed = [problem for found in sets.values() for problem in found]
     options = {task.name: dict(task.options) for task, _, _ in problems.evaluation_sets(context)}
     path = context.stage_dir("evaluate") / "generations.jsonl"
-    rows = _mine(context, iter_jsonl(path), set(known), sets)
-    total = len(known) * len(posed) * context.config.evaluate.samples_per_problem
+    total = len(fingerprints) * len(items) * context.config.evaluate.samples_per_problem
+    light: Rows = []
+    grades: Rows = []
     with bar(total, "grade", "response") as progress:
-        for block in _blocks(rows):
-            grades = grade_rows(block, posed, options=options, done=progress.update)
-            for row, grade in zip(block, grades, strict=True):
-                light = {key: row[key] for key in KEPT}
-                for candidate in known[row["fingerprint"]]:
-                    named = {"model": candidate.name, "kind": candidate.kind, **candidate.extra}
-                    yield light | named, grade
+        for block in _blocks(_mine(context, path, fingerprints, items)):
+            grades += grade_rows(block, posed, options=options, done=progress.update)
+            light += [
+                {key: row[key] for key in KEPT} | {"model": row["fingerprint"]} for row in block
+            ]
+    return light, grades
 
 
-def _blocks(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def _blocks(rows: Iterator[dict[str, Any]]) -> Iterator[Rows]:
     while block := list(islice(rows, BLOCK)):
         yield block
 
 
 def _mine(
-    context: Context, rows: Iterable[dict[str, Any]], fingerprints: set[str], sets: Sets
+    context: Context, path: Path, fingerprints: set[str], items: Sequence[PromptItem]
 ) -> Iterator[dict[str, Any]]:
-    """The rows made by these models with these sampling settings on these problems."""
+    """The rows made by these models with these sampling settings on these prompts, each once."""
     from pipeline.inference.engine import sampling_hash
+    from pipeline.inference.run import Once
 
     draw = sampling.sampling(context)
     identity = sampling_hash(draw)
-    wanted = {(task, split, p.id) for (task, split), found in sets.items() for p in found}
-    for row in rows:
+    wanted = {(item.task, item.split, item.problem_id, item.prompt) for item in items}
+    once = Once()
+    for row in iter_jsonl(path):
         if (
             row["fingerprint"] in fingerprints
             and row["sampling"] == identity
             and row["sample"] < draw.n
-            and (row["task"], row["split"], row["problem_id"]) in wanted
+            and (row["task"], row["split"], row["problem_id"], row["prompt"]) in wanted
+            and once.first(row)
         ):
             yield row
+    once.report(path)
+
+
+def _complete(candidates: list[Candidate], wanted: int, rows: Rows) -> list[Candidate]:
+    """The candidates that have all responses.
+
+    Raises:
+        PipelineError: one that this stage sampled has not.
+    """
+    there = Counter(row["model"] for row in rows)
+    complete = []
+    for candidate in candidates:
+        count = there[candidate.fingerprint]
+        if count == wanted:
+            complete.append(candidate)
+            continue
+        lack = f"{candidate.name} has {count} of {wanted} responses of these settings"
+        if candidate.kind != "logit":
+            raise PipelineError(f"evaluate: {lack}; run it again to sample the rest")
+        logging.getLogger(__name__).warning(
+            "%s and is left out; run logit_extrap again with the settings of evaluate", lack
+        )
+    return complete
+
+
+def _named(rows: Rows, grades: Rows, candidates: list[Candidate]) -> tuple[Rows, Rows]:
+    """Rows under the names of their models, once for each name."""
+    names: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        names.setdefault(candidate.fingerprint, []).append(candidate)
+    found = [
+        (row | {"model": known.name, "kind": known.kind, **known.extra}, grade)
+        for row, grade in zip(rows, grades, strict=True)
+        for known in names.get(row["model"], [])
+    ]
+    return [row for row, _ in found], [grade for _, grade in found]

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline.stages import problems, specs
+from pipeline.stages import outside, problems, specs
 from pipeline.stages.base import Context
 
 SECTIONS = ("sft_train", "model", "task", "seed")
@@ -23,7 +23,7 @@ def needs(context: Context) -> tuple[str, ...]:
 
 
 def inputs(context: Context) -> dict[str, Any]:
-    return {}
+    return outside.task_data(context, [context.config.task])
 
 
 def plan(context: Context) -> str:

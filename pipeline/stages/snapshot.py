@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import hash_json, read_json, write_json
 from pipeline.errors import PipelineError
-from pipeline.stages import models
+from pipeline.stages import models, outside
 from pipeline.stages.base import Context
 
 if TYPE_CHECKING:
@@ -31,17 +31,19 @@ def needs(context: Context) -> tuple[str, ...]:
 
 
 def inputs(context: Context) -> dict[str, Any]:
-    """Names, sizes and times of the given weight files, so that a changed one is seen."""
+    """Names, sizes and times of the given weight files, and the models' configs and tokenizer, so
+    that a changed one is seen."""
     if not _given(context):
         return {}
     if names := _hub_names(context):  # looked up when the stage runs, not for a dry run
         return {"hub": names}
     trajectory = _discover(context)
-    return {
+    files = {
         str(file.path): [file.nbytes, file.mtime_ns]
         for checkpoint in trajectory.checkpoints.values()
         for file in checkpoint.files
     }
+    return {**files, "settings": outside.settings(trajectory.paths)}
 
 
 def plan(context: Context) -> str:
@@ -72,7 +74,8 @@ def run(context: Context) -> dict[str, Any]:
     folder = context.stage_dir("snapshot")
     for step in context.config.snapshot.export:
         export(trajectory, step, folder / "exported" / f"step_{step}")
-    write_json(folder / "trajectory.json", trajectory.to_json())
+    settings = outside.settings(trajectory.paths)
+    write_json(folder / "trajectory.json", {**trajectory.to_json(), "settings": settings})
     return {
         "checkpoints": len(trajectory.steps),
         "steps": _range(trajectory.steps),

@@ -162,6 +162,14 @@ def try_load(
     load_problems(task, split, count, seed, kind=kind, **arguments)
 
 
+def quick(task: str, *, kind: str | None = None, **arguments: Any) -> bool:
+    """Whether all of a task's problems are loaded in a moment; arguments of load_problems."""
+    dataset = arguments.get("dataset")
+    file = None if dataset is None else local_file(task, dataset)
+    here = dataset is None or (file is not None and file.stat().st_size <= QUICK)
+    return here and not find_kind(task, kind or task).endless
+
+
 def load_problems(
     task: str,
     split: str,
@@ -192,12 +200,18 @@ def load_problems(
             GymOptions, CodeOptions and its kin).
 
     Raises:
-        PipelineError: unknown kind, option, split or column; missing file; too few problems.
+        PipelineError: unknown kind, option, split or column; missing file; too few problems, or
+            none at all.
     """
     kind = kind or task
     found, parsed = _parse(task, kind, dataset, prompt_template, grade_after, options)
     request = Request(task, split, count, seed, dataset or {}, prompt_template, system_prompt)
     problems = found.load(request, parsed)
+    if not problems:
+        raise PipelineError(
+            f"task {task}: its {split} split has no problems; give it a larger share in "
+            "options.splits, or a data set with more rows"
+        )
     mark = {} if grade_after is None else {MARK: grade_after}
     return [replace(p, meta={**p.meta, **mark}, task=task, kind=kind) for p in problems]
 

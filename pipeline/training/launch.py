@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,7 +34,8 @@ def launch(spec: Spec, log: Log | None = None) -> None:
     """Run `spec` to its end, resuming what is half done.
 
     Args:
-        log: called with every row of metrics.jsonl, once, in order.
+        log: called with the rows of metrics.jsonl, each once, in order; where ranks resume, with
+            those of the steps before the checkpoint too.
 
     Raises:
         PipelineError: the run failed: with the ranks' own message if it was a user's mistake,
@@ -135,22 +137,27 @@ def _supervise(line: list[str], compute: Compute, metrics: Path, log: Log | None
 
 
 class _Follower:
-    """Hands the rows that have appeared in a metrics file since the start to `log`."""
+    """Hands the rows of a metrics file to `log`, each once, as they appear.
+
+    A run that resumes takes rows away, those of the steps that it trains again, and writes them
+    anew: a step whose row has changed is handed on again.
+    """
 
     def __init__(self, path: Path, log: Log | None) -> None:
         self.path = path
         self.log = log
-        self.size = -1
-        self.step = -1
+        self.state = (-1, -1)
+        self.seen: dict[int, dict[str, Any]] = {}
 
     def poll(self) -> None:
-        size = self.path.stat().st_size if self.path.exists() else 0
-        if self.log is None or size == self.size:
+        stat = self.path.stat() if self.path.exists() else None
+        state = (0, 0) if stat is None else (stat.st_ino, stat.st_size)
+        if self.log is None or state == self.state:
             return
-        self.size = size
+        self.state = state
         for row in read_jsonl(self.path):
-            if row["step"] > self.step:
-                self.step = row["step"]
+            if self.seen.get(row["step"]) != row:
+                self.seen[row["step"]] = row
                 self.log(row)
 
 

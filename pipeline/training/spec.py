@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from pipeline.artifacts import hash_file, hash_json, read_json, write_json
+from pipeline.artifacts import hash_json, read_json, write_json
+from pipeline.content import data_content, model_content
 from pipeline.errors import PipelineError
 
 # How a snapshot is stored: a whole model, or (DELTA) its difference from the base model.
@@ -209,18 +210,21 @@ def _is_dataclass_type(hint: Any) -> bool:
 
 
 def fingerprint(spec: Spec) -> str:
-    """Hash of everything that decides the result, the starting weights' content included.
+    """Hash of everything that decides the result: of the model that training starts from and of
+    local data files the content.
 
-    A checkpoint may only be resumed under the same fingerprint. Where the run is written and how
-    often it is checkpointed decide nothing.
+    A checkpoint may only be resumed under the same fingerprint. Where the run is written, where
+    model and data lie, and how often it is checkpointed decide nothing.
     """
     values = asdict(spec)
+    data = data_content(spec.task.dataset)
+    if data is not None:
+        values["task"]["dataset"]["path"] = data
     for key in ("output", "checkpoint_every"):
         del values[key]
     for key in ("threads", "master_address", "master_port", "hostfile"):
         del values["compute"][key]
     folder = Path(spec.model) if spec.model is not None else None
     if folder is not None and folder.is_dir():
-        files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))
-        values["model"] = [(file.name, hash_file(file)) for file in files]
+        values["model"] = model_content(folder)
     return hash_json(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,9 +62,10 @@ class Found:
     entries: dict[str, Entry]
 
 
-def weight_files(entries: dict[str, Entry]) -> tuple[WeightFile, ...]:
-    """Every file that the tensors lie in, once, in order of path."""
-    paths = sorted({path for entry in entries.values() for path in entry.paths})
+def weight_files(entries: dict[str, Entry], others: Iterable[Path] = ()) -> tuple[WeightFile, ...]:
+    """Every file that the tensors lie in, and `others` that decide their values, once, in order
+    of path."""
+    paths = sorted({path for entry in entries.values() for path in entry.paths} | set(others))
     return tuple(WeightFile(p, p.stat().st_size, p.stat().st_mtime_ns) for p in paths)
 
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from pipeline.errors import PipelineError
 from pipeline.report.metrics import (
     avg_at_k,
-    bootstrap_interval,
     majority,
     mcnemar,
     paired_difference,
@@ -76,28 +75,6 @@ MAJORITY_CASES = [
 def test_majority(predictions: list[str | None], correct: list[bool], expected: float) -> None:
     """Catches votes by samples without an answer, unfair ties, equal answers split by spelling."""
     assert majority(predictions, correct) == pytest.approx(expected)
-
-
-def test_bootstrap_matches_the_exact_distribution_of_a_small_case() -> None:
-    """Catches a wrong quantile or resampling without replacement: all 4^4 resamples are listed."""
-    values = np.array([0.0, 0.2, 0.5, 1.0])
-    exact = [np.mean(resample) for resample in itertools.product(values, repeat=4)]
-    low, high = bootstrap_interval(values, 0.8, resamples=200_000, seed=1)
-    assert low == pytest.approx(np.quantile(exact, 0.1), abs=0.026)
-    assert high == pytest.approx(np.quantile(exact, 0.9), abs=0.026)
-
-
-def test_bootstrap_approaches_the_normal_interval_and_is_seeded() -> None:
-    """Catches an interval of the data instead of the mean, and one that changes by itself."""
-    values = np.random.default_rng(0).random(2000)
-    low, high = bootstrap_interval(values, seed=3)
-    half = 1.96 * values.std() / math.sqrt(values.size)
-    assert low == pytest.approx(values.mean() - half, abs=0.05 * half)
-    assert high == pytest.approx(values.mean() + half, abs=0.05 * half)
-    assert bootstrap_interval(values, seed=3) == (low, high)
-    assert bootstrap_interval(values, seed=4) != (low, high)
-    with pytest.raises(PipelineError, match="no problems"):
-        bootstrap_interval([])
 
 
 def test_paired_difference_uses_the_pairing() -> None:

@@ -43,6 +43,8 @@ def open_checkpoint(step: int, source: Path, base: Checkpoint | None = None) -> 
         if base is None:
             raise PipelineError(f"step {step}: {source}: no config.json; give snapshot.base")
         folder = base.folder
+    # an adapter's config has the scale of its change: other weights without other tensors
+    adapter = sorted(source.rglob("adapter_config.json")) if found.layout == "peft lora" else []
     tied = tied_names(folder, found.entries)
     check_experts(folder, found.entries)
     return Checkpoint(
@@ -51,6 +53,6 @@ def open_checkpoint(step: int, source: Path, base: Checkpoint | None = None) -> 
         folder=folder,
         layout=found.layout,
         entries={name: entry for name, entry in found.entries.items() if name not in tied},
-        files=weight_files(found.entries),
+        files=weight_files(found.entries, adapter),
         tied=tied,
     )
