@@ -110,6 +110,7 @@ class _Writer:
                 "tokens": len(made.token_ids),
                 "text": made.text,
                 "finish_reason": made.finish_reason,
+                "logprob": round(made.logprob, 4),
                 **({"token_ids": list(made.token_ids)} if self.keep_tokens else {}),
             }
         )

@@ -7,7 +7,8 @@ setting:
   every core, so the engine's process takes time from them throughout each step.
 - A token is drawn by dividing every probability by an exponential number of its own: vocabulary x
   batch random numbers a step, on one thread. One number a response does: the place at which the
-  running sum of the probabilities passes it.
+  running sum of the probabilities passes it. Its log-prob is that probability's logarithm: no
+  other token's is formed, and it is not ranked.
 - RMS norms are six torch operations each, though vLLM has a CPU kernel for them.
 - Small functions go through torch.compile also where the model does not. That takes a C++ compiler,
   without which the engine dies at its first token or score, and time where there is one.
@@ -32,17 +33,25 @@ BLOCK = 256  # tokens whose probability is summed before the draw looks inside
 
 
 @torch.inference_mode()
-def draw(logits: torch.Tensor) -> torch.Tensor:
-    """Tokens from softmax(logits): fp32 [rows, vocabulary] -> int64 [rows].
+def draw(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens from softmax(logits), fp32 [rows, vocabulary].
 
     One uniform number a row, from torch's global generator; never a token of probability 0.
+
+    Returns:
+        Tokens int64 [rows] and the logarithms of their probabilities, fp32 [rows].
     """
     parts = [_draw_rows(part.softmax(dim=-1, dtype=torch.float32)) for part in logits.split(ROWS)]
-    return torch.cat(parts)
+    tokens, probabilities = (torch.cat(part) for part in zip(*parts, strict=True))
+    return tokens, probabilities.log()
 
 
-def _draw_rows(probabilities: torch.Tensor) -> torch.Tensor:
-    """First the block of tokens, by its probability, then the token in it by its own."""
+def _draw_rows(probabilities: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """First the block of tokens, by its probability, then the token in it by its own.
+
+    Returns:
+        Tokens [rows], and the probability of each.
+    """
     rows, vocabulary = probabilities.shape
     even = vocabulary - vocabulary % BLOCK
     blocks = probabilities[:, :even].view(rows, -1, BLOCK).sum(dim=-1)
@@ -54,7 +63,7 @@ def _draw_rows(probabilities: torch.Tensor) -> torch.Tensor:
     tokens = block * BLOCK + torch.arange(BLOCK, device=probabilities.device)
     inside = probabilities.gather(1, tokens.clamp_max(vocabulary - 1))
     token, _ = _pick(inside.masked_fill_(tokens >= vocabulary, 0.0), places)
-    return (block * BLOCK + token)[:, 0]
+    return (block * BLOCK + token)[:, 0], inside.gather(1, token)[:, 0]
 
 
 def _pick(weights: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -121,23 +130,34 @@ def _use_norm_kernels() -> None:
 def adapt() -> None:
     """Change this process's vLLM (again and again does no harm)."""
     import torch._dynamo.config
-    from vllm.config.model import PROCESSED_LOGPROBS_MODES
     from vllm.distributed.device_communicators import shm_broadcast
+    from vllm.v1.outputs import LogprobsTensors
+    from vllm.v1.sample import sampler
     from vllm.v1.sample.ops import topk_topp_sampler
 
     broadcast: Any = shm_broadcast
-    sampler: Any = topk_topp_sampler.TopKTopPSampler
+    draws: Any = topk_topp_sampler.TopKTopPSampler
     if isinstance(broadcast.SpinCondition, partial):
         return
     broadcast.SpinCondition = partial(broadcast.SpinCondition, busy_loop_s=IDLE_AFTER)
-    original = sampler.forward_cpu
+    forward, gather = draws.forward_cpu, sampler.Sampler.gather_logprobs
 
     def forward_cpu(self: Any, logits: Any, generators: Any, k: Any, p: Any) -> Any:
-        if generators or self.use_fp64_gumbel or self.logprobs_mode in PROCESSED_LOGPROBS_MODES:
-            return original(self, logits, generators, k, p)
-        return draw(topk_topp_sampler.apply_top_k_top_p(logits, k, p)), None
+        if generators or self.use_fp64_gumbel or self.logprobs_mode == "processed_logits":
+            return forward(self, logits, generators, k, p)
+        tokens, logprobs = draw(topk_topp_sampler.apply_top_k_top_p(logits, k, p))
+        processed = self.logprobs_mode == "processed_logprobs"
+        return tokens, logprobs[:, None] if processed else None
 
-    sampler.forward_cpu = forward_cpu
+    def gather_logprobs(logprobs: Any, num_logprobs: int, token_ids: Any) -> Any:
+        """The log-probs that `forward_cpu` has found already are the drawn tokens'."""
+        if logprobs.shape[1] > 1:
+            return gather(logprobs, num_logprobs, token_ids)
+        ids, ranks = token_ids[:, None].to(torch.int32), torch.zeros_like(token_ids)
+        return LogprobsTensors(ids, logprobs, ranks)
+
+    draws.forward_cpu = forward_cpu
+    sampler.Sampler.gather_logprobs = staticmethod(gather_logprobs)
     _use_norm_kernels()
     if multiprocessing.parent_process() is not None:  # vLLM's process, not the one that asked
         torch._dynamo.config.disable = True

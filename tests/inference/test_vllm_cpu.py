@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ def test_tokens_follow_the_softmax(vocabulary: int) -> None:
     logits = torch.randn(vocabulary) * 2
     logits[torch.arange(0, vocabulary, 3)] = -torch.inf
     rows, times = 10 * ROWS + 3, 200
-    made = torch.cat([draw(logits.expand(rows, -1)) for _ in range(times)])
+    made = torch.cat([draw(logits.expand(rows, -1))[0] for _ in range(times)])
     wanted = logits.double().softmax(0) * rows * times
     counts = torch.bincount(made, minlength=vocabulary).double()
     assert counts[wanted == 0].sum() == 0
@@ -34,12 +35,16 @@ def test_tokens_follow_the_softmax(vocabulary: int) -> None:
 def test_rows_are_drawn_apart() -> None:
     """One random number for all rows, or a token given to another row."""
     torch.manual_seed(0)
-    made = draw(torch.zeros(5 * ROWS, 3 * BLOCK))
+    made, logprobs = draw(torch.zeros(5 * ROWS, 3 * BLOCK))
     assert len(set(made.tolist())) > 3 * ROWS
+    torch.testing.assert_close(logprobs, torch.full((5 * ROWS,), -math.log(3 * BLOCK)))
+    logits = torch.randn(2 * ROWS + 1, BLOCK + 9)
+    tokens, logprobs = draw(logits)
+    torch.testing.assert_close(logprobs, logits.log_softmax(1).gather(1, tokens[:, None])[:, 0])
     certain = torch.full((3 * ROWS, 1000), -torch.inf)
     wanted = torch.arange(3 * ROWS) * 20
     certain[torch.arange(3 * ROWS), wanted] = 0.0
-    assert draw(certain).equal(wanted)
+    assert draw(certain)[0].equal(wanted)
 
 
 @pytest.mark.parametrize("place", [0.0, 1 - 2**-53])
@@ -53,7 +58,7 @@ def test_the_ends_of_the_unit_interval(monkeypatch: pytest.MonkeyPatch, place: f
     logits[:, :300] = logits[:, -300:] = -torch.inf
     monkeypatch.setattr(torch, "rand", same)
     allowed = range(300, logits.shape[1] - 300)
-    assert set(draw(logits).tolist()) == {allowed[0] if place == 0 else allowed[-1]}
+    assert set(draw(logits)[0].tolist()) == {allowed[0] if place == 0 else allowed[-1]}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
