@@ -9,7 +9,8 @@ setting:
   batch random numbers a step, on one thread. One number a response does: the place at which the
   running sum of the probabilities passes it. Its log-prob is that probability's logarithm: no
   other token's is formed, and it is not ranked.
-- RMS norms are six torch operations each, though vLLM has a CPU kernel for them.
+- RMS norms are six torch operations each, though vLLM has a CPU kernel for them (used here where
+  it rounds: `kernel_rounds`).
 - Small functions go through torch.compile also where the model does not. That takes a C++ compiler,
   without which the engine dies at its first token or score, and time where there is one.
 
@@ -20,6 +21,7 @@ by the plugin); a vLLM that is started otherwise is left as it is.
 from __future__ import annotations
 
 import copy
+import functools
 import multiprocessing
 from functools import partial
 from typing import Any
@@ -84,11 +86,24 @@ def _pick(weights: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, to
     return entry, into
 
 
+@functools.lru_cache(maxsize=1)
+def kernel_rounds() -> bool:
+    """Whether vLLM's CPU kernels round to bf16. Without AVX-512 they cut the last bits off, which
+    shrinks every value that passes through by half a bit."""
+    from vllm import ir
+
+    add = ir.ops.fused_add_rms_norm.impls["vllm_c"].impl_fn
+    one, weight = torch.ones(1, 64, dtype=torch.bfloat16), torch.ones(64, dtype=torch.bfloat16)
+    _, total = add(one.clone(), one * 1.5 * 2.0**-8, weight, 1e-5)
+    return bool((total > 1).all())
+
+
 def _fits(weight: torch.Tensor | None, variance_size: int | None, *rows: torch.Tensor) -> bool:
     """Whether vLLM's CPU kernel norms `rows` rightly: it takes them to lie one after the other,
     also where they do not (the queries inside a fused projection), and says nothing."""
     same = weight is not None and all(x.dtype == weight.dtype for x in rows)
-    return same and variance_size is None and all(x.is_contiguous() for x in rows)
+    plain = same and variance_size is None and all(x.is_contiguous() for x in rows)
+    return plain and (rows[0].dtype == torch.float32 or kernel_rounds())
 
 
 def _fits_one(

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipeline.inference.device import ADAPT, VLLMSettings, vllm_settings
-from pipeline.inference.vllm_cpu import BLOCK, PROVIDER, ROWS, draw
+from pipeline.inference.vllm_cpu import BLOCK, PROVIDER, ROWS, draw, kernel_rounds
 
 
 @pytest.mark.parametrize("vocabulary", [20, BLOCK, 2 * BLOCK, 2 * BLOCK + 44])
@@ -94,16 +94,18 @@ def norms() -> Iterator[Any]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(1, 64), (33, 576), (5, 3, 32)])
 def test_norms_equal_vllms_own(norms: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    """A residual that is not added or not handed on, a weight left out."""
+    """A residual that is not added or not handed on, a weight left out, bf16 cut off instead of
+    rounded (vLLM's kernels without AVX-512)."""
     torch.manual_seed(0)
     x, residual, weight = torch.randn(shape), torch.randn(shape), torch.rand(shape[-1])
     x, residual, weight = x.to(dtype), residual.to(dtype), weight.to(dtype)
     tolerance: dict[str, Any] = {"atol": 1e-6, "rtol": 1e-6 if dtype == torch.float32 else 2**-6}
-    assert norms.rms_norm.dispatch(x, weight, 1e-5).provider == PROVIDER
+    provider = PROVIDER if dtype == torch.float32 or kernel_rounds() else "native"
+    assert norms.rms_norm.dispatch(x, weight, 1e-5).provider == provider
     wanted = norms.rms_norm.impls["native"].impl_fn(x, weight, 1e-5)
     torch.testing.assert_close(norms.rms_norm(x, weight, 1e-5), wanted, **tolerance)
     both = norms.fused_add_rms_norm
-    assert both.dispatch(x, residual, weight, 1e-5).provider == PROVIDER
+    assert both.dispatch(x, residual, weight, 1e-5).provider == provider
     wanted, total = both.impls["native"].impl_fn(x, residual, weight, 1e-5)
     found, found_total = both.maybe_inplace(x.clone(), residual.clone(), weight, 1e-5)
     torch.testing.assert_close(found, wanted, **tolerance)
