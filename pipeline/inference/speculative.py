@@ -146,8 +146,13 @@ class HFSpeculativeEngine(HFExtrapolatedEngine):
         )
         tokens, logprobs, accepted = judge(draft, mixed, uniform, sampling)
         rows.rollback(k, (accepted + 1).clamp(max=k))
-        found = (values.cpu().numpy() for values in (tokens, logprobs, accepted))
-        stopped = self._append(group, *found, sampling)
+        stopped = self._append(
+            group,
+            tokens.cpu().numpy(),
+            logprobs.cpu().numpy(),
+            accepted.cpu().numpy(),
+            sampling,
+        )
         yield from self._retire(group, stopped, sampling)
 
     def _draft(self, group: Group, last: torch.Tensor, length: int, sampling: Sampling) -> Draft:

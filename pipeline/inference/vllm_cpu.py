@@ -152,10 +152,11 @@ def adapt() -> None:
 
     broadcast: Any = shm_broadcast
     draws: Any = topk_topp_sampler.TopKTopPSampler
+    whole: Any = sampler.Sampler
     if isinstance(broadcast.SpinCondition, partial):
         return
     broadcast.SpinCondition = partial(broadcast.SpinCondition, busy_loop_s=IDLE_AFTER)
-    forward, gather = draws.forward_cpu, sampler.Sampler.gather_logprobs
+    forward, gather = draws.forward_cpu, whole.gather_logprobs
 
     def forward_cpu(self: Any, logits: Any, generators: Any, k: Any, p: Any) -> Any:
         if generators or self.use_fp64_gumbel or self.logprobs_mode == "processed_logits":
@@ -172,7 +173,7 @@ def adapt() -> None:
         return LogprobsTensors(ids, logprobs, ranks)
 
     draws.forward_cpu = forward_cpu
-    sampler.Sampler.gather_logprobs = staticmethod(gather_logprobs)
+    whole.gather_logprobs = staticmethod(gather_logprobs)
     _use_norm_kernels()
     if multiprocessing.parent_process() is not None:  # vLLM's process, not the one that asked
         torch._dynamo.config.disable = True

@@ -221,7 +221,30 @@ def score_rows(
         PipelineError: a model and `last_rl` were not run on the same problems, or the problems of
             a model have different numbers of samples (generation is not finished).
     """
-    groups = tally(generations, grades)
+    return score_groups(
+        tally(generations, grades),
+        last_rl=last_rl,
+        start=start,
+        chosen=chosen,
+        pass_k=pass_k,
+        confidence=confidence,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def score_groups(
+    groups: Mapping[tuple[str, str, str], Tally],
+    *,
+    last_rl: str | None = None,
+    start: str | None = None,
+    chosen: Collection[str] = (),
+    pass_k: Sequence[int] = (1,),
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """`score_rows` of samples that are tallied already."""
     rows = []
     for (model, task, split), group in groups.items():
         row = _score(group, pass_k, confidence, resamples, seed)

@@ -13,6 +13,7 @@ from pipeline.stages.problems import Sets, encode_sets
 
 if TYPE_CHECKING:
     from pipeline.inference.engine import Engine, Sampling
+    from pipeline.inference.parallel import Draw
     from pipeline.stages.candidates import Candidate
 
 
@@ -64,14 +65,15 @@ def start_engine(context: Context, model: Path) -> Engine:
 
 def sample(
     context: Context,
-    path: Path,
+    draws: Sequence[Draw],
     candidates: Sequence[Candidate],
     engine: dict[str, Any],
     sets: Sets,
 ) -> int:
-    """Append what `path` lacks of all candidates' responses; returns the rows added.
+    """Append what the files lack of all candidates' responses; returns the rows added.
 
     Args:
+        draws: how to draw, each with the file that its rows go to.
         candidates: models of one engine: their weights are exchanged in place, or their alpha set.
         engine: from `engine_arguments`; `engine.replicas` of them share the problems.
         sets: the problems (`load_sets`).
@@ -96,7 +98,7 @@ def sample(
         for candidate in first.values()
     ]
     items = encode_sets(context, tokenizer, sets)
-    work = Work(engine, jobs, items, sampling(context), path)
+    work = Work(engine, jobs, items, draws)
     return run_local(work, context.config.engine.replicas)
 
 
