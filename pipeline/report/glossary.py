@@ -47,6 +47,13 @@ GLOSSARY = (
         "Share of problems whose most frequent answer among the k samples is right.",
     ),
     (
+        "sharpening control",
+        "A lower temperature raises accuracy at no cost where a model knows more than it shows. "
+        "So base, real RL and the chosen predictions are also sampled greedily and at lower "
+        "temperatures; each model's temperature, and the trained model to beat, are chosen on "
+        "validation. What is left on the test problems is a gain, the rest sharpening.",
+    ),
+    (
         "95 % interval",
         "Bootstrap over problems. It covers which problems were asked and the sampling noise "
         "in them, not another training run with another seed.",

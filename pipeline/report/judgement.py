@@ -169,7 +169,7 @@ def headline(found: Sequence[Verdict]) -> str:
 
 
 _PHRASES: dict[Outcome, str] = {
-    "better": "beat the last RL checkpoint, each at its best temperature",
+    "better": "beat the last RL checkpoint",
     "sharpening": "only sharpened, as a lower temperature does",
     "uncontrolled": "scored above the last RL checkpoint, with no control for sharpening",
     "worse": "fell short of the last RL checkpoint",
