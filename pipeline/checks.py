@@ -194,6 +194,7 @@ def _check_evaluation(config: PipelineConfig) -> None:
         evaluate__max_tokens=evaluate.max_tokens,
         evaluate__bootstrap=evaluate.bootstrap,
         evaluate__top_p=evaluate.top_p,
+        evaluate__control_samples=evaluate.control_samples,
     )
     if evaluate.top_p > 1:
         raise PipelineError(f"evaluate.top_p: {evaluate.top_p} is above 1, the whole distribution")
@@ -201,6 +202,12 @@ def _check_evaluation(config: PipelineConfig) -> None:
         raise PipelineError(
             f"evaluate.temperature: {evaluate.temperature} is below 0 (greedy decoding)"
         )
+    for lower in evaluate.control_temperatures or []:
+        if not 0 < lower < evaluate.temperature:
+            raise PipelineError(
+                f"evaluate.control_temperatures: {lower} is not between 0 (greedy decoding is "
+                f"always tried) and evaluate.temperature ({evaluate.temperature})"
+            )
     room = config.engine.max_model_len
     if config.engine.name == "vllm" and room is not None and room <= evaluate.max_tokens:
         raise PipelineError(

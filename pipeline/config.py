@@ -212,6 +212,9 @@ class EvaluateConfig:
     top_p: float = 1.0
     max_tokens: int = 1024
     bootstrap: int = 10_000
+    controls: bool = True  # the reported models greedy and at lower temperatures, too
+    control_temperatures: list[float] | None = None  # null: 0.3 and 0.6 of evaluate.temperature
+    control_samples: int = 4  # responses to a problem at each of them (greedy: 1)
 
 
 @dataclass

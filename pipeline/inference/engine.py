@@ -8,7 +8,7 @@ extrapolation) calls this interface and never learns which engine answers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -77,6 +77,9 @@ class Generation:
         token_ids: the response's tokens; the end-of-text token that stopped it is the last one.
         text: the tokens decoded, special tokens left out.
         finish_reason: "stop" at an end-of-text token, "length" at `max_tokens`.
+        logprob: Σ log q(token | text before it) over the response's tokens, in nats, q being what
+            they were drawn from, after temperature, top-k and top-p (greedy: 0). The mean of -log q
+            over many tokens estimates the entropy per token of q without bias.
     """
 
     prompt_index: int
@@ -84,6 +87,7 @@ class Generation:
     token_ids: tuple[int, ...]
     text: str
     finish_reason: FinishReason
+    logprob: float = field(compare=False)  # its last bits depend on the batch
 
 
 class Engine(Protocol):

@@ -21,7 +21,14 @@ from transformers import AutoTokenizer
 
 from pipeline.errors import PipelineError
 from pipeline.inference.device import parse_dtype, pick_device, set_threads
-from pipeline.inference.engine import Generation, Sampling, Source, check_prompts, check_source
+from pipeline.inference.engine import (
+    FinishReason,
+    Generation,
+    Sampling,
+    Source,
+    check_prompts,
+    check_source,
+)
 from pipeline.inference.mixture import Mixture, Rows, merge, prefill
 from pipeline.inference.sampler import pick_tokens, stream_states, uniforms
 
@@ -48,6 +55,7 @@ class Group:
         streams: uint64 [rows], random stream of each.
         tokens: int64 [rows, max_tokens].
         counts: int64 [rows], tokens drawn so far.
+        logprobs: float64 [rows], Σ log q of those tokens (see `Generation.logprob`).
     """
 
     rows: Rows
@@ -56,13 +64,14 @@ class Group:
     streams: NDArray[np.uint64]
     tokens: NDArray[np.int64]
     counts: NDArray[np.int64]
+    logprobs: NDArray[np.float64]
 
     def keep(self, index: NDArray[np.int64]) -> None:
         """Drop all rows but `index`."""
         self.rows.select(torch.from_numpy(index).to(self.rows.mask.device))
         self.prompts, self.samples = self.prompts[index], self.samples[index]
         self.streams, self.tokens = self.streams[index], self.tokens[index]
-        self.counts = self.counts[index]
+        self.counts, self.logprobs = self.counts[index], self.logprobs[index]
 
     def join(self, other: Group) -> Group:
         """Both groups as one."""
@@ -73,6 +82,7 @@ class Group:
             np.concatenate([self.streams, other.streams]),
             np.concatenate([self.tokens, other.tokens]),
             np.concatenate([self.counts, other.counts]),
+            np.concatenate([self.logprobs, other.logprobs]),
         )
 
     def last(self) -> torch.Tensor:
@@ -147,8 +157,9 @@ class HFEngine:
         row_keys = np.array([keys[i] % (1 << 64) for i in pairs[:, 0]], dtype=np.uint64)
         streams = stream_states(sampling.seed, row_keys, pairs[:, 1].astype(np.uint64))
         tokens = np.zeros((len(pairs), sampling.max_tokens), dtype=np.int64)
-        counts = np.zeros(len(pairs), dtype=np.int64)
-        return Group(rows, pairs[:, 0], pairs[:, 1], streams, tokens, counts), logits
+        counts, logprobs = np.zeros(len(pairs), dtype=np.int64), np.zeros(len(pairs))
+        group = Group(rows, pairs[:, 0], pairs[:, 1], streams, tokens, counts, logprobs)
+        return group, logits
 
     def _advance(self, group: Group, sampling: Sampling) -> Iterator[Generation]:
         """Decode the next token of every row."""
@@ -160,7 +171,9 @@ class HFEngine:
     ) -> Iterator[Generation]:
         """Draw each row's next token and yield the rows that it finishes."""
         uniform = torch.from_numpy(uniforms(group.streams, group.counts)).to(logits.device)
-        drawn = pick_tokens(logits, uniform, sampling).cpu().numpy()
+        tokens, logprobs = pick_tokens(logits, uniform, sampling)
+        drawn = tokens.cpu().numpy()
+        group.logprobs += logprobs.cpu().numpy()
         group.tokens[np.arange(len(drawn)), group.counts] = drawn
         group.counts += 1
         yield from self._retire(group, np.isin(drawn, self.stops), sampling)
@@ -179,12 +192,14 @@ class HFEngine:
                 group.samples[done].tolist(),
                 (tuple(group.tokens[i, : group.counts[i]].tolist()) for i in done),
                 stopped[done].tolist(),
+                group.logprobs[done].tolist(),
                 strict=True,
             )
         )
         group.keep(np.flatnonzero(~finished))
-        for prompt, sample, ids, stop in found:
-            yield Generation(prompt, sample, ids, self._text(ids), "stop" if stop else "length")
+        for prompt, sample, ids, stop, logprob in found:
+            reason: FinishReason = "stop" if stop else "length"
+            yield Generation(prompt, sample, ids, self._text(ids), reason, logprob)
 
     def _text(self, ids: tuple[int, ...]) -> str:
         """Decoded tokens; short responses are remembered, since small tasks repeat them often."""

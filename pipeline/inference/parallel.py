@@ -27,7 +27,7 @@ from typing import Any
 from pipeline.artifacts import append_jsonl, read_json, read_jsonl, repair_jsonl, write_json
 from pipeline.errors import PipelineError
 from pipeline.inference.device import claim_devices
-from pipeline.inference.engine import Sampling, Source, open_engine
+from pipeline.inference.engine import Engine, Sampling, Source, open_engine
 from pipeline.inference.recipe import Recipe
 from pipeline.inference.run import (
     PromptItem,
@@ -60,6 +60,14 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Draw:
+    """How to draw (`sampling`), and the generations file that is for it (`path`)."""
+
+    sampling: Sampling
+    path: Path
+
+
+@dataclass(frozen=True)
 class Work:
     """All that the workers have to know.
 
@@ -67,15 +75,13 @@ class Work:
         engine: arguments of `open_engine`: `name`, `model`, and more; paths as strings.
         jobs: the models, one after the other on each engine.
         items: the problems.
-        sampling: how to draw.
-        path: the generations file.
+        draws: how each model answers each problem.
     """
 
     engine: Mapping[str, Any]
     jobs: Sequence[Job]
     items: Sequence[PromptItem]
-    sampling: Sampling
-    path: Path
+    draws: Sequence[Draw]
 
     def save(self, path: Path) -> None:
         """Write it as JSON for the workers."""
@@ -86,8 +92,10 @@ class Work:
                 "engine": dict(self.engine),
                 "jobs": jobs,
                 "items": [asdict(item) for item in self.items],
-                "sampling": asdict(self.sampling),
-                "path": str(self.path),
+                "draws": [
+                    {"sampling": asdict(draw.sampling), "path": str(draw.path)}
+                    for draw in self.draws
+                ],
             },
         )
 
@@ -99,8 +107,7 @@ class Work:
             plain["engine"],
             [Job(**{**job, "source": _source(job["source"])}) for job in plain["jobs"]],
             [PromptItem(**{**i, "token_ids": tuple(i["token_ids"])}) for i in plain["items"]],
-            Sampling(**plain["sampling"]),
-            Path(plain["path"]),
+            [Draw(Sampling(**d["sampling"]), Path(d["path"])) for d in plain["draws"]],
         )
 
 
@@ -139,61 +146,72 @@ def merge_parts(path: Path) -> int:
 def sample_share(work: Work, rank: int, size: int) -> int:
     """Do the `rank`-th of `size` shares of the work; returns rows made.
 
-    A share goes into a part file of its own, the whole of it (`size` 1) into the target. No engine
-    is started if nothing is missing.
+    A share goes into part files of its own, the whole of it (`size` 1) into the targets. No engine
+    is started if nothing is missing, and no weights are loaded of which nothing is.
     """
     items = list(work.items)[rank::size]
-    part = work.path if size == 1 else _part(work.path, rank, size)
-    repair_jsonl(part)
-    done = read_keys(work.path) | read_keys(part)
-    jobs = [
-        job
-        for job in work.jobs
-        if any(missing_samples(items, work.sampling, job.fingerprint, done))
-    ]
-    if not jobs:
-        return 0
-    arguments = dict(work.engine)
-    name, model, second = (arguments.pop(key, None) for key in ("name", "model", "second"))
-    engine = open_engine(
-        str(name), Path(str(model)), second=Path(second) if second else None, **arguments
-    )
+    places = [(d, d.path if size == 1 else _part(d.path, rank, size)) for d in work.draws]
+    known = {}
+    for draw, part in places:
+        repair_jsonl(part)
+        known[part] = read_keys(draw.path) | read_keys(part)
+    engine: Engine | None = None
     made = 0
     try:
-        for job in jobs:
+        for job in work.jobs:
+            todo = [
+                (draw.sampling, part)
+                for draw, part in places
+                if any(missing_samples(items, draw.sampling, job.fingerprint, known[part]))
+            ]
+            if not todo:
+                continue
+            engine = engine or _open(work.engine)
             if job.source is not None:
                 engine.load_weights(job.source)
             if job.alpha is not None:
                 engine.set_alpha(job.alpha)
-            made += sample_to_jsonl(
-                engine,
-                items,
-                work.sampling,
-                part,
-                model=job.model,
-                kind=job.kind,
-                fingerprint=job.fingerprint,
-                extra=job.extra,
-                done=done,
-            )
+            for sampling, part in todo:
+                made += sample_to_jsonl(
+                    engine,
+                    items,
+                    sampling,
+                    part,
+                    model=job.model,
+                    kind=job.kind,
+                    fingerprint=job.fingerprint,
+                    extra=job.extra,
+                    done=known[part],
+                )
     finally:
-        engine.close()
+        if engine is not None:
+            engine.close()
     return made
 
 
+def _open(engine: Mapping[str, Any]) -> Engine:
+    arguments = dict(engine)
+    name, model, second = (arguments.pop(key, None) for key in ("name", "model", "second"))
+    return open_engine(
+        str(name), Path(str(model)), second=Path(second) if second else None, **arguments
+    )
+
+
 def run_local(work: Work, workers: int) -> int:
-    """Do the work with `workers` processes on this machine; returns the rows added to the file.
+    """Do the work with `workers` processes on this machine; returns the rows added to the files.
 
     One worker works in this process.
 
     Raises:
         PipelineError: a worker failed (it has said why); what was made is kept.
     """
-    merge_parts(work.path)  # of the settings that its rows have
-    own_file(work.path, work.sampling)
+    for draw in work.draws:
+        merge_parts(draw.path)  # of the settings that its rows have
+        own_file(draw.path, draw.sampling)
     if workers == 1:
         return sample_share(work, 0, 1)
-    spec = work.path.with_name(f".{work.path.stem}.work.json")
+    first = work.draws[0].path
+    spec = first.with_name(f".{first.stem}.work.json")
     work.save(spec)
     command = [sys.executable, "-m", "pipeline.inference.parallel", str(spec)]
     children = [
@@ -206,7 +224,7 @@ def run_local(work: Work, workers: int) -> int:
         for child in children:
             child.terminate()
             child.wait()
-    added = merge_parts(work.path)
+    added = sum(merge_parts(draw.path) for draw in work.draws)
     spec.unlink()
     for rank, code in enumerate(codes):
         if code != 0:

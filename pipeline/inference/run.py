@@ -150,6 +150,7 @@ class _Writer:
                 "tokens": len(made.token_ids),
                 "text": made.text,
                 "finish_reason": made.finish_reason,
+                "logprob": round(made.logprob, 4),
                 **({"token_ids": list(made.token_ids)} if self.keep_tokens else {}),
             }
         )
@@ -230,7 +231,8 @@ def sample_to_jsonl(
     # equal lengths side by side: less padding, and the slowest prompts do not start last
     todo.sort(key=lambda index: -len(items[index].token_ids))
     total = sum(len(missing[i]) for i in todo)
-    writer = _Writer(path, common, total, f"sample {model}", keep_tokens)
+    place = f"T {sampling.temperature:g}" if sampling.temperature else "greedy"
+    writer = _Writer(path, common, total, f"sample {model}, {place}", keep_tokens)
     with writer.bar:
         made = engine.generate(
             [items[i].token_ids for i in todo],

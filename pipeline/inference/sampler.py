@@ -97,13 +97,20 @@ def kept_tokens(
 
 def draw_tokens(
     weights: torch.Tensor, ids: torch.Tensor | None, uniform: torch.Tensor
-) -> torch.Tensor:
-    """Token of each row drawn from what `kept_tokens` left by uniform [rows]: int64 [rows]."""
-    index = _draw(weights, uniform)
-    return index if ids is None else ids.gather(1, index[:, None])[:, 0]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token of each row drawn from what `kept_tokens` left by uniform [rows].
+
+    Returns:
+        Tokens int64 [rows], and the logarithms of their probabilities there, fp64 [rows].
+    """
+    index = _draw(weights, uniform)[:, None]
+    logprobs = (weights.gather(1, index)[:, 0].double() / weights.double().sum(dim=-1)).log()
+    return (index if ids is None else ids.gather(1, index))[:, 0], logprobs
 
 
-def pick_tokens(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+def pick_tokens(
+    logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Next token of each row.
 
     Args:
@@ -112,8 +119,9 @@ def pick_tokens(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling)
         sampling: greedy, or see `kept_tokens`.
 
     Returns:
-        int64 [rows].
+        Tokens int64 [rows], and log q of each, fp64 [rows]: q is what was drawn from (greedy: 0).
     """
     if sampling.temperature == 0:
-        return logits.argmax(dim=-1)
+        tokens = logits.argmax(dim=-1)
+        return tokens, torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
     return draw_tokens(*kept_tokens(logits, sampling), uniform)

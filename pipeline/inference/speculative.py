@@ -67,7 +67,7 @@ def spread(weights: torch.Tensor, ids: torch.Tensor | None, vocabulary: int) -> 
 
 def judge(
     draft: Draft, mixed: torch.Tensor, uniform: torch.Tensor, sampling: Sampling
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Which proposals stand, and what follows them.
 
     Args:
@@ -78,12 +78,14 @@ def judge(
 
     Returns:
         Tokens int64 [rows, k], where the first proposal that falls is replaced (what follows it
-        means nothing); and the number of proposals before it, int64 [rows], 0 to k.
+        means nothing); log p of each under what the mixture is drawn from, fp64 [rows, k]; and the
+        number of proposals before the one that falls, int64 [rows], 0 to k.
     """
     rows, k = draft.tokens.shape
     if draft.probabilities is None:
         best = mixed.argmax(dim=-1)
-        return best, (best == draft.tokens).long().cumprod(dim=1).sum(dim=1)
+        accepted = (best == draft.tokens).long().cumprod(dim=1).sum(dim=1)
+        return best, torch.zeros_like(best, dtype=torch.float64), accepted
     q = draft.probabilities
     vocabulary = mixed.shape[-1]
     p = spread(*kept_tokens(mixed.flatten(0, 1), sampling), vocabulary).view(rows, k, vocabulary)
@@ -98,8 +100,8 @@ def judge(
         missing = (wanted - offered).clamp_(min=0)
         # p = q but for rounding: nothing is missing, and any draw from p is right
         missing = torch.where(missing.sum(dim=-1, keepdim=True) > 0, missing, wanted)
-        tokens[fallen, at] = draw_tokens(missing, None, uniform[1, fallen, at])
-    return tokens, accepted
+        tokens[fallen, at], _ = draw_tokens(missing, None, uniform[1, fallen, at])
+    return tokens, p.gather(2, tokens[..., None])[..., 0].double().log(), accepted
 
 
 class HFSpeculativeEngine(HFExtrapolatedEngine):
@@ -142,9 +144,15 @@ class HFSpeculativeEngine(HFExtrapolatedEngine):
         uniform = torch.stack(
             [self._uniform(group, branch, np.arange(k)) for branch in (ACCEPT, REPLACE)]
         )
-        tokens, accepted = judge(draft, mixed, uniform, sampling)
+        tokens, logprobs, accepted = judge(draft, mixed, uniform, sampling)
         rows.rollback(k, (accepted + 1).clamp(max=k))
-        stopped = self._append(group, tokens.cpu().numpy(), accepted.cpu().numpy(), sampling)
+        stopped = self._append(
+            group,
+            tokens.cpu().numpy(),
+            logprobs.cpu().numpy(),
+            accepted.cpu().numpy(),
+            sampling,
+        )
         yield from self._retire(group, stopped, sampling)
 
     def _draft(self, group: Group, last: torch.Tensor, length: int, sampling: Sampling) -> Draft:
@@ -164,9 +172,8 @@ class HFSpeculativeEngine(HFExtrapolatedEngine):
                 last = logits.argmax(dim=-1)
             else:
                 weights, ids = kept_tokens(logits, sampling)
-                last = draw_tokens(
-                    weights, ids, self._uniform(group, DRAW, np.array([ahead]))[:, 0]
-                )
+                places = self._uniform(group, DRAW, np.array([ahead]))[:, 0]
+                last, _ = draw_tokens(weights, ids, places)
                 probabilities.append(spread(weights, ids, logits.shape[-1]))
             tokens.append(last)
             parts.append(raw)
@@ -189,6 +196,7 @@ class HFSpeculativeEngine(HFExtrapolatedEngine):
         self,
         group: Group,
         tokens: NDArray[np.int64],
+        logprobs: NDArray[np.float64],
         accepted: NDArray[np.int64],
         sampling: Sampling,
     ) -> NDArray[np.bool_]:
@@ -203,6 +211,7 @@ class HFSpeculativeEngine(HFExtrapolatedEngine):
                 new, stopped[row] = new[: ends[0] + 1], True
             group.tokens[row, start : start + len(new)] = new
             group.counts[row] += len(new)
+            group.logprobs[row] += logprobs[row, : len(new)].sum()
             rejected = int(len(new) > stand)
             finished = stopped[row] or group.counts[row] >= sampling.max_tokens
             self.statistics["drafted"] += len(new) if finished else k

@@ -7,8 +7,10 @@ setting:
   every core, so the engine's process takes time from them throughout each step.
 - A token is drawn by dividing every probability by an exponential number of its own: vocabulary x
   batch random numbers a step, on one thread. One number a response does: the place at which the
-  running sum of the probabilities passes it.
-- RMS norms are six torch operations each, though vLLM has a CPU kernel for them.
+  running sum of the probabilities passes it. Its log-prob is that probability's logarithm: no
+  other token's is formed, and it is not ranked.
+- RMS norms are six torch operations each, though vLLM has a CPU kernel for them (used here where
+  it rounds: `kernel_rounds`).
 - Small functions go through torch.compile also where the model does not. That takes a C++ compiler,
   without which the engine dies at its first token or score, and time where there is one.
 
@@ -19,6 +21,7 @@ by the plugin); a vLLM that is started otherwise is left as it is.
 from __future__ import annotations
 
 import copy
+import functools
 import multiprocessing
 from functools import partial
 from typing import Any
@@ -32,17 +35,25 @@ BLOCK = 256  # tokens whose probability is summed before the draw looks inside
 
 
 @torch.inference_mode()
-def draw(logits: torch.Tensor) -> torch.Tensor:
-    """Tokens from softmax(logits): fp32 [rows, vocabulary] -> int64 [rows].
+def draw(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens from softmax(logits), fp32 [rows, vocabulary].
 
     One uniform number a row, from torch's global generator; never a token of probability 0.
+
+    Returns:
+        Tokens int64 [rows] and the logarithms of their probabilities, fp32 [rows].
     """
     parts = [_draw_rows(part.softmax(dim=-1, dtype=torch.float32)) for part in logits.split(ROWS)]
-    return torch.cat(parts)
+    tokens, probabilities = (torch.cat(part) for part in zip(*parts, strict=True))
+    return tokens, probabilities.log()
 
 
-def _draw_rows(probabilities: torch.Tensor) -> torch.Tensor:
-    """First the block of tokens, by its probability, then the token in it by its own."""
+def _draw_rows(probabilities: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """First the block of tokens, by its probability, then the token in it by its own.
+
+    Returns:
+        Tokens [rows], and the probability of each.
+    """
     rows, vocabulary = probabilities.shape
     even = vocabulary - vocabulary % BLOCK
     blocks = probabilities[:, :even].view(rows, -1, BLOCK).sum(dim=-1)
@@ -54,7 +65,7 @@ def _draw_rows(probabilities: torch.Tensor) -> torch.Tensor:
     tokens = block * BLOCK + torch.arange(BLOCK, device=probabilities.device)
     inside = probabilities.gather(1, tokens.clamp_max(vocabulary - 1))
     token, _ = _pick(inside.masked_fill_(tokens >= vocabulary, 0.0), places)
-    return (block * BLOCK + token)[:, 0]
+    return (block * BLOCK + token)[:, 0], inside.gather(1, token)[:, 0]
 
 
 def _pick(weights: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,11 +86,24 @@ def _pick(weights: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, to
     return entry, into
 
 
+@functools.lru_cache(maxsize=1)
+def kernel_rounds() -> bool:
+    """Whether vLLM's CPU kernels round to bf16. Without AVX-512 they cut the last bits off, which
+    shrinks every value that passes through by half a bit."""
+    from vllm import ir
+
+    add = ir.ops.fused_add_rms_norm.impls["vllm_c"].impl_fn
+    one, weight = torch.ones(1, 64, dtype=torch.bfloat16), torch.ones(64, dtype=torch.bfloat16)
+    _, total = add(one.clone(), one * 1.5 * 2.0**-8, weight, 1e-5)
+    return bool((total > 1).all())
+
+
 def _fits(weight: torch.Tensor | None, variance_size: int | None, *rows: torch.Tensor) -> bool:
     """Whether vLLM's CPU kernel norms `rows` rightly: it takes them to lie one after the other,
     also where they do not (the queries inside a fused projection), and says nothing."""
     same = weight is not None and all(x.dtype == weight.dtype for x in rows)
-    return same and variance_size is None and all(x.is_contiguous() for x in rows)
+    plain = same and variance_size is None and all(x.is_contiguous() for x in rows)
+    return plain and (rows[0].dtype == torch.float32 or kernel_rounds())
 
 
 def _fits_one(
@@ -121,23 +145,35 @@ def _use_norm_kernels() -> None:
 def adapt() -> None:
     """Change this process's vLLM (again and again does no harm)."""
     import torch._dynamo.config
-    from vllm.config.model import PROCESSED_LOGPROBS_MODES
     from vllm.distributed.device_communicators import shm_broadcast
+    from vllm.v1.outputs import LogprobsTensors
+    from vllm.v1.sample import sampler
     from vllm.v1.sample.ops import topk_topp_sampler
 
     broadcast: Any = shm_broadcast
-    sampler: Any = topk_topp_sampler.TopKTopPSampler
+    draws: Any = topk_topp_sampler.TopKTopPSampler
+    whole: Any = sampler.Sampler
     if isinstance(broadcast.SpinCondition, partial):
         return
     broadcast.SpinCondition = partial(broadcast.SpinCondition, busy_loop_s=IDLE_AFTER)
-    original = sampler.forward_cpu
+    forward, gather = draws.forward_cpu, whole.gather_logprobs
 
     def forward_cpu(self: Any, logits: Any, generators: Any, k: Any, p: Any) -> Any:
-        if generators or self.use_fp64_gumbel or self.logprobs_mode in PROCESSED_LOGPROBS_MODES:
-            return original(self, logits, generators, k, p)
-        return draw(topk_topp_sampler.apply_top_k_top_p(logits, k, p)), None
+        if generators or self.use_fp64_gumbel or self.logprobs_mode == "processed_logits":
+            return forward(self, logits, generators, k, p)
+        tokens, logprobs = draw(topk_topp_sampler.apply_top_k_top_p(logits, k, p))
+        processed = self.logprobs_mode == "processed_logprobs"
+        return tokens, logprobs[:, None] if processed else None
 
-    sampler.forward_cpu = forward_cpu
+    def gather_logprobs(logprobs: Any, num_logprobs: int, token_ids: Any) -> Any:
+        """The log-probs that `forward_cpu` has found already are the drawn tokens'."""
+        if logprobs.shape[1] > 1:
+            return gather(logprobs, num_logprobs, token_ids)
+        ids, ranks = token_ids[:, None].to(torch.int32), torch.zeros_like(token_ids)
+        return LogprobsTensors(ids, logprobs, ranks)
+
+    draws.forward_cpu = forward_cpu
+    whole.gather_logprobs = staticmethod(gather_logprobs)
     _use_norm_kernels()
     if multiprocessing.parent_process() is not None:  # vLLM's process, not the one that asked
         torch._dynamo.config.disable = True

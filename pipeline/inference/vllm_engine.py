@@ -115,6 +115,7 @@ class VLLMEngine:
             seed=seed,
             max_num_seqs=batch_size,
             max_model_len=max_model_len,
+            logprobs_mode="processed_logprobs",  # of what was drawn from; scores are as ever
             tensor_parallel_size=tensor_parallel,
             worker_extension_cls=EXTENSION,
             **{**settings.arguments, **arguments},
@@ -181,6 +182,7 @@ class VLLMEngine:
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             max_tokens=sampling.max_tokens,
+            logprobs=0 if sampling.temperature else None,  # of the drawn tokens alone
             detokenize=False,  # the whole response at once is cheaper than token by token
             output_kind=self._final,
         )
@@ -195,7 +197,7 @@ class VLLMEngine:
             index, sample = wanted[place]
             ids = tuple(made.token_ids)
             text = self.tokenizer.decode(ids, skip_special_tokens=True)
-            yield Generation(index, sample, ids, text, reason)
+            yield Generation(index, sample, ids, text, reason, made.cumulative_logprob or 0.0)
 
     def _check_lengths(self, prompts: Sequence[Sequence[int]], new: int) -> None:
         longest = max((len(prompt) for prompt in prompts), default=0)

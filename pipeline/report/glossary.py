@@ -48,6 +48,13 @@ GLOSSARY = (
         "count together, however they are written. With one sample it is avg@1.",
     ),
     (
+        "sharpening control",
+        "A lower temperature raises accuracy at no cost where a model knows more than it shows. "
+        "So base, real RL and the chosen predictions are also sampled greedily and at lower "
+        "temperatures; each model's temperature, and the trained model to beat, are chosen on "
+        "validation. What is left on the test problems is a gain, the rest sharpening.",
+    ),
+    (
         "95 % interval",
         "Wilson's score interval over an effective number of problems. It covers which problems "
         "were asked and the sampling noise in them, not another training run with another seed.",

@@ -139,6 +139,9 @@ def _scores(path: Path) -> dict[str, Any] | None:
             _require(row, _SCORE_KEYS, path, f"in row {number} ")
             extra = {"rl": ("step",), "weight": ("step", "method"), "logit": ("alpha",)}
             _require(row, extra.get(row["kind"], ()), path, f"in row {number} ")
+        if scores.get("controls") is not None:
+            keys = ("rows", "best", "comparisons")
+            _require(scores["controls"], keys, path, "in controls ")
     return scores
 
 

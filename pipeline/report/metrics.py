@@ -206,7 +206,30 @@ def score_rows(
         PipelineError: a model and `last_rl` were not run on the same problems, or the problems of
             a model have different numbers of samples (generation is not finished).
     """
-    groups = tally(generations, grades)
+    return score_groups(
+        tally(generations, grades),
+        last_rl=last_rl,
+        start=start,
+        chosen=chosen,
+        pass_k=pass_k,
+        confidence=confidence,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def score_groups(
+    groups: Mapping[tuple[str, str, str], Tally],
+    *,
+    last_rl: str | None = None,
+    start: str | None = None,
+    chosen: Collection[str] = (),
+    pass_k: Sequence[int] = (1,),
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """`score_rows` of samples that are tallied already."""
     rows = []
     for (model, task, split), group in groups.items():
         row = _score(group, pass_k, confidence)
@@ -214,7 +237,7 @@ def score_rows(
             reference = groups.get((other or "", task, split))
             row[key] = None
             if reference is not None and model != other:
-                row[key] = _compare(group, reference, confidence, resamples, seed)
+                row[key] = compare(group, reference, confidence, resamples, seed)
         rows.append({**row, "chosen": model in chosen})
     return rows
 
@@ -260,7 +283,7 @@ def _score(group: Tally, pass_k: Sequence[int], confidence: float) -> dict[str, 
     }
 
 
-def _compare(
+def compare(
     group: Tally, reference: Tally, confidence: float, resamples: int, seed: int
 ) -> dict[str, Any]:
     """Paired difference to the reference; McNemar too where both have one sample a problem."""

@@ -35,6 +35,7 @@ def write_page(run_dir: Path) -> Path:
     parts = [
         verdict.summary(run),
         sections.models(run, album),
+        sections.sharpening(run, album),
         sections.horizon(run, album),
         sections.logits(run, album),
         linearity.weights(run, album),

@@ -8,8 +8,9 @@ from html import escape
 from typing import Any
 
 from pipeline.report import figures, words
-from pipeline.report.html import Album, Section, absent, absent_section
+from pipeline.report.html import Album, Section, absent, absent_section, words_table
 from pipeline.report.inputs import Artefacts
+from pipeline.report.judgement import temperature
 
 Row = Mapping[str, Any]
 
@@ -88,7 +89,7 @@ def models(run: Artefacts, album: Album) -> Section:
     scores = run.scores
     if scores is None or not run.rows:
         return absent_section("models", "Comparison of models", ["evaluate"])
-    methods = list(dict.fromkeys(str(r["method"]) for r in run.rows if r["kind"] == "weight"))
+    methods = methods_of(run)
     parts = []
     for task in dict.fromkeys(str(row["task"]) for row in run.rows if row["split"] == "test"):
         rows = compared(run, task)
@@ -107,6 +108,64 @@ def models(run: Artefacts, album: Album) -> Section:
     if not parts:
         parts.append(absent("Test scores", ["evaluate"]))
     return Section("models", "Models", title, "".join(parts))
+
+
+def sharpening(run: Artefacts, album: Album) -> Section:
+    """Base, real RL and the chosen extrapolations over the temperature."""
+    title = "Gain or sharpening"
+    controls = (run.scores or {}).get("controls")
+    if not controls:
+        return absent_section("sharpening", "Accuracy over temperature", ["evaluate"])
+    split = "test" if any(row["split"] == "test" for row in controls["rows"]) else "validation"
+    sampled = list(dict.fromkeys(str(row["model"]) for row in controls["rows"]))
+    rows = [
+        row
+        for row in [*controls["rows"], *run.rows]
+        if row["split"] == split and row["model"] in sampled
+    ]
+    named = {str(row["model"]): words.model_label(row) for row in rows}
+    body = album.figure(
+        "temperature",
+        partial(
+            figures.temperature_curve,
+            rows,
+            {model: named[model] for model in sampled},
+            methods=methods_of(run),
+        ),
+        "Share of correct answers against the temperature",
+        f"<b>The sharpening control, {split} problems.</b> A lower temperature makes any model "
+        "surer of itself, at no cost, and so does RL. A line that lies above all others is a "
+        "gain; one that only starts higher on the right, where the evaluation is, has been "
+        "sharpened. Whiskers are 95 % intervals.",
+    )
+    return Section("sharpening", "Control", title, body + _controls_in_words(controls))
+
+
+def _controls_in_words(controls: Mapping[str, Any]) -> str:
+    """The temperatures that validation prefers, and what is left of each prediction there."""
+    pairs = [
+        (
+            escape(model),
+            f"best on validation: {escape(temperature(best['temperature']))}, "
+            f"{words.percent(best['validation avg@k'])}",
+        )
+        for model, best in controls["best"].items()
+    ]
+    pairs += [
+        (
+            f"{escape(str(c['model']))} on {escape(str(c['task']))}",
+            f"{escape(temperature(c['temperature']))}, against "
+            f"{escape(str(c['control']['model']))} with "
+            f"{escape(temperature(c['control']['temperature']))}: {words.gap(c)}",
+        )
+        for c in controls["comparisons"]
+    ]
+    return words_table(pairs) if pairs else ""
+
+
+def methods_of(run: Artefacts) -> list[str]:
+    """The weight extrapolation methods of the run: a method keeps its colour in all figures."""
+    return list(dict.fromkeys(str(r["method"]) for r in run.rows if r["kind"] == "weight"))
 
 
 def compared(run: Artefacts, task: str) -> list[Row]:

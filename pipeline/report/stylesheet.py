@@ -45,7 +45,7 @@ code { font: 0.9em ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono",
   font-size: 13px; font-weight: 600; }
 .better { color: var(--good); background: var(--good-soft); }
 .worse { color: var(--bad); background: var(--bad-soft); }
-.unclear, .unknown { color: var(--even); background: var(--even-soft); }
+.unclear, .unknown, .sharpening, .uncontrolled { color: var(--even); background: var(--even-soft); }
 .tiles + .small { margin-top: 10px; }
 .small { color: var(--muted); font-size: 14px; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px;

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from pipeline.report import words
+from pipeline.report import judgement, words
 from pipeline.report.html import Section, absent, absent_section, score, table, words_table
 from pipeline.report.inputs import Artefacts
 from pipeline.report.linearity import driven
@@ -14,6 +14,8 @@ from pipeline.report.sections import compared
 
 _BADGES = {
     "better": "gain",
+    "sharpening": "sharpening",
+    "uncontrolled": "no control",
     "worse": "loss",
     "unclear": "no difference",
     "unknown": "not compared",
@@ -30,15 +32,15 @@ def head(run: Artefacts) -> str:
     if run.scores is None:
         parts.append(absent("Verdict", ["evaluate"]))
         return "".join(parts)
-    found = words.verdicts(run.scores)
+    found = judgement.verdicts(run.scores)
     items = "".join(
         f'<li><span class="badge {v.outcome}">{_BADGES[v.outcome]}</span>'
         f"<p>{escape(v.text)}</p></li>"
         for v in found
     )
-    beyond = words.continued(run.scores, run.last_step) if found else ""
+    beyond = judgement.continued(run.scores, run.last_step) if found else ""
     note = f"<p>{escape(beyond)}</p>" if beyond else ""
-    title = words.headline(found)
+    title = judgement.headline(found)
     parts.append(f'<div class="verdict card"><h2>{escape(title)}</h2><ul>{items}</ul>{note}</div>')
     parts.append(_tiles(run))
     return "".join(parts)

@@ -1,27 +1,11 @@
-"""Turns numbers into sentences that say what they show and no more.
-
-A difference is called a gain or a loss only if its 95 % interval excludes zero; anything else is
-"no difference is shown", whichever way the point lies.
-"""
+"""Turns numbers into words: shares, intervals, counts, models, linearity."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 Row = Mapping[str, Any]
-Outcome = Literal["better", "worse", "unclear", "unknown"]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What one chosen extrapolation came to on one task's test split."""
-
-    kind: str
-    task: str
-    outcome: Outcome
-    text: str
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -53,14 +37,6 @@ def gap(difference: Mapping[str, Any]) -> str:
     ):
         digits += 1
     return f"{points(difference['diff'], digits)} {interval((low, high), digits)}"
-
-
-def outcome(difference: Mapping[str, Any] | None) -> Outcome:
-    """What a paired difference shows; "unknown" if there is none."""
-    if difference is None:
-        return "unknown"
-    low, high = difference["ci95"]
-    return "better" if low > 0 else "worse" if high < 0 else "unclear"
 
 
 def count(number: float, unit: str = "") -> str:
@@ -95,13 +71,6 @@ def model_label(row: Row) -> str:
     return "base" if row["model"] == "base" else f"base ({row['model']})"
 
 
-def subject(row: Row) -> str:
-    """The same model as the subject of a sentence."""
-    if row["kind"] == "logit":
-        return f"Logit extrapolation at α\u00a0=\u00a0{row['alpha']:g}"
-    return f"Weight extrapolation ({row['method']}) to step {row['step']}"
-
-
 def chosen_rows(scores: Mapping[str, Any], split: str) -> list[Row]:
     """The rows of the chosen models on `split`: logits first, then weights, by task."""
     ids = {
@@ -119,109 +88,15 @@ def chosen_rows(scores: Mapping[str, Any], split: str) -> list[Row]:
     return sorted(rows, key=lambda row: (row["kind"], str(row["model"]), str(row["task"])))
 
 
-def verdicts(scores: Mapping[str, Any]) -> list[Verdict]:
-    """A sentence or two for every chosen extrapolation in `scores.json` on every test split."""
-    found = []
-    for row in chosen_rows(scores, "test"):
-        reference = find(scores["rows"], str(scores["last_rl"]), row)
-        shown = outcome(row.get("diff_to_last_rl"))
-        text = _comparison(row, reference) + _meaning(row, shown) + _gain_over_start(row, scores)
-        found.append(Verdict(row["kind"], str(row["task"]), shown, text))
-    return found
-
-
 def find(rows: Sequence[Row], model: str, like: Row) -> Row | None:
     """The row of `model` on the task and split of `like`, or None."""
     same = [r for r in rows if r["model"] == model]
     return next((r for r in same if (r["task"], r["split"]) == (like["task"], like["split"])), None)
 
 
-def _comparison(row: Row, reference: Row | None) -> str:
-    reached = (
-        f"{subject(row)} reached {percent(row['avg@k'])} {interval(row['ci95'])} "
-        f"on the test problems of {row['task']}"
-    )
-    if reference is None:
-        return f"{reached}; the last RL checkpoint was not evaluated there."
-    against = (
-        f"{reached}, against {percent(reference['avg@k'])} {interval(reference['ci95'])} "
-        f"for the last RL checkpoint (step {reference.get('step', 0)})"
-    )
-    difference = row.get("diff_to_last_rl")
-    return f"{against}: {gap(difference)}." if difference is not None else f"{against}."
-
-
-def _meaning(row: Row, shown: Outcome) -> str:
-    """What the difference amounts to."""
-    if row["kind"] == "logit" and row["alpha"] == 1:
-        return " α = 1 extrapolates nothing: on validation no larger α did better."
-    return {
-        "better": " The interval excludes zero: a gain.",
-        "worse": " The interval excludes zero: a loss.",
-        "unclear": " The interval includes zero: no difference is shown.",
-        "unknown": " No paired difference was computed.",
-    }[shown]
-
-
-def _gain_over_start(row: Row, scores: Mapping[str, Any]) -> str:
-    """The difference to the last checkpoint that was seen, where real RL went on beyond it."""
-    start, difference = scores.get("start"), row.get("diff_to_start")
-    if start in (None, scores["last_rl"]) or difference is None:
-        return ""
-    return f" Against {start}, the last checkpoint it has seen: {gap(difference)}."
-
-
 def final_step(scores: Mapping[str, Any]) -> int:
     """The last step of real RL that was evaluated, 0 if none was."""
     return max((int(row["step"]) for row in scores["rows"] if row["kind"] == "rl"), default=0)
-
-
-def continued(scores: Mapping[str, Any], last: int | None) -> str:
-    """Whether real RL went on beyond what extrapolation has seen; "" if not.
-
-    Args:
-        scores: `scores.json`.
-        last: the last step that extrapolation may see (None: unknown).
-    """
-    final = final_step(scores)
-    if last is None or last >= final:
-        return ""
-    return f"Extrapolation has seen the first {last} of the {final} RL steps only."
-
-
-def headline(found: Sequence[Verdict]) -> str:
-    """The verdicts in one line, each kind of extrapolation with its own outcome."""
-    if not found:
-        return "No extrapolation has been judged on test problems yet"
-    clauses = {}
-    for kind in ("logit", "weight"):
-        mine = [verdict.outcome for verdict in found if verdict.kind == kind]
-        if mine:
-            clauses[kind] = _summary(mine)
-    if len(clauses) == 2 and clauses["logit"] == clauses["weight"]:
-        return f"Logit and weight extrapolation both {clauses['logit']}"
-    text = "; ".join(f"{kind} extrapolation {clause}" for kind, clause in clauses.items())
-    return text[0].upper() + text[1:]
-
-
-def _summary(outcomes: Sequence[Outcome]) -> str:
-    reference = "the last RL checkpoint"
-    if len(set(outcomes)) == 1:
-        where = f" on all {len(outcomes)} tasks" if len(outcomes) > 1 else ""
-        return {
-            "better": f"beat {reference}",
-            "worse": f"fell short of {reference}",
-            "unclear": f"showed no difference from {reference}",
-            "unknown": f"could not be compared with {reference}",
-        }[outcomes[0]] + where
-    better, worse = outcomes.count("better"), outcomes.count("worse")
-    rest = len(outcomes) - better - worse
-    parts = [f"beat {reference} on {better or 'none'} of {len(outcomes)} tasks"]
-    if worse:
-        parts.append(f"fell short on {worse}")
-    if rest:
-        parts.append(f"showed no difference on {rest}")
-    return ", ".join(parts)
 
 
 def filtered(probe: Mapping[str, Any], unit: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.artifacts import write_json
-from pipeline.stages import models, named_models, outside, problems, sampling, scoring
+from pipeline.stages import controls, models, named_models, outside, problems, sampling, scoring
 from pipeline.stages.base import Context
 from pipeline.stages.candidates import (
     check_steps,
@@ -56,10 +56,16 @@ def plan(context: Context) -> str:
     )
     named = f"; also {', '.join(evaluate.models)}" if evaluate.models else ""
     engine = sampling.check_engine(context)
-    return f"{words}, {evaluate.samples_per_problem} samples each; {engine}{named}"
+    return (
+        f"{words}, {evaluate.samples_per_problem} samples each; "
+        f"{engine}{named}{controls.describe(context)}"
+    )
 
 
 def run(context: Context) -> dict[str, Any]:
+    from pipeline.inference.parallel import Draw
+    from pipeline.report import judgement
+
     trajectory = models.load_trajectory(context)
     first, last = models.end_steps(context, trajectory.steps)
     wanted = context.config.evaluate.checkpoints
@@ -68,16 +74,19 @@ def run(context: Context) -> dict[str, Any]:
     )
     candidates += weight_candidates(context, trajectory)
     candidates += named_models.named_candidates(context, trajectory)
-    path = context.stage_dir("evaluate") / "generations.jsonl"
+    draw = Draw(sampling.sampling(context), context.stage_dir("evaluate") / "generations.jsonl")
     engine = sampling.engine_arguments(context, trajectory.base.folder)
     sets = problems.load_sets(context)
     items = problems.encode_sets(context, trajectory.base.folder, sets)
-    sampling.sample(context, path, candidates, engine, items)
+    sampling.sample(context, [draw], candidates, engine, items)
     if context.is_done("logit_extrap"):
         candidates += logit_candidates(context, trajectory, first, last)
-    scoring.copy_logit_rows(context)
-    last_rl, start = f"rl-{trajectory.steps[-1]}", f"rl-{last}"
-    scores = scoring.score(context, candidates, items, sets, last_rl, start)
+    scoring.copy_logit_rows(context, draw)
+    groups = scoring.tally_draw(context, draw, candidates, items, sets)
+    scores = scoring.score(context, groups, f"rl-{trajectory.steps[-1]}", f"rl-{last}")
+    if controls.wanted(context):
+        posed = (items, sets)
+        scores["controls"] = controls.run(context, trajectory, candidates, posed, groups, scores)
     write_json(context.stage_dir("evaluate") / "scores.json", scores)
     columns = ["model", "task", "split", "avg@k", "low", "high", "chosen"]
     table = [
@@ -85,6 +94,7 @@ def run(context: Context) -> dict[str, Any]:
         for r in scores["rows"]
     ]
     context.tracker.table("scores", columns, table)
+    context.tracker.summary("evaluate", judgement.summary(scores))
     return {"models": len(candidates), **_headline(scores)}
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.stages import models, outside, problems, sampling
 from pipeline.stages.base import Context
 from pipeline.stages.candidates import logit_candidates
 from pipeline.stages.snapshot import planned_steps
+
+if TYPE_CHECKING:
+    from pipeline.trajectory.sources import Trajectory
 
 SECTIONS = (
     "logit_extrap",
@@ -42,16 +45,24 @@ def plan(context: Context) -> str:
     return f"alpha {alphas}; {sampling.check_engine(context)} with two checkpoints"
 
 
-def run(context: Context) -> dict[str, Any]:
-    trajectory = models.load_trajectory(context)
-    first, last = models.end_steps(context, trajectory.steps)
-    path = context.stage_dir("logit_extrap") / "generations.jsonl"
+def mixture(context: Context, trajectory: Trajectory, first: int, last: int) -> dict[str, Any]:
+    """Arguments of the engine that mixes the checkpoints of steps `first` and `last`."""
     made = context.stage_dir("logit_extrap") / "models"
     folders = models.model_folders(context, trajectory, [first, last], made)
     engine = sampling.engine_arguments(context, folders[first], folders[last])
-    engine["speculative"] = context.config.logit_extrap.speculative
+    return engine | {"speculative": context.config.logit_extrap.speculative}
+
+
+def run(context: Context) -> dict[str, Any]:
+    from pipeline.inference.parallel import Draw
+
+    trajectory = models.load_trajectory(context)
+    first, last = models.end_steps(context, trajectory.steps)
+    path = context.stage_dir("logit_extrap") / "generations.jsonl"
+    draw = Draw(sampling.sampling(context), path)
+    engine = mixture(context, trajectory, first, last)
     candidates = logit_candidates(context, trajectory, first, last)
     sets = problems.load_sets(context)
     items = problems.encode_sets(context, trajectory.base.folder, sets)
-    added = sampling.sample(context, path, candidates, engine, items)
+    added = sampling.sample(context, [draw], candidates, engine, items)
     return {"from": f"{first} to {last}", "generations": added}

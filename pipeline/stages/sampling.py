@@ -12,6 +12,7 @@ from pipeline.stages.base import Context
 
 if TYPE_CHECKING:
     from pipeline.inference.engine import Engine, Sampling
+    from pipeline.inference.parallel import Draw
     from pipeline.inference.run import PromptItem
     from pipeline.stages.candidates import Candidate
 
@@ -64,16 +65,17 @@ def start_engine(context: Context, model: Path) -> Engine:
 
 def sample(
     context: Context,
-    path: Path,
+    draws: Sequence[Draw],
     candidates: Sequence[Candidate],
     engine: dict[str, Any],
     items: Sequence[PromptItem],
 ) -> int:
-    """Append what `path` lacks of all candidates' responses; returns the rows added.
+    """Append what the files lack of all candidates' responses; returns the rows added.
 
     Rows say the engine and dtype that made them; the candidates' fingerprints hang on both.
 
     Args:
+        draws: how to draw, each with the file that its rows go to.
         candidates: models of one engine: their weights are exchanged in place, or their alpha set.
         engine: from `engine_arguments`; `engine.replicas` of them share the problems.
         items: the problems (`problems.encode_sets`).
@@ -95,7 +97,7 @@ def sample(
         )
         for candidate in first.values()
     ]
-    work = Work(engine, jobs, items, sampling(context), path)
+    work = Work(engine, jobs, items, draws)
     return run_local(work, context.config.engine.replicas)
 
 

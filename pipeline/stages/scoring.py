@@ -8,40 +8,41 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import append_jsonl, iter_jsonl, repair_jsonl
 from pipeline.errors import PipelineError
 from pipeline.progress import bar
-from pipeline.stages import problems, sampling
+from pipeline.stages import problems
 from pipeline.stages.base import Context
 
 if TYPE_CHECKING:
+    from pipeline.inference.parallel import Draw
     from pipeline.inference.run import PromptItem
+    from pipeline.report.metrics import Tally
     from pipeline.stages.candidates import Candidate
     from pipeline.stages.problems import Sets
 
 BLOCK = 20_000  # responses graded at a time
-KEPT = ("task", "split", "problem_id", "sample", "tokens", "finish_reason")
+KEPT = ("task", "split", "problem_id", "sample", "tokens", "finish_reason", "logprob")
 Rows = list[dict[str, Any]]
 
 
-def copy_logit_rows(context: Context) -> None:
+def copy_logit_rows(context: Context, draw: Draw) -> None:
     """Append the rows of logit_extrap, drawn as here, that evaluate/generations.jsonl lacks."""
     from pipeline.inference.engine import sampling_hash
     from pipeline.inference.run import Once
 
-    path = context.stage_dir("evaluate") / "generations.jsonl"
+    path = draw.path
     source = context.stage_dir("logit_extrap") / "generations.jsonl"
     repair_jsonl(path)
     here, there = Once(), Once()
     for row in iter_jsonl(path):
         if row["kind"] == "logit":
             here.first(row)
-    identity = sampling_hash(sampling.sampling(context))
+    identity = sampling_hash(draw.sampling)
     rows = (row for row in iter_jsonl(source) if row["sampling"] == identity)
     new = (row for row in rows if there.first(row) and here.first(row))
     for block in _blocks(new):
@@ -49,38 +50,53 @@ def copy_logit_rows(context: Context) -> None:
     there.report(source)
 
 
-def score(
+def tally_draw(
     context: Context,
-    candidates: list[Candidate],
+    draw: Draw,
+    candidates: Sequence[Candidate],
     items: Sequence[PromptItem],
     sets: Sets,
-    last_rl: str,
-    start: str,
-) -> dict[str, Any]:
-    """The content of scores.json.
+) -> dict[tuple[str, str, str], Tally]:
+    """Grade the responses of one draw; samples by (model, task, split).
 
     Args:
         candidates: the models of this evaluation; rows of others stay in the file unused.
         items: the problems as they are posed; rows of other prompts stay unused likewise.
         sets: the same problems, for their graders.
-        last_rl: the end of the real RL run.
-        start: the last checkpoint that extrapolation has seen.
 
     Raises:
         PipelineError: a model of which responses are missing, unless logit_extrap drew them: then
             it is left out with a word.
     """
-    from pipeline.report.metrics import score_rows
-    from pipeline.report.selection import choose
+    from pipeline.report.metrics import tally
     from pipeline.tasks import merge_votes
 
-    config = context.config
-    graded = _graded(context, candidates, items, sets)
+    graded = _graded(context, draw, candidates, items, sets)
     posed = problems.evaluation_sets(context)
     merge_votes(*graded, {task.name: (task.kind, task.options) for task, _, _ in posed})
-    wanted = len(items) * config.evaluate.samples_per_problem
-    scores = score_rows(
-        *_named(*graded, _complete(candidates, wanted, graded[0])),
+    wanted = len(items) * draw.sampling.n
+    return tally(*_named(*graded, _complete(candidates, wanted, graded[0])))
+
+
+def score(
+    context: Context,
+    groups: Mapping[tuple[str, str, str], Tally],
+    last_rl: str,
+    start: str,
+) -> dict[str, Any]:
+    """The content of scores.json, without the controls.
+
+    Args:
+        groups: all samples at the evaluation's temperature (`tally_draw`).
+        last_rl: the end of the real RL run.
+        start: the last checkpoint that extrapolation has seen.
+    """
+    from pipeline.report.metrics import score_groups
+    from pipeline.report.selection import choose
+
+    config = context.config
+    scores = score_groups(
+        groups,
         last_rl=last_rl,
         start=start,
         pass_k=config.evaluate.pass_k,
@@ -91,11 +107,16 @@ def score(
     names = {choice["model"] for choice in chosen.values()}
     for row in scores:
         row["chosen"] = row["model"] in names
+        row["temperature"] = config.evaluate.temperature
     return {"last_rl": last_rl, "start": start, "chosen": chosen, "rows": scores}
 
 
 def _graded(
-    context: Context, candidates: list[Candidate], items: Sequence[PromptItem], sets: Sets
+    context: Context,
+    draw: Draw,
+    candidates: Sequence[Candidate],
+    items: Sequence[PromptItem],
+    sets: Sets,
 ) -> tuple[Rows, Rows]:
     """Every response of this evaluation without its text, its model its fingerprint; and its grade.
 
@@ -106,15 +127,15 @@ def _graded(
     fingerprints = {candidate.fingerprint for candidate in candidates}
     posed = [problem for found in sets.values() for problem in found]
     options = {task.name: dict(task.options) for task, _, _ in problems.evaluation_sets(context)}
-    path = context.stage_dir("evaluate") / "generations.jsonl"
-    total = len(fingerprints) * len(items) * context.config.evaluate.samples_per_problem
+    total = len(fingerprints) * len(items) * draw.sampling.n
     light: Rows = []
     grades: Rows = []
     with bar(total, "grade", "response") as progress:
-        for block in _blocks(_mine(context, path, fingerprints, items)):
+        for block in _blocks(_mine(draw, fingerprints, items)):
             grades += grade_rows(block, posed, options=options, done=progress.update)
             light += [
-                {key: row[key] for key in KEPT} | {"model": row["fingerprint"]} for row in block
+                {key: row[key] for key in KEPT if key in row} | {"model": row["fingerprint"]}
+                for row in block
             ]
     return light, grades
 
@@ -125,29 +146,28 @@ def _blocks(rows: Iterator[dict[str, Any]]) -> Iterator[Rows]:
 
 
 def _mine(
-    context: Context, path: Path, fingerprints: set[str], items: Sequence[PromptItem]
+    draw: Draw, fingerprints: set[str], items: Sequence[PromptItem]
 ) -> Iterator[dict[str, Any]]:
     """The rows made by these models with these sampling settings on these prompts, each once."""
     from pipeline.inference.engine import sampling_hash
     from pipeline.inference.run import Once
 
-    draw = sampling.sampling(context)
-    identity = sampling_hash(draw)
+    identity = sampling_hash(draw.sampling)
     wanted = {(item.task, item.split, item.problem_id, item.prompt) for item in items}
     once = Once()
-    for row in iter_jsonl(path):
+    for row in iter_jsonl(draw.path):
         if (
             row["fingerprint"] in fingerprints
             and row["sampling"] == identity
-            and row["sample"] < draw.n
+            and row["sample"] < draw.sampling.n
             and (row["task"], row["split"], row["problem_id"], row["prompt"]) in wanted
             and once.first(row)
         ):
             yield row
-    once.report(path)
+    once.report(draw.path)
 
 
-def _complete(candidates: list[Candidate], wanted: int, rows: Rows) -> list[Candidate]:
+def _complete(candidates: Sequence[Candidate], wanted: int, rows: Rows) -> list[Candidate]:
     """The candidates that have all responses.
 
     Raises:

@@ -13,6 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.inference import hf
 from pipeline.inference.engine import Engine, Generation, Sampling, open_engine, sampling_hash
 from tests.inference.pico import prompts_of, save_model
+from tests.inference.vllm_checks import assert_logprobs
 
 GREEDY = Sampling(temperature=0, max_tokens=24)
 WARM = Sampling(temperature=0.9, top_p=0.95, max_tokens=16, n=3, seed=5)
@@ -110,6 +111,16 @@ def test_scores_equal_a_plain_forward(
         logits = model(torch.tensor([prompt + response])).logits[0].detach()
         wanted = logits.log_softmax(-1)[len(prompt) - 1 : -1][torch.arange(len(response)), response]
         torch.testing.assert_close(torch.tensor(row), wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("speculative", [None, 0, 3])
+def test_logprobs_of_draws_equal_their_scores(
+    first: Path, second: Path, speculative: int | None
+) -> None:
+    """A log-prob of another row after rows have left, or of the draft instead of the mixture."""
+    options = {} if speculative is None else {"second": second, "alpha": 1.7}
+    engine = open_engine("hf", first, batch_size=5, speculative=speculative or 0, **options)  # type: ignore[arg-type]
+    assert_logprobs(engine, prompts_of(9), tolerance=2e-4)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3"])

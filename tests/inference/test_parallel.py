@@ -13,7 +13,7 @@ import pytest
 from pipeline.artifacts import append_jsonl, read_jsonl
 from pipeline.errors import PipelineError
 from pipeline.inference.engine import Sampling, open_engine, sampling_hash
-from pipeline.inference.parallel import Job, Work, merge_parts, run_local
+from pipeline.inference.parallel import Draw, Job, Work, merge_parts, run_local
 from pipeline.inference.recipe import Recipe
 from pipeline.inference.run import PromptItem, row_key, sample_to_jsonl
 from tests.inference.pico import prompts_of
@@ -32,8 +32,7 @@ def work(first: Path, second: Path, tmp_path: Path) -> Work:
             Job(recipe, "two_point-15", "weight", "f1", {"step": 15}),
         ],
         [PromptItem("t", "test", f"p{i}", tuple(p)) for i, p in enumerate(prompts_of(9))],
-        SAMPLING,
-        tmp_path / "generations.jsonl",
+        [Draw(SAMPLING, tmp_path / "generations.jsonl")],
     )
 
 
@@ -56,12 +55,15 @@ def test_two_workers_make_what_one_makes(work: Work, first: Path, tmp_path: Path
         )
     rows = read_jsonl(whole)
     assert len(rows) == 36
-    append_jsonl(work.path, rows[:5])  # an earlier run: five rows merged, three only in a part,
+    [draw] = work.draws
+    append_jsonl(draw.path, rows[:5])  # an earlier run: five rows merged, three only in a part,
     left = tmp_path / "generations.part0of3.jsonl"
     append_jsonl(left, [*rows[4:8]])
     left.write_text(left.read_text() + '{"task": "t", "spl')  # and one torn
     assert run_local(work, workers=2) == 28
-    made = read_jsonl(work.path)
+    made = read_jsonl(draw.path)
+    for row in (*made, *rows):
+        assert row.pop("logprob") < 0  # the last bits depend on the batch
     assert sorted(made, key=row_key) == sorted(rows, key=row_key)
     assert [path.name for path in tmp_path.glob("*generations*")] == ["generations.jsonl"]
 
@@ -70,16 +72,18 @@ def test_other_settings_have_a_file_of_their_own(work: Work, tmp_path: Path) -> 
     """Rows of two temperatures in one file, rows of a killed run put with the others' settings, or
     rows made again when the old settings come back."""
     assert run_local(work, workers=1) == 36
-    cold = replace(work, sampling=replace(SAMPLING, temperature=0.5))
-    more = replace(work, sampling=replace(SAMPLING, n=3))
-    before = read_jsonl(work.path)
+    path = work.draws[0].path
+    cold = replace(work, draws=[Draw(replace(SAMPLING, temperature=0.5), path)])
+    more = replace(work, draws=[Draw(replace(SAMPLING, n=3), path)])
+    before = read_jsonl(path)
     append_jsonl(tmp_path / "generations.part0of3.jsonl", [before[0], {**before[1], "sample": 2}])
     old = tmp_path / f"generations-{sampling_hash(SAMPLING)}.jsonl"
     assert run_local(cold, workers=1) == 36
-    assert {row["sampling"] for row in read_jsonl(work.path)} == {sampling_hash(cold.sampling)}
+    cold_hash = sampling_hash(cold.draws[0].sampling)
+    assert {row["sampling"] for row in read_jsonl(path)} == {cold_hash}
     assert len(read_jsonl(old)) == 37
     assert run_local(work, workers=1) == 0
-    assert read_jsonl(work.path)[:36] == before
+    assert read_jsonl(path)[:36] == before
     assert run_local(more, workers=1) == 17
     assert run_local(cold, workers=2) == 0
     assert {path.name for path in tmp_path.glob("*generations*")} == {"generations.jsonl", old.name}
@@ -90,10 +94,25 @@ def test_a_failing_worker_is_reported_and_its_neighbours_rows_kept(
 ) -> None:
     """A failure that ends as an empty result."""
     bad = Job(tmp_path / "missing", "rl-9", "rl", "f2", {})
-    broken = Work(work.engine, [work.jobs[0], bad], work.items, SAMPLING, work.path)
+    broken = Work(work.engine, [work.jobs[0], bad], work.items, work.draws)
     with pytest.raises(PipelineError, match="worker 0 of 2 ended with code 1"):
         run_local(broken, workers=2)
-    assert len(read_jsonl(work.path)) == 18
+    assert len(read_jsonl(work.draws[0].path)) == 18
+
+
+def test_several_draws_of_each_model(work: Work, tmp_path: Path) -> None:
+    """Rows of one temperature in another's file, or a second draw that is left out."""
+    greedy = Draw(Sampling(temperature=0, max_tokens=6), tmp_path / "greedy.jsonl")
+    both = replace(work, draws=[*work.draws, greedy])
+    assert run_local(both, workers=2) == 36 + 18
+    assert run_local(work, workers=1) == 0
+    rows = read_jsonl(greedy.path)
+    assert {row["sampling"] for row in rows} == {sampling_hash(greedy.sampling)}
+    assert {(row["model"], row["problem_id"]) for row in rows} == {
+        (job.model, item.problem_id) for job in work.jobs for item in work.items
+    }
+    (tmp_path / "greedy.jsonl").unlink()
+    assert run_local(both, workers=1) == 18
 
 
 def test_work_survives_the_file(work: Work, tmp_path: Path) -> None:
@@ -103,7 +122,7 @@ def test_work_survives_the_file(work: Work, tmp_path: Path) -> None:
     again.save(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_text() == (tmp_path / "work.json").read_text()
     assert again.items == list(work.items)
-    assert again.sampling == work.sampling
+    assert again.draws == list(work.draws)
 
 
 def test_ranks_of_slurm(work: Work, tmp_path: Path) -> None:
@@ -116,5 +135,5 @@ def test_ranks_of_slurm(work: Work, tmp_path: Path) -> None:
     assert alone.stderr.splitlines()[-1].startswith("error: give --rank and --size")
     slurm = {**os.environ, "SLURM_PROCID": "1", "SLURM_NTASKS": "4"}
     subprocess.run(command, cwd=root, env=slurm, check=True, capture_output=True)
-    assert merge_parts(work.path) == 2 * 2 * 2
-    assert {row["problem_id"] for row in read_jsonl(work.path)} == {"p1", "p5"}
+    assert merge_parts(work.draws[0].path) == 2 * 2 * 2
+    assert {row["problem_id"] for row in read_jsonl(work.draws[0].path)} == {"p1", "p5"}

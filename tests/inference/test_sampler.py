@@ -21,7 +21,7 @@ def _draw_many(logits: torch.Tensor, sampling: Sampling, rows: int) -> torch.Ten
     """Counts [vocabulary] of `rows` draws with uniforms of different streams."""
     streams = stream_states(3, np.arange(rows, dtype=np.uint64), np.zeros(rows, dtype=np.uint64))
     uniform = torch.from_numpy(uniforms(streams, np.zeros(rows, dtype=np.int64)))
-    tokens = pick_tokens(logits.expand(rows, -1), uniform, sampling)
+    tokens, _ = pick_tokens(logits.expand(rows, -1), uniform, sampling)
     return torch.bincount(tokens, minlength=logits.shape[-1]).double()
 
 
@@ -64,14 +64,34 @@ def test_greedy_takes_the_largest() -> None:
     """Temperature 0 divided by."""
     logits = torch.tensor([[0.0, 3.0, 2.0], [5.0, 3.0, 2.0]])
     uniform = torch.tensor([0.99, 0.99], dtype=torch.float64)
-    assert pick_tokens(logits, uniform, Sampling(temperature=0)).tolist() == [1, 0]
+    assert pick_tokens(logits, uniform, Sampling(temperature=0))[0].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "kept"),
+    [
+        (Sampling(temperature=0.5), [0, 1, 2, 3]),
+        (Sampling(top_k=2), [1, 3]),
+        (Sampling(top_p=0.8), [1, 3]),
+    ],
+)
+def test_logprobs_are_of_what_was_drawn_from(sampling: Sampling, kept: list[int]) -> None:
+    """Log-probs before the temperature, or with the tail that was cut off: a wrong entropy."""
+    logits = torch.tensor([0.5, 2.0, -1.0, 1.5])
+    uniform = torch.from_numpy(np.linspace(0, 1, 50, endpoint=False))
+    tokens, logprobs = pick_tokens(logits.expand(50, -1), uniform, sampling)
+    left = torch.full((4,), -torch.inf).double()
+    left[kept] = logits.double()[kept] / sampling.temperature
+    torch.testing.assert_close(logprobs, left.log_softmax(0)[tokens])
+    greedy = pick_tokens(logits.expand(50, -1), uniform, Sampling(temperature=0))[1]
+    assert greedy.tolist() == [0.0] * 50
 
 
 def test_impossible_tokens_are_never_drawn() -> None:
     """u = 0 or the largest u that lands on a token of probability zero."""
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).expand(2, -1)
     uniform = torch.tensor([0.0, 1 - 2.0**-52], dtype=torch.float64)
-    assert pick_tokens(logits, uniform, Sampling()).tolist() == [1, 2]
+    assert pick_tokens(logits, uniform, Sampling())[0].tolist() == [1, 2]
 
 
 def test_streams_differ_by_seed_key_sample_and_position() -> None:

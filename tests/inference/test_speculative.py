@@ -127,7 +127,7 @@ def test_verdicts_give_the_target_exactly(sampling: Sampling) -> None:
             drafter.expand(rows, 1, -1),
             q.float().expand(rows, 1, -1),
         )
-        tokens, accepted = judge(draft, target.expand(rows, 1, -1), uniform, sampling)
+        tokens, _, accepted = judge(draft, target.expand(rows, 1, -1), uniform, sampling)
         law += q[token] * torch.bincount(tokens[:, 0], minlength=size) / rows
         share = float(accepted.double().mean())
         assert share == pytest.approx(float((p / q)[token].clamp(max=1)), abs=1 / grid)
@@ -140,7 +140,7 @@ def test_equal_distributions_need_no_replacement() -> None:
     q = logits.softmax(-1) * (1 + 1e-6)
     uniform = torch.full((2, 1, 1), 1 - 2.0**-52, dtype=torch.float64)
     for token in range(4):
-        tokens, _ = judge(Draft(torch.tensor([[token]]), logits, q), logits, uniform, Sampling())
+        tokens, _, _ = judge(Draft(torch.tensor([[token]]), logits, q), logits, uniform, Sampling())
         assert 0 <= int(tokens) < 4
 
 

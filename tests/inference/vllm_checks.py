@@ -19,6 +19,19 @@ def run(engine: Engine, prompts: list[list[int]], sampling: Sampling) -> list[tu
     return [g.token_ids for g in made]
 
 
+def assert_logprobs(engine: Engine, prompts: list[list[int]], tolerance: float) -> None:
+    """The log-probs of drawn responses are those that scoring gives them (greedy ones: 0)."""
+    made = list(engine.generate(prompts, Sampling(max_tokens=12, n=2)))
+    scores = engine.score(
+        [prompts[g.prompt_index] for g in made], [list(g.token_ids) for g in made]
+    )
+    wanted = torch.tensor([sum(row) for row in scores])
+    torch.testing.assert_close(
+        torch.tensor([g.logprob for g in made]), wanted, atol=tolerance, rtol=0
+    )
+    assert {g.logprob for g in engine.generate(prompts, GREEDY)} == {0.0}
+
+
 def assert_same(engine: Engine, reference: Engine, prompts: list[list[int]]) -> None:
     """Greedy tokens equal; log-probs of both the greedy and other text within 1e-3."""
     made = run(reference, prompts, GREEDY)
@@ -32,3 +45,4 @@ def assert_same(engine: Engine, reference: Engine, prompts: list[list[int]]) -> 
             atol=1e-3,
             rtol=0,
         )
+    assert_logprobs(engine, prompts, tolerance=2e-3)

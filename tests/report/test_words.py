@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.report import words
+from pipeline.report import judgement, words
 
 from .synthetic import scores
 
@@ -18,8 +18,8 @@ def plain(text: str) -> str:
     return text.replace("\u00a0", " ").replace("\u202f", " ")
 
 
-def verdict_of(kind: str, gains: dict[str, float]) -> words.Verdict:
-    (found,) = [v for v in words.verdicts(scores(gains)) if v.kind == kind]
+def verdict_of(kind: str, gains: dict[str, float]) -> judgement.Verdict:
+    (found,) = [v for v in judgement.verdicts(scores(gains)) if v.kind == kind]
     return found
 
 
@@ -29,7 +29,9 @@ def test_a_gain_is_told_with_both_scores_and_the_paired_difference() -> None:
     assert plain(found.text) == (
         "Logit extrapolation at α = 1.5 reached 34.9 % [32.2, 37.5] on the test problems of "
         "arithmetic, against 32.3 % [29.6, 34.9] for the last RL checkpoint (step 100): "
-        "+2.6 points [0.6, 4.6]. The interval excludes zero: a gain."
+        "+2.6 points [0.6, 4.6]. Under the sharpening control, each at the temperature that "
+        "validation prefers (greedy decoding here, T = 0.6 for rl-100) it is "
+        "+2.6 points [0.6, 4.6]: a gain."
     )
 
 
@@ -52,17 +54,18 @@ def test_alpha_one_is_not_sold_as_extrapolation() -> None:
     data["chosen"]["logit"] = {"model": "logit-1"}
     for row in data["rows"]:
         row["chosen"] = row["model"] in {"logit-1", "two_point-120"}
-    (found,) = [v for v in words.verdicts(data) if v.kind == "logit"]
+    (found,) = [v for v in judgement.verdicts(data) if v.kind == "logit"]
     assert found.text.endswith("α = 1 extrapolates nothing: on validation no larger α did better.")
 
 
 def test_steps_saved_are_mentioned_only_if_rl_went_on() -> None:
     data = scores({"weight": 0.0, "logit": 0.03})
     assert (
-        words.continued(data, 60) == "Extrapolation has seen the first 60 of the 100 RL steps only."
+        judgement.continued(data, 60)
+        == "Extrapolation has seen the first 60 of the 100 RL steps only."
     )
-    assert words.continued(data, 100) == ""
-    assert words.continued(data, None) == ""
+    assert judgement.continued(data, 100) == ""
+    assert judgement.continued(data, None) == ""
 
 
 def test_the_gain_over_the_start_stands_apart_from_the_gain_over_the_run() -> None:
@@ -70,9 +73,9 @@ def test_the_gain_over_the_start_stands_apart_from_the_gain_over_the_run() -> No
     data = scores({"weight": 0.0, "logit": 0.03})
     for row in data["rows"]:
         row["diff_to_start"] = {"diff": 0.08, "ci95": [0.06, 0.1], "p": 0.001}
-    assert all("last checkpoint it has seen" not in v.text for v in words.verdicts(data))
+    assert all("last checkpoint it has seen" not in v.text for v in judgement.verdicts(data))
     data["start"] = "rl-60"
-    for found in words.verdicts(data):
+    for found in judgement.verdicts(data):
         assert "for the last RL checkpoint (step 100)" in found.text
         assert "Against rl-60, the last checkpoint it has seen: +8.0" in plain(found.text)
 
@@ -82,22 +85,22 @@ def test_without_the_last_rl_checkpoint_nothing_is_compared() -> None:
     data["rows"] = [
         {**row, "diff_to_last_rl": None} for row in data["rows"] if row["model"] != "rl-100"
     ]
-    for found in words.verdicts(data):
+    for found in judgement.verdicts(data):
         assert found.outcome == "unknown"
         assert "the last RL checkpoint was not evaluated there" in found.text
 
 
 def test_headline_names_each_kind_with_its_own_outcome() -> None:
-    found = words.verdicts(scores({"weight": -0.05, "logit": 0.03}))
-    assert words.headline(found) == (
+    found = judgement.verdicts(scores({"weight": -0.05, "logit": 0.03}))
+    assert judgement.headline(found) == (
         "Logit extrapolation beat the last RL checkpoint; "
         "weight extrapolation fell short of the last RL checkpoint"
     )
-    found = words.verdicts(scores({"weight": 0.0, "logit": 0.0}))
-    assert words.headline(found) == (
+    found = judgement.verdicts(scores({"weight": 0.0, "logit": 0.0}))
+    assert judgement.headline(found) == (
         "Logit and weight extrapolation both showed no difference from the last RL checkpoint"
     )
-    assert words.headline([]) == "No extrapolation has been judged on test problems yet"
+    assert judgement.headline([]) == "No extrapolation has been judged on test problems yet"
 
 
 @pytest.mark.parametrize(
@@ -117,10 +120,10 @@ def test_headline_names_each_kind_with_its_own_outcome() -> None:
     ],
 )
 def test_headline_over_several_tasks_hides_no_loss(
-    outcomes: list[words.Outcome], text: str
+    outcomes: list[judgement.Outcome], text: str
 ) -> None:
-    found = [words.Verdict("logit", str(i), o, "") for i, o in enumerate(outcomes)]
-    assert words.headline(found) == f"Logit extrapolation {text}"
+    found = [judgement.Verdict("logit", str(i), o, "") for i, o in enumerate(outcomes)]
+    assert judgement.headline(found) == f"Logit extrapolation {text}"
 
 
 def test_only_what_validation_chose_is_judged() -> None:
@@ -130,7 +133,7 @@ def test_only_what_validation_chose_is_judged() -> None:
         "two_point-120",
     ]
     unchosen = {**data, "chosen": {}, "rows": [{**r, "chosen": False} for r in data["rows"]]}
-    assert words.verdicts(unchosen) == []
+    assert judgement.verdicts(unchosen) == []
 
 
 def test_a_choice_without_validation_scores_is_said_to_be_unproven() -> None:

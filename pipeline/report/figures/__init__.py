@@ -6,6 +6,7 @@ from pipeline.report.figures.linearity import r2_histogram, token_fits, weight_f
 from pipeline.report.figures.models import model_bars
 from pipeline.report.figures.scores import alpha_curve, horizon_curve
 from pipeline.report.figures.style import DARK, LIGHT, THEMES, Theme
+from pipeline.report.figures.temperature import temperature_curve
 from pipeline.report.figures.token_bins import token_bins
 from pipeline.report.figures.training import reward_curve
 
@@ -22,6 +23,7 @@ __all__ = [
     "r2_heat_map",
     "r2_histogram",
     "reward_curve",
+    "temperature_curve",
     "token_bins",
     "token_fits",
     "weight_fits",
