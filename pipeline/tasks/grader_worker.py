@@ -28,7 +28,7 @@ def judge_math(job: dict[str, Any]) -> dict[str, Any]:
 
     verdict = judge(job["answer"], job["prediction"])
     graded: dict[str, Any] = {"correct": verdict == "right"}
-    return graded | {"status": verdict} if verdict == "no_reference" else graded
+    return graded if verdict in ("right", "wrong") else graded | {"status": verdict}
 
 
 def judge_audit(job: dict[str, Any]) -> dict[str, Any]:

@@ -54,7 +54,8 @@ def equal(gold: Node, answer: Node) -> bool:
     if gold.kind in COLLECTIONS or answer.kind in COLLECTIONS:
         return _same_collection(gold, answer)
     if gold.kind in NOT_SINGLE or answer.kind in NOT_SINGLE:
-        return gold.kind == answer.kind and _in_order(gold.parts, answer.parts)
+        compare = _in_any_order if gold.kind in ("union", "inter") else _in_order
+        return gold.kind == answer.kind and compare(gold.parts, answer.parts)
     return same_value(gold, answer)
 
 

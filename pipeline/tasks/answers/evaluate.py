@@ -15,7 +15,7 @@ from typing import Any
 import mpmath
 from mpmath import mp
 
-from pipeline.tasks.answers.nodes import BITS, Node, UnreadableError, show, walk
+from pipeline.tasks.answers.nodes import BITS, Node, TooLargeError, UnreadableError, show, walk
 from pipeline.tasks.answers.notation import listed
 
 DIGITS = 100
@@ -42,7 +42,7 @@ def same_expression(gold: Node, answer: Node) -> bool:
         return True
     has_symbols = not (is_constant(gold) and is_constant(answer))
     if not has_symbols and not (_is_irrational(gold) or _is_irrational(answer)):
-        raise UnreadableError("a number is too large", foreign=True)
+        raise TooLargeError
     pairs = []
     for seed in range(POINTS if has_symbols else 1):
         try:
@@ -173,7 +173,7 @@ def _power(node: Node, base: Value, exponent: Value) -> Value:
     if base == 0 and mp.re(exponent) <= 0:
         raise UndefinedError
     if base != 0 and abs(exponent * mp.log(abs(base), 2)) > BITS:
-        raise UnreadableError("a number is too large", foreign=True)
+        raise TooLargeError
     rational = node.parts[1].value
     is_negative = mp.im(base) == 0 and mp.re(base) < 0
     if (
@@ -195,7 +195,7 @@ def _root(radicand: Value, degree: Value) -> Value:
 
 def _factorial(n: Value) -> Value:
     if abs(n) > LARGEST:
-        raise UnreadableError("a number is too large", foreign=True)
+        raise TooLargeError
     return mp.factorial(n)
 
 

@@ -6,11 +6,12 @@ import re
 from typing import Literal
 
 from pipeline.tasks.answers.equality import same_answer
-from pipeline.tasks.answers.nodes import UnreadableError
+from pipeline.tasks.answers.nodes import TooLargeError, UnreadableError
 from pipeline.tasks.answers.notation import normalise
 from pipeline.tasks.answers.reader import unreadable
 
-Verdict = Literal["right", "wrong", "no_reference"]
+SPACE = re.compile(r"(?<![0-9a-zA-Z]) | (?![0-9a-zA-Z])")
+Verdict = Literal["right", "wrong", "timeout", "no_reference"]
 # What math-verify drops or misreads; where an answer holds it, only equal texts are right.
 DROPPED = re.compile(
     r"'|\\prime|\\d*dot(?![a-z])|\\partial|\\nabla|d[a-z] ?/ ?d"
@@ -20,11 +21,17 @@ DROPPED = re.compile(
 
 
 def judge(gold: str, answer: str) -> Verdict:
-    """Whether `answer` is `gold`; "no_reference" if nothing is known to equal that gold."""
+    """Whether `answer` is `gold`.
+
+    "timeout": it would take too long to compute. "no_reference": nothing is known to equal that
+    gold.
+    """
     if same_text(gold, answer):
         return "right"
     try:
         return "right" if same_answer(gold, answer) else "wrong"
+    except TooLargeError:
+        return "timeout"
     except (UnreadableError, RecursionError) as error:
         foreign = isinstance(error, UnreadableError) and error.foreign
     if foreign and same_by_math_verify(gold, answer):
@@ -33,8 +40,8 @@ def judge(gold: str, answer: str) -> Verdict:
 
 
 def same_text(gold: str, answer: str) -> bool:
-    """The same but for spaces and what normalise makes one."""
-    texts = [normalise(text).replace(" ", "") for text in (gold, answer)]
+    """The same but for what normalise makes one, and spaces (but 2 2/3 is not 22/3)."""
+    texts = [SPACE.sub("", normalise(text)) for text in (gold, answer)]
     return texts[0] == texts[1] != ""
 
 

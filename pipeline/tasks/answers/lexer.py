@@ -162,7 +162,9 @@ class Lexer:
             self._emit("sep", low)
         elif run in words.SYMBOLS and len(run) > 2:
             self._emit("sym", run)
-        elif len(run) >= words.BARE_WORD or (run in BARE and self._after_value()):
+        elif (run in BARE and self._after_value()) or (
+            len(run) >= words.BARE_WORD and (self.gap or not self._after_value())
+        ):
             self._emit("text", run)
         else:
             self._symbols(run)

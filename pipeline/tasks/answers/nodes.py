@@ -38,6 +38,13 @@ class UnreadableError(Exception):
         self.foreign = foreign
 
 
+class TooLargeError(UnreadableError):
+    """A number that is too large to compute: what it equals is not decided."""
+
+    def __init__(self) -> None:
+        super().__init__("a number is too large")
+
+
 def number(value: Fraction | int, place: int | None = None) -> Node:
     return Node("num", value=Fraction(value), place=place)
 
@@ -70,7 +77,7 @@ def mul(parts: list[Node]) -> Node:
         for factor in numbers:
             product *= factor.value or Fraction(0)
             if max(product.numerator.bit_length(), product.denominator.bit_length()) > BITS:
-                raise UnreadableError("a number is too large", foreign=True)
+                raise TooLargeError
         numbers = [number(product)]
     if rest and numbers == [ONE]:
         numbers = []

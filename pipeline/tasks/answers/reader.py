@@ -29,7 +29,13 @@ def readings(text: str, is_gold: bool = False) -> tuple[Node, ...]:
     Raises:
         UnreadableError: there is none.
     """
-    plain = normalise(text)
+    try:
+        return _readings(normalise(text), is_gold)
+    except RecursionError:
+        raise UnreadableError("it is nested too deeply") from None
+
+
+def _readings(plain: str, is_gold: bool) -> tuple[Node, ...]:
     said = prose(plain)
     if said is not None:
         if len(said.split()) > LONGEST_PROSE:
@@ -44,8 +50,6 @@ def readings(text: str, is_gold: bool = False) -> tuple[Node, ...]:
                 found += _trees(tokens[start:])
             except UnreadableError as error:
                 failed = failed or error
-            except RecursionError:
-                raise UnreadableError("it is nested too deeply") from None
         if _begins_with_choice(tokens):
             found.append(Node("sym", name=tokens[1].text))
     if not found:

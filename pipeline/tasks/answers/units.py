@@ -29,7 +29,8 @@ for _entry in re.split(r"[;\n]", _NAMES):
 # Written without \text they are as likely products of symbols.
 ALSO_SYMBOLS = {"in", "pm", "ms", "us", "ns", "pt", "ha", "mi", "um", "bar", "Pa", "kN", "kW"}
 BARE = ({name for name in UNITS if len(name) > 1} - ALSO_SYMBOLS) | {"AM", "PM", "am", "pm"}
-LETTERS = set(listed("m s g h N J W V K L A C F T"))  # units if the other answer is a number
+LETTERS = set(listed("m s g h N J W V K L A C F T"))  # units of one letter, in \\text
+BARE_LETTERS = LETTERS - set("ACFT")  # without it, where the gold holds no symbol
 FACTORS = {
     "dozen": 12,
     "hundred": 100,

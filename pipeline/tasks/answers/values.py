@@ -18,10 +18,16 @@ from fractions import Fraction
 
 from mpmath import mp
 
-from pipeline.tasks.answers.evaluate import Value, constant, proportion, same_expression
+from pipeline.tasks.answers.evaluate import (
+    Value,
+    constant,
+    is_constant,
+    proportion,
+    same_expression,
+)
 from pipeline.tasks.answers.nodes import Node, divide, mul, number, show, walk
 from pipeline.tasks.answers.numbers import meets, tolerance
-from pipeline.tasks.answers.units import LETTERS
+from pipeline.tasks.answers.units import BARE_LETTERS
 
 
 def same_value(gold: Node, answer: Node) -> bool:
@@ -30,7 +36,7 @@ def same_value(gold: Node, answer: Node) -> bool:
     a, answer_units = split_units(answer)
     if gold_units and not answer_units:
         a, answer_units = letters_as_units(a)
-    elif not gold_units and not answer_units and g.value is not None and a.value is None:
+    elif not gold_units and not answer_units and is_constant(g) and not is_constant(a):
         a, _ = letters_as_units(a)
     if {"deg"} in (set(gold_units), set(answer_units)):
         angles = _as_radians(g, gold_units), _as_radians(a, answer_units)
@@ -75,7 +81,7 @@ def letters_as_units(node: Node) -> tuple[Node, dict[str, Fraction]]:
         return node, {}
 
     def changed(part: Node) -> Node:
-        if part.kind == "sym" and part.name in LETTERS:
+        if part.kind == "sym" and part.name in BARE_LETTERS:
             return replace(part, kind="unit")
         if part.kind == "pow" and part.parts[1].value is not None:
             return replace(part, parts=(changed(part.parts[0]), part.parts[1]))
