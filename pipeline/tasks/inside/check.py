@@ -142,15 +142,26 @@ class Assertions(ast.NodeTransformer):
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
         calls = any(isinstance(part, ast.Call) for part in ast.walk(node.left))
-        computed = any(
-            isinstance(part, ast.Name) for side in node.comparators for part in ast.walk(side)
-        )
+        computed = any(_computes(side) for side in node.comparators)
         identity = any(isinstance(operator, (ast.Is, ast.IsNot)) for operator in node.ops)
         if not calls or not computed or identity:
             return node
         node.left = _call("__left_side__", node.left)
         steps = ast.Tuple([_call("__before__"), node, _call("__after__")], ast.Load())
         return ast.Subscript(steps, ast.Constant(1), ast.Load())
+
+
+def _computes(side: ast.expr) -> bool:
+    """Whether a side computes something from variables, other than a length.
+
+    A function that changes a list and returns its length is compared with the new length; one that
+    returns its argument needs no tricks to equal it.
+    """
+    if isinstance(side, ast.Call) and getattr(side.func, "id", "") == "len":
+        side = side.args[0] if side.args else side
+    return not isinstance(side, ast.Name) and any(
+        isinstance(part, ast.Name) for part in ast.walk(side)
+    )
 
 
 def _call(name: str, *arguments: ast.expr) -> ast.Call:
