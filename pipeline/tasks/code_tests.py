@@ -44,6 +44,7 @@ APART = {
     "tempfile": "use files",
     "threading": "run threads",
     "tracemalloc": "look into memory",
+    "unittest.main": "are run by unittest",
     "unittest.mock": "replace parts of modules",
     "weakref": "look into memory",
 }

@@ -22,7 +22,7 @@ import sys
 import types
 from typing import Any
 
-from .confine import limit, new_module, private_streams
+from .confine import limit, private_streams
 from .mirror import SPECIAL, RemoteMeta, open_up
 from .peer import OURS, Peer
 from .values import name_of, resolve
@@ -44,11 +44,13 @@ class Tester(Peer):
         super().__init__(incoming, outgoing, first=0)
         self.verdict_fd = verdict_fd
         self.captured = False
+        self.asked = 0  # requests
         self.passed: set[int] = set()  # numbers of what the candidate was passed
 
     def request(self, *parts: Any) -> Any:
         """A request, noted so that its time can be told from the others'."""
         os.write(self.verdict_fd, b".")
+        self.asked += 1
         try:
             return super().request(*parts)
         finally:
@@ -114,7 +116,7 @@ class Names(dict[str, Any]):
     """The tests' variables; a name that is not there may be the candidate's."""
 
     def __init__(self, tester: Tester, job: dict[str, Any]) -> None:
-        super().__init__(new_module("tests"))
+        super().__init__(__name__="__main__")
         self.tester = tester
         self.hidden = set(job.get("hidden", ()))
         self.classes = set(job.get("classes", ()))
@@ -181,7 +183,9 @@ def run_tests(job: dict[str, Any], tester: Tester) -> None:
     tree = ast.fix_missing_locations(Assertions().visit(ast.parse(job["tests"])))
     exec(compile(tree, "tests.py", "exec", dont_inherit=True), names)
     if entry:
-        names["check"](names[entry])
+        function = names[entry]
+        tester.asked = 0
+        names["check"](function)
 
 
 def same(found: Any, expected: Any) -> None:
@@ -231,9 +235,11 @@ def main(memory: int, cpu: int, file: int, job_fd: int, verdict_fd: int) -> None
     tester.request("load", job["code"], tester.captured, seeded)
     if seeded:
         tester.randomness.share()
+    tester.asked = 0
     if "calls" in job:
         run_calls(job["calls"], tester)
     else:
         run_tests(job, tester)
-    os.write(verdict_fd, b"passed")
+    if tester.asked:  # tests that ask nothing show nothing
+        os.write(verdict_fd, b"passed")
     os._exit(0)  # threads or exit handlers of the tests change nothing any more

@@ -21,7 +21,7 @@ from . import shared, values
 from .line import Line
 from .mirror import Link, is_remote, mirror_class, special_methods
 
-OURS = ("solution", "tests", "__main__")  # modules that only one side has
+OURS = ("solution", "__main__")  # modules that only one side has
 ACTS: dict[str, Callable[..., Any]] = {
     "get": getattr,
     "set": setattr,
