@@ -136,7 +136,7 @@ def _isolation(bwrap: Bwrap) -> list[str]:
     if bwrap.drop:
         options += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     else:
-        options.append("--unshare-user")
+        options.append("--unshare-user-try")  # not needed where bwrap is setuid
     options += ["--ro-bind", "/usr", "/usr"]
     for name in ("lib", "lib64", "bin"):
         path = Path("/") / name

@@ -147,6 +147,16 @@ def test_tests_that_ask_nothing_pass_nothing(tests: str, entry: str | None, pass
     assert outcome == ("passed" if passes else "failed")
 
 
+def test_packages_whose_objects_cannot_be_copied_are_named() -> None:
+    """Catches a tensor or data frame that never equals the program's."""
+    for package in ("torch", "pandas"):
+        with pytest.raises(UnsupportedError, match=f"import {package}, whose objects"):
+            study("", f"import {package}\nassert f({package}) == 1", None, None, packages=True)
+    study("", "import numpy as np\nassert f(np.ones(2)) == 1", None, None, packages=True)
+    with pytest.raises(UnsupportedError, match="import nothere, which is not installed"):
+        study("", "import nothere\nassert f(1) == 1", None, None, packages=True)
+
+
 def test_humaneval_tests_must_define_check() -> None:
     """Catches a column of asserts taken for HumanEval's."""
     with pytest.raises(UnsupportedError, match="define no function check"):
