@@ -44,9 +44,11 @@ APART = {
     "tempfile": "use files",
     "threading": "run threads",
     "tracemalloc": "look into memory",
+    "unittest.main": "are run by unittest",
     "unittest.mock": "replace parts of modules",
     "weakref": "look into memory",
 }
+COPIED = ("numpy", "pytest")  # packages whose values inside/ can copy, or that have none
 ASYNCHRONOUS = (ast.Await, ast.AsyncFor, ast.AsyncWith, ast.AsyncFunctionDef)
 CLASS = re.compile(r"([A-Z][a-z0-9]*)+")  # CapWords
 STEPS = (ast.Assert, ast.For, ast.While, ast.With, ast.Try, ast.If, ast.Match, ast.Raise)
@@ -150,6 +152,8 @@ def _check_acts(tree: ast.AST, packages: bool) -> None:
             )
         if not root or importlib.util.find_spec(root) is None:
             raise UnsupportedError(f"import {root or name}, which is not installed")
+        if root not in COPIED:
+            raise UnsupportedError(f"import {root}, whose objects cannot be copied")
     for name in sorted(_dotted(tree)):
         parts = name.split(".")
         for known in (".".join(parts[:end]) for end in range(1, len(parts) + 1)):

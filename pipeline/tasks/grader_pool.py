@@ -97,7 +97,7 @@ class GraderPool:
 
     Args:
         limit: processor seconds for one job, and a tenth of the wall seconds it may take; start-up
-            does not count. Under bubblewrap, wall seconds.
+            does not count.
         mode: "bwrap" for graders that evaluate what a model wrote, else "none" (sandbox.py).
     """
 

@@ -40,7 +40,7 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTH
 THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # one core a child
 MEND = "or set task.options.sandbox=none, which runs model-written code unprotected"
 NOBODY = 65534
-FRESH_USERS = range(0x70000000, 0x7FFFFFFF)  # assigned to nobody by systemd's and Debian's lists
+FRESH_USERS = range(2_100_000_000, 2_147_000_000)  # above those that directories hand out
 # The last act as root; the capabilities to do it are lost by it.
 DROP = """
 import os, sys
@@ -136,7 +136,7 @@ def _isolation(bwrap: Bwrap) -> list[str]:
     if bwrap.drop:
         options += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     else:
-        options.append("--unshare-user")
+        options.append("--unshare-user-try")  # not needed where bwrap is setuid
     options += ["--ro-bind", "/usr", "/usr"]
     for name in ("lib", "lib64", "bin"):
         path = Path("/") / name

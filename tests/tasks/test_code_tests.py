@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.tasks import Problem, code, grade_many, load_problems
+from pipeline.tasks.code_runs import Limits, run_tests
 from pipeline.tasks.code_tests import UnsupportedError, study
 
 TREE = """
@@ -116,6 +117,7 @@ UNSUPPORTED = {
     "from unittest import mock\nassert f() == 1": "replace parts of modules",
     "open('x', 'w').write('1')\nassert f('x') == '1'": "use files",
     "from dataclasses import asdict\nassert asdict(f()) == {}": "look into dataclasses",
+    "import unittest\nunittest.main()": "are run by unittest",
     "import threading\nassert f(threading.Lock())": "run threads",
 }
 
@@ -125,6 +127,34 @@ def test_tests_that_cannot_be_run_apart_are_named(tests: str, reason: str) -> No
     """Catches problems that every program fails, and those that every program passes."""
     with pytest.raises(UnsupportedError, match=reason):
         study("", tests, None, None, packages=False)
+
+
+@pytest.mark.parametrize(
+    ("tests", "entry", "passes"),
+    [
+        ("if __name__ == '__main__':\n    assert f(1) == 2", None, True),
+        ("if __name__ == 'other':\n    assert f(1) == 3", None, False),
+        ("def check(candidate):\n    assert candidate(1) == 2", "f", True),
+        ("def check(candidate):\n    pass", "f", False),
+    ],
+)
+def test_tests_that_ask_nothing_pass_nothing(tests: str, entry: str | None, passes: bool) -> None:
+    """Catches every program graded right by tests that did not run."""
+    job = {**study("", tests, entry, None, packages=False), "setup": "", "tests": tests}
+    outcome = run_tests(
+        "def f(x):\n    return x + 1", {**job, "entry_point": entry}, Limits(sandbox="none")
+    )
+    assert outcome == ("passed" if passes else "failed")
+
+
+def test_packages_whose_objects_cannot_be_copied_are_named() -> None:
+    """Catches a tensor or data frame that never equals the program's."""
+    for package in ("torch", "pandas"):
+        with pytest.raises(UnsupportedError, match=f"import {package}, whose objects"):
+            study("", f"import {package}\nassert f({package}) == 1", None, None, packages=True)
+    study("", "import numpy as np\nassert f(np.ones(2)) == 1", None, None, packages=True)
+    with pytest.raises(UnsupportedError, match="import nothere, which is not installed"):
+        study("", "import nothere\nassert f(1) == 1", None, None, packages=True)
 
 
 def test_humaneval_tests_must_define_check() -> None:

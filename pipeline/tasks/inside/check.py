@@ -22,7 +22,7 @@ import sys
 import types
 from typing import Any
 
-from .confine import limit, new_module, private_streams
+from .confine import limit, private_streams
 from .mirror import SPECIAL, RemoteMeta, open_up
 from .peer import OURS, Peer
 from .values import name_of, resolve
@@ -44,11 +44,13 @@ class Tester(Peer):
         super().__init__(incoming, outgoing, first=0)
         self.verdict_fd = verdict_fd
         self.captured = False
+        self.asked = 0  # requests
         self.passed: set[int] = set()  # numbers of what the candidate was passed
 
     def request(self, *parts: Any) -> Any:
         """A request, noted so that its time can be told from the others'."""
         os.write(self.verdict_fd, b".")
+        self.asked += 1
         try:
             return super().request(*parts)
         finally:
@@ -114,7 +116,7 @@ class Names(dict[str, Any]):
     """The tests' variables; a name that is not there may be the candidate's."""
 
     def __init__(self, tester: Tester, job: dict[str, Any]) -> None:
-        super().__init__(new_module("tests"))
+        super().__init__(__name__="__main__")
         self.tester = tester
         self.hidden = set(job.get("hidden", ()))
         self.classes = set(job.get("classes", ()))
@@ -142,15 +144,26 @@ class Assertions(ast.NodeTransformer):
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
         calls = any(isinstance(part, ast.Call) for part in ast.walk(node.left))
-        computed = any(
-            isinstance(part, ast.Name) for side in node.comparators for part in ast.walk(side)
-        )
+        computed = any(_computes(side) for side in node.comparators)
         identity = any(isinstance(operator, (ast.Is, ast.IsNot)) for operator in node.ops)
         if not calls or not computed or identity:
             return node
         node.left = _call("__left_side__", node.left)
         steps = ast.Tuple([_call("__before__"), node, _call("__after__")], ast.Load())
         return ast.Subscript(steps, ast.Constant(1), ast.Load())
+
+
+def _computes(side: ast.expr) -> bool:
+    """Whether a side computes something from variables, other than a length.
+
+    A function that changes a list and returns its length is compared with the new length; one that
+    returns its argument needs no tricks to equal it.
+    """
+    if isinstance(side, ast.Call) and getattr(side.func, "id", "") == "len":
+        side = side.args[0] if side.args else side
+    return not isinstance(side, ast.Name) and any(
+        isinstance(part, ast.Name) for part in ast.walk(side)
+    )
 
 
 def _call(name: str, *arguments: ast.expr) -> ast.Call:
@@ -170,7 +183,9 @@ def run_tests(job: dict[str, Any], tester: Tester) -> None:
     tree = ast.fix_missing_locations(Assertions().visit(ast.parse(job["tests"])))
     exec(compile(tree, "tests.py", "exec", dont_inherit=True), names)
     if entry:
-        names["check"](names[entry])
+        function = names[entry]
+        tester.asked = 0
+        names["check"](function)
 
 
 def same(found: Any, expected: Any) -> None:
@@ -220,9 +235,11 @@ def main(memory: int, cpu: int, file: int, job_fd: int, verdict_fd: int) -> None
     tester.request("load", job["code"], tester.captured, seeded)
     if seeded:
         tester.randomness.share()
+    tester.asked = 0
     if "calls" in job:
         run_calls(job["calls"], tester)
     else:
         run_tests(job, tester)
-    os.write(verdict_fd, b"passed")
+    if tester.asked:  # tests that ask nothing show nothing
+        os.write(verdict_fd, b"passed")
     os._exit(0)  # threads or exit handlers of the tests change nothing any more

@@ -11,6 +11,7 @@ and fails if it is none. Only objects of classes that the tests themselves name 
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -156,6 +157,8 @@ def mirror_class(
         if bare not in SPECIAL:
             raise ValueError(f"no special method: {bare}")
         namespace[bare] = None if method[0] == "-" else _forward(bare, plain, contained)
+    if shown is types.FunctionType:
+        namespace["__get__"] = _bind  # so that it is a method where a class holds it
     if "__eq__" in namespace and "__hash__" not in namespace:
         namespace["__hash__"] = None
     shown = plain if contained else shown
@@ -170,6 +173,10 @@ def mirror_class(
         return RemoteMeta(name, wanted, namespace)
     except TypeError:  # bases that do not go together once some are left out
         return RemoteMeta(name, (Remote, *wanted[-1:]), namespace)
+
+
+def _bind(function: Any, instance: Any, owner: type) -> Any:
+    return function if instance is None else types.MethodType(function, instance)
 
 
 def _forward(name: str, plain: type | None, contained: bool) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ it is, gets a number, and has a stand-in on the other side (mirror.py).
 
 from __future__ import annotations
 
+import abc
 import copy
 import importlib
 import threading
@@ -20,7 +21,7 @@ from . import shared, values
 from .line import Line
 from .mirror import Link, is_remote, mirror_class, special_methods
 
-OURS = ("solution", "tests", "__main__")  # modules that only one side has
+OURS = ("solution", "__main__")  # modules that only one side has
 ACTS: dict[str, Callable[..., Any]] = {
     "get": getattr,
     "set": setattr,
@@ -251,6 +252,9 @@ class Peer:
         plains = {kind.__name__: kind for kind in (*values.PLAIN, *values.CONTAINERS)}
         shown = BUILT_IN.get(name) if module == "builtins" else None
         made = mirror_class(name.rpartition(".")[2], doc, kept, special, plains.get(plain), shown)
+        for ancestor in ancestors:
+            if isinstance(ancestor, abc.ABCMeta):  # a library's, of which it is one
+                ancestor.register(made)
         return self._stand_in(number, made)
 
     def class_here(self, module: str, name: str) -> type | None:

@@ -17,7 +17,11 @@ SCALARS = (type(None), bool, str, float)
 SMALL = 2**63  # integers from here on travel as hexadecimal: decimal takes quadratic time
 PLAIN = (int, float, complex, str, bytes, tuple, frozenset)  # a subclass is such a value and more
 CONTAINERS = (list, dict, set, bytearray, collections.deque)
-VIEWS = {type({}.keys()): "keys", type({}.values()): "values", type({}.items()): "items"}
+VIEWS = {
+    type(getattr(kind(), view)()): view
+    for kind in (dict, collections.OrderedDict)
+    for view in ("keys", "values", "items")
+}
 # Types whose __reduce__ gives the type and plain arguments, and that equal by value.
 REDUCED = {
     "builtins": ("complex", "range", "slice"),
