@@ -170,7 +170,7 @@ for stage in (1, 2, 3):
 def test_deepspeed_zero(tmp_path: Path) -> None:
     """ZeRO 1, 2, 3 of two ranks, with groups, a frozen parameter and a buffer."""
     zero_to_fp32 = pytest.importorskip("deepspeed.utils.zero_to_fp32")
-    base = open_checkpoint(0, write_model(tmp_path / "base", {}))
+    base = open_checkpoint(0, write_model(tmp_path / "base", random_tensors(0)))
     script = tmp_path / "ranks.py"
     script.write_text(ZERO)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

@@ -7,14 +7,13 @@ from pathlib import Path
 from pipeline.errors import PipelineError
 from pipeline.trajectory.checkpoint import (
     Checkpoint,
+    Found,
     check_experts,
     tied_names,
     weight_files,
 )
-from pipeline.trajectory.layouts import delta, fsdp, hf, lora, zero
-
-# In this order: a folder that holds a whole HF model beside a trainer's state is read as the model.
-READERS = (hf.read, delta.read, fsdp.read, zero.read, lora.read)
+from pipeline.trajectory.layouts import delta, fsdp, hf, lora, zero, zero_files
+from pipeline.trajectory.layouts.content import check_content, is_factor
 
 
 def open_checkpoint(step: int, source: Path, base: Checkpoint | None = None) -> Checkpoint:
@@ -25,24 +24,18 @@ def open_checkpoint(step: int, source: Path, base: Checkpoint | None = None) -> 
             without a config take its.
 
     Raises:
-        PipelineError: no known layout, a missing or truncated shard, no config.
+        PipelineError: no known layout, or several that would give different weights; a missing or
+            truncated shard, no weights or quantised ones, no config.
     """
     if not source.is_dir():
         raise PipelineError(f"step {step}: {source}: no such folder")
-    for read in READERS:
-        found = read(source, base)
-        if found is not None:
-            break
-    else:
-        raise PipelineError(
-            f"step {step}: {source}: no weights of a known layout in it (HF safetensors or .bin, "
-            "verl FSDP, DeepSpeed ZeRO, PEFT LoRA, deltas)"
-        )
+    found = _read(step, source, base)
     folder = found.folder
     if folder is None or not (folder / "config.json").exists():
         if base is None:
             raise PipelineError(f"step {step}: {source}: no config.json; give snapshot.base")
         folder = base.folder
+    check_content(source, found, folder, base)
     tied = tied_names(folder, found.entries)
     check_experts(folder, found.entries)
     return Checkpoint(
@@ -53,4 +46,67 @@ def open_checkpoint(step: int, source: Path, base: Checkpoint | None = None) -> 
         entries={name: entry for name, entry in found.entries.items() if name not in tied},
         files=weight_files(found.entries),
         tied=tied,
+    )
+
+
+def _read(step: int, source: Path, base: Checkpoint | None) -> Found:
+    """The tensors by the layout that says most about the step.
+
+    A delta or an adapter is the trained model even where a trainer's state lies beside it, of which
+    it is a part; a whole model likewise. Between these there is no order: they would differ.
+    """
+    model, adapter = _model(step, source), _adapter(step, source)
+    if model is not None and adapter is not None:
+        raise PipelineError(_both(step, source, model, adapter))
+    if delta.holds(source):
+        if model is not None or adapter is not None:
+            raise PipelineError(_both(step, source, source / delta.RECORD, model or adapter))
+        return delta.read(source, base or open_checkpoint(0, delta.named_base(source)))
+    if adapter is not None:
+        return lora.read(adapter, base or open_checkpoint(0, lora.named_base(adapter)))
+    if model is not None:
+        return hf.read(model)
+    shards = fsdp.find(source)
+    if len(shards) > 1 or (shards and zero_files.holds(source)):
+        other = shards[1] if len(shards) > 1 else "DeepSpeed's *_optim_states.pt"
+        raise PipelineError(_both(step, source, f"FSDP shards in {shards[0]}", other))
+    if shards:
+        return fsdp.read(shards[0])
+    if zero_files.holds(source):
+        return zero.read(source)
+    raise PipelineError(
+        f"step {step}: {source}: no weights of a known layout in it (HF safetensors or .bin, "
+        "verl FSDP, DeepSpeed ZeRO, PEFT LoRA, deltas)"
+    )
+
+
+def _model(step: int, source: Path) -> Path | None:
+    """The folder of the whole model that the checkpoint holds, if any."""
+    models = hf.find(source)
+    if len(models) > 1:
+        first, *others = (hf.read(folder) for folder in models)
+        for folder, other in zip(models[1:], others, strict=True):
+            if not hf.alike(first.entries, other.entries):
+                raise PipelineError(_both(step, source, models[0], folder))
+    # verl writes base and factors unmerged under the name of a model, beside the adapter
+    if models and lora.find(source) and any(is_factor(n) for n in hf.read(models[0]).entries):
+        return None
+    return models[0] if models else None
+
+
+def _adapter(step: int, source: Path) -> Path | None:
+    """The folder of the adapter that the checkpoint holds, if any."""
+    adapters = lora.find(source)
+    if len(adapters) > 1:
+        raise PipelineError(_both(step, source, *adapters[:2]))
+    if adapters and not lora.has_weights(adapters[0]) and hf.find(source):
+        return None  # merged: only its config was left
+    return adapters[0] if adapters else None
+
+
+def _both(step: int, source: Path, first: object, second: object) -> str:
+    return (
+        f"step {step}: {source}: two readings that may differ, {first} and {second}; name the "
+        f"folder that is meant, snapshot.checkpoints={{{step}: FOLDER}}, or move the other out of "
+        "it"
     )
