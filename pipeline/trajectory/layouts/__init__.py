@@ -14,6 +14,7 @@ from pipeline.trajectory.checkpoint import (
 )
 from pipeline.trajectory.layouts import delta, fsdp, hf, lora, zero, zero_files
 from pipeline.trajectory.layouts.content import check_content, is_factor
+from pipeline.trajectory.layouts.quantised import quantisation
 
 
 def open_checkpoint(step: int, source: Path, base: Checkpoint | None = None) -> Checkpoint:
@@ -38,11 +39,14 @@ def open_checkpoint(step: int, source: Path, base: Checkpoint | None = None) -> 
     check_content(source, found, folder, base)
     tied = tied_names(folder, found.entries)
     check_experts(folder, found.entries)
+    layout = found.layout
+    if folder == found.folder and quantisation(folder) is not None:
+        layout += " under a quantization_config"  # plain, but engines would take it for codes
     return Checkpoint(
         step=step,
         source=source,
         folder=folder,
-        layout=found.layout,
+        layout=layout,
         entries={name: entry for name, entry in found.entries.items() if name not in tied},
         files=weight_files(found.entries),
         tied=tied,
@@ -57,10 +61,11 @@ def _read(step: int, source: Path, base: Checkpoint | None) -> Found:
     """
     model, adapter = _model(step, source), _adapter(step, source)
     if model is not None and adapter is not None:
-        raise PipelineError(_both(step, source, model, adapter))
+        raise PipelineError(_both(step, source, f"a model ({model})", f"an adapter ({adapter})"))
     if delta.holds(source):
         if model is not None or adapter is not None:
-            raise PipelineError(_both(step, source, source / delta.RECORD, model or adapter))
+            beside = f"a model ({model})" if model is not None else f"an adapter ({adapter})"
+            raise PipelineError(_both(step, source, f"a delta ({delta.RECORD})", beside))
         return delta.read(source, base or open_checkpoint(0, delta.named_base(source)))
     if adapter is not None:
         return lora.read(adapter, base or open_checkpoint(0, lora.named_base(adapter)))
@@ -68,8 +73,8 @@ def _read(step: int, source: Path, base: Checkpoint | None) -> Found:
         return hf.read(model)
     shards = fsdp.find(source)
     if len(shards) > 1 or (shards and zero_files.holds(source)):
-        other = shards[1] if len(shards) > 1 else "DeepSpeed's *_optim_states.pt"
-        raise PipelineError(_both(step, source, f"FSDP shards in {shards[0]}", other))
+        other = f"those in {shards[1]}" if len(shards) > 1 else "DeepSpeed's *_optim_states.pt"
+        raise PipelineError(_both(step, source, f"the FSDP shards in {shards[0]}", other))
     if shards:
         return fsdp.read(shards[0])
     if zero_files.holds(source):
@@ -106,7 +111,6 @@ def _adapter(step: int, source: Path) -> Path | None:
 
 def _both(step: int, source: Path, first: object, second: object) -> str:
     return (
-        f"step {step}: {source}: two readings that may differ, {first} and {second}; name the "
-        f"folder that is meant, snapshot.checkpoints={{{step}: FOLDER}}, or move the other out of "
-        "it"
+        f"step {step}: {source}: holds {first} and {second}, which may differ; give the folder of "
+        f"the one that is meant, snapshot.checkpoints={{{step}: FOLDER}}, or move the other away"
     )

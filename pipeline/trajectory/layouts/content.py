@@ -62,7 +62,7 @@ def _check_filled(source: Path, entries: dict[str, Entry], base: Checkpoint | No
     )
     file = min(empty[0].paths, default=source)
     raise PipelineError(
-        f"{file}: {empty[0].name} and {len(empty) - 1} more tensors have no elements: saved under "
+        f"{file}: {empty[0].name}: no elements, as in {len(empty)} tensors: saved under "
         "DeepSpeed ZeRO-3 without gathering; set stage3_gather_16bit_weights_on_model_save=true, "
         f"or {way}"
     )

@@ -22,7 +22,7 @@ from pipeline.trajectory.shards import Entry, Files, read_header
 MODEL_FOLDERS = (".", "actor/huggingface", "huggingface", "hf_model", "actor/hf_model")
 # Classes that hold values which are not read: sharded, quantised, sparse, on the meta device.
 TENSOR_CLASS = re.compile(r"(torch|bitsandbytes|numpy)(?!\.device$|\.version)")
-SAMPLE = 64  # values of each tensor by which two models are told apart
+SAMPLE = 4096  # values of each tensor by which two models are told apart
 Reader = Callable[[Path], dict[str, Entry]]
 
 
@@ -62,13 +62,13 @@ def weight_paths(folder: Path) -> list[Path]:
     Raises:
         PipelineError: the files leave open which are meant.
     """
-    _, stem, suffix, _ = _formats(folder)[0]
+    _, stem, suffix, reader = _formats(folder)[0]
     single, index = folder / f"{stem}{suffix}", folder / f"{stem}{suffix}.index.json"
     sets = _numbered(folder, stem, suffix)
     named = set(_weight_map(index).values()) if index.exists() else set()
     if single.exists():
         other = named - {single.name} or {name for names in sets.values() for name in names}
-        if other:
+        if other and not (named and alike(reader(single), _read_sharded(index, reader))):
             raise PipelineError(
                 f"{folder}: {single.name} beside the shards {_range(other)}: two models in one "
                 "folder; remove the one that is not meant"
@@ -100,7 +100,7 @@ def read(folder: Path) -> Found:
     if paths == [folder / f"{stem}{suffix}"]:
         entries = reader(paths[0])
     else:
-        entries = _read_sharded({n: folder / f for n, f in _weight_map(index).items()}, reader)
+        entries = _read_sharded(index, reader)
     if not entries:
         raise PipelineError(f"{paths[0]}: no tensors in it; save the model again, or copy it again")
     return Found(layout, folder, entries)
@@ -118,16 +118,13 @@ def _weight_map(index: Path) -> dict[str, str]:
     return weight_map
 
 
-def _read_sharded(shards: dict[str, Path], reader: Reader) -> dict[str, Entry]:
-    """The tensors of several files.
-
-    Args:
-        shards: the file of each tensor, by name, as the index has it.
-        reader: what reads one file.
+def _read_sharded(index: Path, reader: Reader) -> dict[str, Entry]:
+    """The tensors of several files, each from the one that the index names.
 
     Raises:
         PipelineError: a shard is missing or truncated, or index and shards disagree.
     """
+    shards = {name: index.parent / file for name, file in _weight_map(index).items()}
     entries: dict[str, Entry] = {}
     for path in sorted(set(shards.values())):
         for name, entry in reader(path).items():

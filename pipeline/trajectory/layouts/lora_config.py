@@ -148,7 +148,7 @@ def read_config(folder: Path) -> AdapterConfig:
 
 
 def _check_type(path: Path, raw: Mapping[str, Any]) -> None:
-    kind = str(raw.get("peft_type", "LORA")).removeprefix("PeftType.").upper()
+    kind = str(raw.get("peft_type") or "LORA").removeprefix("PeftType.").upper()
     if kind in PROMPTS:
         raise PipelineError(f"{path}: peft_type={kind}: no change of the weights; leave it out")
     if kind != "LORA":

@@ -26,6 +26,7 @@ MARK = re.compile(
 )
 # Names that plain models may have, too; marks beside a config that says quantised.
 WEAK_MARK = re.compile(r".*[._](scales?|zeros|g_idx|codes|codebooks|compressed|input_scale)")
+CACHE_SCALES = ("q_scale", "k_scale", "v_scale")  # of the fp8 cache beside plain weights
 SMALL = (torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32)
 # Buffers of plain models that are integer matrices: masks, positions, tables of indices.
 BUFFER = re.compile(
@@ -48,13 +49,14 @@ def check_plain(source: Path, config_folder: Path, entries: Mapping[str, Entry])
     Raises:
         PipelineError: names the first such tensor, the method and the way out.
     """
-    method = _method(config_folder)
+    method = quantisation(config_folder)
     for name, entry in entries.items():
         last = name.rsplit(".", 1)[-1]
         codes = len(entry.shape) > 1 and entry.dtype in SMALL and not BUFFER.fullmatch(last)
         codes |= len(entry.shape) > 1 and last == "weight" and not entry.dtype.is_floating_point
         small = entry.dtype.is_floating_point and entry.dtype.itemsize < 2
-        mark = MARK.fullmatch(name) or (method is not None and WEAK_MARK.fullmatch(name))
+        weak = method is not None and last not in CACHE_SCALES and WEAK_MARK.fullmatch(name)
+        mark = MARK.fullmatch(name) or weak
         if codes or small or mark:
             path = min(entry.paths, default=source)
             dtype = str(entry.dtype).removeprefix("torch.")
@@ -64,7 +66,7 @@ def check_plain(source: Path, config_folder: Path, entries: Mapping[str, Entry])
             )
 
 
-def _method(config_folder: Path) -> str | None:
+def quantisation(config_folder: Path) -> str | None:
     """How config.json says that the model is quantised; None if it does not."""
     config = read_json(config_folder / "config.json")
     nested = config.get("text_config") if isinstance(config, dict) else None
