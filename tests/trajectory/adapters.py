@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipeline.trajectory.layouts import open_checkpoint
-from pipeline.trajectory.shards import Files
+from pipeline.trajectory.shards import Entry, Files
 from tests.trajectory.pico import Tensors
 
 
@@ -60,9 +61,13 @@ def move(model: Any, seed: int = 2) -> None:
 def read(folder: Path, base: Path | None) -> Tensors:
     """All tensors of a checkpoint as fp32, the tied ones left out."""
     given = None if base is None else open_checkpoint(0, base)
+    return load(open_checkpoint(1, folder, given).entries)
+
+
+def load(entries: Mapping[str, Entry]) -> Tensors:
     out: Tensors = {}
     with Files() as files:
-        for name, entry in open_checkpoint(1, folder, given).entries.items():
+        for name, entry in entries.items():
             values, raw = torch.empty(entry.numel), torch.empty(8 * entry.numel, dtype=torch.uint8)
             files.load(entry, 0, entry.numel, values, raw)
             out[name] = values.view(entry.shape)
