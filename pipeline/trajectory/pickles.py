@@ -194,6 +194,11 @@ def _from_type(function: Callable[..., Any], kind: Any, args: Any, state: Any) -
     return value
 
 
+def _nested(kind: Any, name: str) -> Any:
+    """A class inside another: inert as well."""
+    return type(name, (Opaque,), {"name": f"{kind.name}.{name}"})
+
+
 REBUILD: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_tensor_v3"): _tensor_v3,
@@ -203,4 +208,7 @@ REBUILD: dict[tuple[str, str], Any] = {
     ("torch", "Size"): tuple,
     ("collections", "OrderedDict"): OrderedDict,
     ("builtins", "set"): set,
+    ("builtins", "getattr"): _nested,
+    ("__builtin__", "set"): set,  # the name in pickles of protocol 2, which torch writes
+    ("__builtin__", "getattr"): _nested,
 }

@@ -110,7 +110,7 @@ def test_named_adapters(base: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     policy = LoraConfig(r=4, lora_alpha=12, target_modules=["q_proj"])
-    model = trained(base)
+    model: Any = trained(base)
     model.add_adapter("ref", LoraConfig(r=2, target_modules=["q_proj"]))
     model.save_pretrained(tmp_path / "default")
     model.set_adapter("default")

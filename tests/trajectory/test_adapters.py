@@ -166,7 +166,12 @@ def test_options_that_are_off_or_of_no_effect_are_read(base: Path, tmp_path: Pat
     model = trained(base)
     model.save_pretrained(tmp_path)
     file = tmp_path / "adapter_config.json"
-    harmless = {"of_next_year": False, "and_this": None, "and_that": {}, "peft_type": None}
+    harmless: dict[str, Any] = {
+        "of_next_year": False,
+        "and_this": None,
+        "and_that": {},
+        "peft_type": None,
+    }
     verl = {"runtime_config": {"ephemeral_gpu_offload": False}, "megatron_core": "other"}
     file.write_text(json.dumps(json.loads(file.read_text()) | harmless | verl))
     assert_close(read(tmp_path, base), merged(model))

@@ -88,7 +88,7 @@ def test_what_is_no_tensor_in_a_torch_file_is_passed_over(tmp_path: Path) -> Non
     assert_close(read(folder, None), FLOATS)
 
 
-def edited(change: Callable[[dict[str, str]], Any]) -> Callable[[Path], Any]:
+def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Any]:
     """A change of the index's weight_map."""
 
     def edit(folder: Path) -> None:
@@ -130,14 +130,17 @@ FIRST, SECOND = (f"model-0000{i}-of-00003.safetensors" for i in (1, 2))
         (lambda folder: (folder / FIRST).unlink(), rf"{FIRST}: no such file; copy the missing"),
         (unindexed, r"shards without model\.safetensors\.index\.json \(.*00001-of-00003"),
         (
-            lambda folder: (second_set(folder), unindexed(folder)),
+            lambda folder: [change(folder) for change in (second_set, unindexed)],
             "00001-of-00002.* and .*00001-of-00003.*; copy the index of the set that is meant",
         ),
         (
             lambda folder: single(folder, random_tensors(9)),
             r"model\.safetensors beside the shards model-00001-of-00003.*two models in one folder",
         ),
-        (lambda folder: (single(folder), unindexed(folder)), "beside the shards model-00001"),
+        (
+            lambda folder: [change(folder) for change in (single, unindexed)],
+            "beside the shards model-00001",
+        ),
     ],
 )
 def test_shards_that_leave_open_what_is_meant_are_refused(

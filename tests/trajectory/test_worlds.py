@@ -108,6 +108,15 @@ def test_zero_files_of_another_model_are_refused(tmp_path: Path, zero: Path) -> 
         read(folder, base)
 
 
+def test_frozen_parameters_of_stage_1_are_read(tmp_path: Path, zero: Path) -> None:
+    """DeepSpeed stores them in the model's state alone: would catch a model that lacks them."""
+    whole = read(zero / "2/checkpoint-2", write_model(tmp_path / "other", random_tensors(0)))
+    base = write_model(tmp_path / "base", whole)
+    found = read(zero / "2/checkpoint-1", base)
+    assert found.keys() == whole.keys()
+    assert torch.equal(found["2.weight"], whole["2.weight"])
+
+
 def test_zero_tags(tmp_path: Path, zero: Path) -> None:
     """`latest` says which tag is meant; without it two are refused."""
     folder, tag, base = zero_folder(tmp_path, zero / "2/checkpoint-2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import PipelineError
@@ -59,7 +60,12 @@ def _read(step: int, source: Path, base: Checkpoint | None) -> Found:
     A delta or an adapter is the trained model even where a trainer's state lies beside it, of which
     it is a part; a whole model likewise. Between these there is no order: they would differ.
     """
-    model, adapter = _model(step, source), _adapter(step, source)
+    models = hf.find(source)
+    adapters = lora.find(source, models)
+    model, adapter = (
+        _model(step, source, models, adapters),
+        _adapter(step, source, models, adapters),
+    )
     if model is not None and adapter is not None:
         raise PipelineError(_both(step, source, f"a model ({model})", f"an adapter ({adapter})"))
     if delta.holds(source):
@@ -78,33 +84,35 @@ def _read(step: int, source: Path, base: Checkpoint | None) -> Found:
     if shards:
         return fsdp.read(shards[0])
     if zero_files.holds(source):
-        return zero.read(source)
+        return zero.read(source, base)
     raise PipelineError(
         f"step {step}: {source}: no weights of a known layout in it (HF safetensors or .bin, "
         "verl FSDP, DeepSpeed ZeRO, PEFT LoRA, deltas)"
     )
 
 
-def _model(step: int, source: Path) -> Path | None:
+def _model(
+    step: int, source: Path, models: Sequence[Path], adapters: Sequence[Path]
+) -> Path | None:
     """The folder of the whole model that the checkpoint holds, if any."""
-    models = hf.find(source)
     if len(models) > 1:
         first, *others = (hf.read(folder) for folder in models)
         for folder, other in zip(models[1:], others, strict=True):
             if not hf.alike(first.entries, other.entries):
                 raise PipelineError(_both(step, source, models[0], folder))
     # verl writes base and factors unmerged under the name of a model, beside the adapter
-    if models and lora.find(source) and any(is_factor(n) for n in hf.read(models[0]).entries):
+    if models and adapters and any(is_factor(n) for n in hf.read(models[0]).entries):
         return None
     return models[0] if models else None
 
 
-def _adapter(step: int, source: Path) -> Path | None:
+def _adapter(
+    step: int, source: Path, models: Sequence[Path], adapters: Sequence[Path]
+) -> Path | None:
     """The folder of the adapter that the checkpoint holds, if any."""
-    adapters = lora.find(source)
     if len(adapters) > 1:
         raise PipelineError(_both(step, source, *adapters[:2]))
-    if adapters and not lora.has_weights(adapters[0]) and hf.find(source):
+    if adapters and models and not lora.has_weights(adapters[0]):
         return None  # merged: only its config was left
     return adapters[0] if adapters else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from pipeline.errors import PipelineError
@@ -9,6 +10,7 @@ from pipeline.trajectory.checkpoint import Checkpoint, Found
 from pipeline.trajectory.layouts.quantised import check_plain
 from pipeline.trajectory.shards import Entry
 
+MATRIX = re.compile(r"(^|[._])(embed_tokens|wte|lm_head|proj)\.weight$")
 FACTORS = (".lora_A.", ".lora_B.", ".lora_embedding_A", ".base_layer.")
 
 
@@ -43,7 +45,8 @@ def is_factor(name: str) -> bool:
 
 
 def _check_filled(source: Path, entries: dict[str, Entry], base: Checkpoint | None) -> None:
-    """A tensor of shape [0] is what ZeRO-3 leaves of a weight on a rank that did not gather it."""
+    """A tensor of shape [0] is what ZeRO-3 leaves of a weight on a rank that did not gather it, a
+    matrix of one dimension a rank's part of it."""
     known = {} if base is None else base.entries
     empty = [
         entry
@@ -52,7 +55,8 @@ def _check_filled(source: Path, entries: dict[str, Entry], base: Checkpoint | No
         and entry.is_float
         and (known[name].numel if name in known else entry.shape == (0,))
     ]
-    if not empty:
+    flat = [e for name, e in entries.items() if len(e.shape) == 1 and MATRIX.search(name)]
+    if not empty and not flat:
         return
     states = sorted(source.glob("*/*_optim_states.pt"))
     way = (
@@ -60,9 +64,10 @@ def _check_filled(source: Path, entries: dict[str, Entry], base: Checkpoint | No
         if states
         else "run zero_to_fp32.py on its DeepSpeed folder"
     )
-    file = min(empty[0].paths, default=source)
+    first = (empty or flat)[0]
+    what = f"no elements, as in {len(empty)} tensors" if empty else "a matrix of one dimension"
     raise PipelineError(
-        f"{file}: {empty[0].name}: no elements, as in {len(empty)} tensors: saved under "
-        "DeepSpeed ZeRO-3 without gathering; set stage3_gather_16bit_weights_on_model_save=true, "
-        f"or {way}"
+        f"{min(first.paths, default=source)}: {first.name}: {what}: saved under DeepSpeed ZeRO-3 "
+        "or FSDP without gathering; set stage3_gather_16bit_weights_on_model_save=true, or "
+        f"{way}"
     )

@@ -40,8 +40,8 @@ def _formats(folder: Path) -> list[tuple[str, str, str, Reader]]:
     return [
         (layout, stem, suffix, reader)
         for layout, stem, suffix, reader in known
-        if (folder / f"{stem}{suffix}").exists()
-        or (folder / f"{stem}{suffix}.index.json").exists()
+        if (folder / f"{stem}{suffix}").is_file()
+        or (folder / f"{stem}{suffix}.index.json").is_file()
         or _numbered(folder, stem, suffix)
     ]
 
@@ -65,8 +65,8 @@ def weight_paths(folder: Path) -> list[Path]:
     _, stem, suffix, reader = _formats(folder)[0]
     single, index = folder / f"{stem}{suffix}", folder / f"{stem}{suffix}.index.json"
     sets = _numbered(folder, stem, suffix)
-    named = set(_weight_map(index).values()) if index.exists() else set()
-    if single.exists():
+    named = set(_weight_map(index).values()) if index.is_file() else set()
+    if single.is_file():
         other = named - {single.name} or {name for names in sets.values() for name in names}
         if other and not (named and alike(reader(single), _read_sharded(index, reader))):
             raise PipelineError(

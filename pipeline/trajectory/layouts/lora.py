@@ -10,7 +10,7 @@ Source: PEFT's adapter_config.json and adapter_model.safetensors.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -59,15 +59,18 @@ def has_weights(folder: Path) -> bool:
     return any((folder / name).exists() for name in WEIGHTS)
 
 
-def find(source: Path) -> list[Path]:
+def find(source: Path, models: Sequence[Path]) -> list[Path]:
     """The adapters in `source` or where trainers put them below it.
+
+    Args:
+        models: what `hf.find` found there.
 
     PEFT saves the adapter "default" in the folder itself and others below it under their names
     (TRL's "ref"): those count only where there is none in the usual places, and no model.
     """
     usual = dict.fromkeys(source / folder for folder in FOLDERS)
     found = [folder for folder in usual if holds(folder)]
-    if found or hf.find(source):
+    if found or models:
         return found
     return sorted(path for path in source.iterdir() if path.is_dir() and holds(path))
 
@@ -98,7 +101,7 @@ def read(folder: Path, base: Checkpoint) -> Found:
     """
     config = read_config(folder)
     factors, whole = _sort(folder, _stored(folder))
-    tied = _tied(base)
+    tied, conv1d = _tied(base), _has_conv1d(base.folder)
     known = base.entries | {h: replace(base.entries[e], name=h) for h, e in tied.items()}
     tensors = dict(known)
     for name, entry in whole.items():
@@ -106,7 +109,7 @@ def read(folder: Path, base: Checkpoint) -> Found:
         tensors[name] = entry
     for module, pair in factors.items():
         _require(folder, module + ".weight", known)
-        tensors[module + ".weight"] = _shifted(config, module, pair, tensors, base)
+        tensors[module + ".weight"] = _shifted(config, module, pair, tensors, base, conv1d)
     check_complete(config, base.folder, known, factors.keys(), whole.keys())
     for head, embedding in tied.items():
         if tensors[head] == replace(tensors[embedding], name=head):
@@ -179,8 +182,13 @@ def _shifted(
     pair: Factors,
     tensors: Mapping[str, Entry],
     base: Checkpoint,
+    conv1d: bool,
 ) -> Entry:
-    """The module's weight with scale · B A added."""
+    """The module's weight with scale · B A added.
+
+    Args:
+        conv1d: the base's architecture is one that has Conv1D layers.
+    """
     folder, name = config.path.parent, module + ".weight"
     weight, a, b = tensors[name], pair.sides["A"], pair.sides["B"]
     if weight.shift is not None:
@@ -189,7 +197,7 @@ def _shifted(
             "write this base as a model first (snapshot.export) and give that"
         )
     scale = config.scale(module, a.shape[0])
-    if pair.embedding or _conv1d(config, base.folder, module, weight, (b.shape[0], a.shape[1])):
+    if pair.embedding or _crossed(config, module, weight, (b.shape[0], a.shape[1]), conv1d):
         shift = LowRank(a, b, scale, True)  # kept as [in, out]: Aᵀ Bᵀ
     else:
         shift = LowRank(b, a, scale)
@@ -201,8 +209,13 @@ def _shifted(
     return replace(weight, shift=shift)
 
 
-def _conv1d(
-    config: AdapterConfig, base_folder: Path, module: str, weight: Entry, trained: tuple[int, int]
+def _has_conv1d(base_folder: Path) -> bool:
+    config = read_json(base_folder / "config.json")
+    return isinstance(config, dict) and config.get("model_type") in CONV1D_MODELS
+
+
+def _crossed(
+    config: AdapterConfig, module: str, weight: Entry, trained: tuple[int, int], known: bool
 ) -> bool:
     """Whether the module keeps its weight as [in, out], as Conv1D does.
 
@@ -210,12 +223,11 @@ def _conv1d(
 
     Args:
         trained: [out, in] of the factors.
+        known: the architecture is one of `CONV1D_MODELS`.
 
     Raises:
         PipelineError: a square weight in a model of which that is not known.
     """
-    model = read_json(base_folder / "config.json")
-    known = isinstance(model, dict) and model.get("model_type") in CONV1D_MODELS
     if not (known or config.conv1d):
         return False
     if trained[0] != trained[1]:

@@ -25,7 +25,9 @@ MARK = re.compile(
     r"|quant_state\.\w+|SCB|W_q|Qidxs|bitmask)"
 )
 # Names that plain models may have, too; marks beside a config that says quantised.
-WEAK_MARK = re.compile(r".*[._](scales?|zeros|g_idx|codes|codebooks|compressed|input_scale)")
+WEAK_MARK = re.compile(
+    r".*[._](scales?|zeros|g_idx|codes|codebooks|centroids|compressed|input_scale)"
+)
 CACHE_SCALES = ("q_scale", "k_scale", "v_scale")  # of the fp8 cache beside plain weights
 SMALL = (torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32)
 # Buffers of plain models that are integer matrices: masks, positions, tables of indices.

@@ -9,22 +9,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.trajectory.checkpoint import Found
+from pipeline.trajectory.checkpoint import Checkpoint, Found
 from pipeline.trajectory.layouts.zero_files import model_states, optimizer_states, tag_folder
 from pipeline.trajectory.pickles import Stored
 from pipeline.trajectory.shards import Entry, Extent
 
 
-def read(source: Path) -> Found:
-    """The ZeRO checkpoint in `source`, or in the tag folder in it (`latest` says which)."""
-    return Found("deepspeed zero", source, _read_folder(tag_folder(source)))
+def read(source: Path, base: Checkpoint | None) -> Found:
+    """The ZeRO checkpoint in `source`, or in the tag folder in it (`latest` says which).
+
+    Raises:
+        PipelineError: files missing, of several launches, or cut otherwise than by ZeRO alone.
+    """
+    return Found("deepspeed zero", source, _read_folder(tag_folder(source), base))
 
 
-def _read_folder(folder: Path) -> dict[str, Entry]:
+def _read_folder(folder: Path, base: Checkpoint | None) -> dict[str, Entry]:
     states = optimizer_states(folder)
     stage = states[0]["zero_stage"]
     stage = int(getattr(stage, "args", (stage,))[0])  # an enum, kept as an inert record
@@ -33,7 +38,7 @@ def _read_folder(folder: Path) -> dict[str, Entry]:
     entries = {
         name: stored.entry(name)
         for name, stored in model["module"].items()
-        if name in model["buffer_names"] and isinstance(stored, Stored)
+        if name in (model.get("buffer_names") or ()) and isinstance(stored, Stored)
     }
     if stage <= 2:
         entries |= {n: s.entry(n) for n, s in (model.get("frozen_param_fragments") or {}).items()}
@@ -43,9 +48,12 @@ def _read_folder(folder: Path) -> dict[str, Entry]:
         entries |= _stage_3(folder, states, model["param_shapes"])
     for name, same in dict(model.get("shared_params") or {}).items():
         if same in entries:
-            entries[name] = Entry(
-                name, entries[same].dtype, entries[same].shape, entries[same].extents
-            )
+            entries[name] = replace(entries[same], name=name)
+    if stage < 2:  # frozen parameters are only in the model's state, which DeepSpeed's script omits
+        for name, stored in model["module"].items():
+            known = base is None or name in base.entries
+            if known and name not in entries and isinstance(stored, Stored):
+                entries[name] = stored.entry(name)
     return entries
 
 
