@@ -10,7 +10,7 @@ Source: PEFT's adapter_config.json and adapter_model.safetensors.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -104,13 +104,14 @@ def read(folder: Path, base: Checkpoint) -> Found:
     tied, conv1d = _tied(base), _has_conv1d(base.folder)
     known = base.entries | {h: replace(base.entries[e], name=h) for h, e in tied.items()}
     tensors = dict(known)
+    names = _base_names(folder, {*(f"{module}.weight" for module in factors), *whole}, known)
     for name, entry in whole.items():
-        _require(folder, name, known)
-        tensors[name] = entry
+        tensors[names[name]] = replace(entry, name=names[name])
     for module, pair in factors.items():
-        _require(folder, module + ".weight", known)
-        tensors[module + ".weight"] = _shifted(config, module, pair, tensors, base, conv1d)
-    check_complete(config, base.folder, known, factors.keys(), whole.keys())
+        weight = tensors[names[f"{module}.weight"]]
+        tensors[weight.name] = _shifted(config, module, pair, weight, base, conv1d)
+    adapted = {names[f"{module}.weight"].removesuffix(".weight") for module in factors}
+    check_complete(config, base.folder, known, adapted, {names[name] for name in whole})
     for head, embedding in tied.items():
         if tensors[head] == replace(tensors[embedding], name=head):
             del tensors[head]  # still one tensor
@@ -180,17 +181,19 @@ def _shifted(
     config: AdapterConfig,
     module: str,
     pair: Factors,
-    tensors: Mapping[str, Entry],
+    weight: Entry,
     base: Checkpoint,
     conv1d: bool,
 ) -> Entry:
     """The module's weight with scale · B A added.
 
     Args:
+        module: its path in the model that was trained.
+        weight: what the base has of it.
         conv1d: the base's architecture is one that has Conv1D layers.
     """
-    folder, name = config.path.parent, module + ".weight"
-    weight, a, b = tensors[name], pair.sides["A"], pair.sides["B"]
+    folder, name = config.path.parent, weight.name
+    a, b = pair.sides["A"], pair.sides["B"]
     if weight.shift is not None:
         raise PipelineError(
             f"{base.source}: {name} is stored as a difference to another model ({base.layout}); "
@@ -240,6 +243,9 @@ def _crossed(
     )
 
 
-def _require(folder: Path, name: str, base: Mapping[str, Entry]) -> None:
-    if name not in base:
-        raise PipelineError(f"{folder}: the adapter changes {name}, which the base lacks")
+def _base_names(folder: Path, wanted: Collection[str], base: Mapping[str, Entry]) -> dict[str, str]:
+    """The base's names of the tensors that the adapter changes."""
+    for name in sorted(wanted):
+        if name not in base:
+            raise PipelineError(f"{folder}: the adapter changes {name}, which the base lacks")
+    return {name: name for name in wanted}
