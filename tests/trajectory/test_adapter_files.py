@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.errors import PipelineError
 from pipeline.trajectory.layouts import open_checkpoint
-from tests.trajectory.adapters import assert_close, merged, move, qwen, read, trained
+from pipeline.trajectory.layouts.delta import write_delta_snapshot
+from tests.trajectory.adapters import assert_close, load, merged, move, qwen, read, trained
 from tests.trajectory.pico import Tensors
 
 pytest.importorskip("peft")
@@ -133,6 +134,22 @@ def test_an_adapter_of_an_adapter_is_refused(base: Path, tmp_path: Path) -> None
     start = open_checkpoint(0, tmp_path / "sft", open_checkpoint(0, base))
     with pytest.raises(PipelineError, match=r"sft: .*q_proj\.weight is stored as a difference"):
         open_checkpoint(5, tmp_path / "rl", start)
+
+
+def test_a_delta_on_an_adapter_is_refused(base: Path, tmp_path: Path) -> None:
+    """Its digest is that of the base below; and one without tensors is no step."""
+    name = "model.layers.0.self_attn.q_proj.weight"
+    trained(base).save_pretrained(tmp_path / "sft")
+    start = open_checkpoint(0, tmp_path / "sft", open_checkpoint(0, base))
+    write_delta_snapshot(tmp_path / "rl", base, 5, {name: torch.ones(16, 16)})
+    with pytest.raises(PipelineError, match=r"sft: .*q_proj\.weight is stored as a difference"):
+        open_checkpoint(5, tmp_path / "rl", start)
+    write_delta_snapshot(tmp_path / "other", base, 5, {"model.norm.weight": torch.ones(16)})
+    found = load(open_checkpoint(5, tmp_path / "other", start).entries)
+    assert torch.equal(found[name], load(start.entries)[name])  # the adapter's change is kept
+    write_delta_snapshot(tmp_path / "none", base, 5, {})
+    with pytest.raises(PipelineError, match=r"delta\.safetensors: no tensors in it"):
+        open_checkpoint(5, tmp_path / "none", open_checkpoint(0, base))
 
 
 def test_the_named_base_is_opened_or_asked_for(base: Path, tmp_path: Path) -> None:

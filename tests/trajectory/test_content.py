@@ -171,6 +171,14 @@ def test_what_from_pretrained_reads_is_read(tmp_path: Path, change: Callable[[Pa
     assert_close(loaded, FLOATS)
 
 
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    folder = write_model(tmp_path, TENSORS)
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(tmp_path / "gone")
+    with pytest.raises(PipelineError, match=r"model\.safetensors: no such file"):
+        read(folder, None)
+
+
 def test_an_index_of_a_single_file_is_no_second_model(tmp_path: Path) -> None:
     folder = write_model(tmp_path, TENSORS)
     index = {"weight_map": dict.fromkeys(TENSORS, "model.safetensors")}

@@ -167,6 +167,8 @@ def read(source: Path, base: Checkpoint) -> Found:
             f"training started from ({record['base']}) as snapshot.base"
         )
     deltas = read_header(source / WEIGHTS)
+    if not deltas:
+        raise PipelineError(f"{source / WEIGHTS}: no tensors in it; copy the snapshot again")
     for name, delta in deltas.items():
         if name not in entries:
             raise PipelineError(f"{source}: delta of {name}, which the base {folder} lacks")

@@ -170,6 +170,8 @@ def _join(folder: Path, name: str, parts: Sequence[Any], copied: bool) -> Entry:
     if any(tuple(part.args[2]) != shape for part in parts):
         raise PipelineError(f"{folder}: tensor {name} differs in shape between the ranks")
     local = [part.attributes["_local_tensor"] for part in parts]
+    if any(tensor.dtype != local[0].dtype for tensor in local):
+        raise PipelineError(f"{folder}: tensor {name} differs in dtype between the ranks")
     if not _sharded_on_rows(folder, name, parts[0].attributes["_spec"].attributes["placements"]):
         return Entry(name, local[0].dtype, shape, (local[0].extent(),))
     extents, rows = [], 0

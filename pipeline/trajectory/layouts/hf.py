@@ -40,10 +40,15 @@ def _formats(folder: Path) -> list[tuple[str, str, str, Reader]]:
     return [
         (layout, stem, suffix, reader)
         for layout, stem, suffix, reader in known
-        if (folder / f"{stem}{suffix}").is_file()
-        or (folder / f"{stem}{suffix}.index.json").is_file()
+        if _is_there(folder / f"{stem}{suffix}")
+        or _is_there(folder / f"{stem}{suffix}.index.json")
         or _numbered(folder, stem, suffix)
     ]
+
+
+def _is_there(path: Path) -> bool:
+    """A file, or a link that leads nowhere: to be named by what reads it."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _numbered(folder: Path, stem: str, suffix: str) -> dict[int, list[str]]:
@@ -65,8 +70,8 @@ def weight_paths(folder: Path) -> list[Path]:
     _, stem, suffix, reader = _formats(folder)[0]
     single, index = folder / f"{stem}{suffix}", folder / f"{stem}{suffix}.index.json"
     sets = _numbered(folder, stem, suffix)
-    named = set(_weight_map(index).values()) if index.is_file() else set()
-    if single.is_file():
+    named = set(_weight_map(index).values()) if _is_there(index) else set()
+    if _is_there(single):
         other = named - {single.name} or {name for names in sets.values() for name in names}
         if other and not (named and alike(reader(single), _read_sharded(index, reader))):
             raise PipelineError(
