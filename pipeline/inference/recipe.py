@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from pipeline.errors import PipelineError
 from pipeline.inference.device import parse_dtype
 from pipeline.trajectory.checkpoint import Checkpoint
-from pipeline.trajectory.layouts import open_checkpoint
+from pipeline.trajectory.layouts import hf, open_checkpoint
 from pipeline.trajectory.reader import Reader
 from pipeline.trajectory.shards import Entry, Files
 from pipeline.trajectory.stream import PIECE, pieces
@@ -85,13 +85,13 @@ class Recipe:
 
 
 def checkpoint_tensors(folder: Path) -> NamedTensors:
-    """(name, CPU tensor) of every tensor of a checkpoint folder.
+    """(name, CPU tensor) of every tensor of a checkpoint folder, of the files that are its model's.
 
     Raises:
         PipelineError: no safetensors in it, or a damaged file.
     """
-    paths = sorted(folder.glob("*.safetensors"))
-    if not paths:
+    paths = hf.weight_paths(folder) if folder in hf.find(folder) else []
+    if not paths or paths[0].suffix != ".safetensors":
         raise PipelineError(f"{folder}: no *.safetensors files; save the model as safetensors")
     for path in paths:
         try:

@@ -147,6 +147,9 @@ def _set_dtype(path: Path, dtype: str) -> None:
         raise PipelineError(f"{path}: not a JSON object; copy the model's config.json again")
     config.pop("torch_dtype", None)  # the older name of the same field
     config["dtype"] = dtype
+    for section in (config, config.get("text_config")):  # what is written is plain
+        if isinstance(section, dict):
+            section.pop("quantization_config", None)
     for nested in config.values():
         if isinstance(nested, dict) and ("dtype" in nested or "torch_dtype" in nested):
             nested.pop("torch_dtype", None)

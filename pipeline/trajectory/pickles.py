@@ -150,6 +150,11 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Storage:
         _, dtype, key, _, _ = pid
+        if not isinstance(dtype, torch.dtype):  # complex or quantised
+            raise PipelineError(
+                f"{self._path}: a tensor lies in a {dtype.name}, which is not read; convert the "
+                "checkpoint to bf16 first"
+            )
         info = self._archive.getinfo(f"{self._prefix}data/{key}")
         if info.compress_type != zipfile.ZIP_STORED:
             raise pickle.UnpicklingError("its tensors are compressed")
@@ -181,11 +186,17 @@ def _first(value: Any, *_: Any) -> Any:
     return value
 
 
-def _from_type(function: Callable[..., Any], _type: Any, args: Any, state: Any) -> Any:
+def _from_type(function: Callable[..., Any], kind: Any, args: Any, state: Any) -> Any:
     value = function(*args)
     if isinstance(value, Opaque):
         value.state = state
+        value.name = kind.name  # the tensor's class, not what rebuilds it
     return value
+
+
+def _nested(kind: Any, name: str) -> Any:
+    """A class inside another: inert as well."""
+    return type(name, (Opaque,), {"name": f"{kind.name}.{name}"})
 
 
 REBUILD: dict[tuple[str, str], Any] = {
@@ -197,4 +208,7 @@ REBUILD: dict[tuple[str, str], Any] = {
     ("torch", "Size"): tuple,
     ("collections", "OrderedDict"): OrderedDict,
     ("builtins", "set"): set,
+    ("builtins", "getattr"): _nested,
+    ("__builtin__", "set"): set,  # the name in pickles of protocol 2, which torch writes
+    ("__builtin__", "getattr"): _nested,
 }

@@ -112,7 +112,7 @@ def read_header(path: Path) -> dict[str, Entry]:
     """The tensors of one safetensors file, from its header alone.
 
     Raises:
-        PipelineError: missing, truncated, or not safetensors; names the file.
+        PipelineError: missing, truncated, not safetensors, of a dtype not read; names the file.
     """
     try:
         size = path.stat().st_size
@@ -145,6 +145,9 @@ def read_header(path: Path) -> dict[str, Entry]:
 def _entry(name: str, spec: dict[str, Any], path: Path, data: int) -> Entry:
     begin, end = spec["data_offsets"]
     shape = tuple(int(n) for n in spec["shape"])
+    if spec["dtype"] not in DTYPES:  # scales, complex numbers, or several values to a byte
+        stored = f"{path}: tensor {name} is stored as {spec['dtype']}"
+        raise PipelineError(f"{stored}, which is not read; dequantise the model to bf16 first")
     entry = Entry(name, DTYPES[spec["dtype"]], shape, (Extent(path, data + begin, end - begin),))
     if entry.nbytes != end - begin:
         raise ValueError(f"{name} {list(shape)} does not fill its {end - begin} bytes")
@@ -264,7 +267,8 @@ class Files:
         if isinstance(shift, Entry):
             self.load(shift, start, stop, out, raw)
             return
-        right = self._whole(shift.right, 0, shift.right.numel).view(shift.right.shape)
+        right = self._whole(shift.right, 0, shift.right.numel)
+        right = right.view(shift.right.shape[0], -1)  # a convolution's kernel is part of a row
         right = right.T if shift.transposed else right
         rank, columns = right.shape
         first, last = start // columns, -(-stop // columns)  # the rows that the elements lie in

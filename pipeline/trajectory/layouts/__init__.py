@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.trajectory.checkpoint import (
     Checkpoint,
+    Found,
     check_experts,
     tied_names,
     weight_files,
 )
-from pipeline.trajectory.layouts import delta, fsdp, hf, lora, zero
-
-# In this order: a folder that holds a whole HF model beside a trainer's state is read as the model.
-READERS = (hf.read, delta.read, fsdp.read, zero.read, lora.read)
+from pipeline.trajectory.layouts import delta, fsdp, hf, lora, zero, zero_files
+from pipeline.trajectory.layouts.content import check_content, is_factor
+from pipeline.trajectory.layouts.quantised import quantisation
 
 
 def open_checkpoint(step: int, source: Path, base: Checkpoint | None = None) -> Checkpoint:
@@ -25,19 +26,12 @@ def open_checkpoint(step: int, source: Path, base: Checkpoint | None = None) -> 
             without a config take its.
 
     Raises:
-        PipelineError: no known layout, a missing or truncated shard, no config.
+        PipelineError: no known layout, or several that would give different weights; a missing or
+            truncated shard, no weights or quantised ones, no config.
     """
     if not source.is_dir():
         raise PipelineError(f"step {step}: {source}: no such folder")
-    for read in READERS:
-        found = read(source, base)
-        if found is not None:
-            break
-    else:
-        raise PipelineError(
-            f"step {step}: {source}: no weights of a known layout in it (HF safetensors or .bin, "
-            "verl FSDP, DeepSpeed ZeRO, PEFT LoRA, deltas)"
-        )
+    found = _read(step, source, base)
     folder = found.folder
     if folder is None or not (folder / "config.json").exists():
         if base is None:
@@ -45,14 +39,88 @@ def open_checkpoint(step: int, source: Path, base: Checkpoint | None = None) -> 
         folder = base.folder
     # an adapter's config has the scale of its change: other weights without other tensors
     adapter = sorted(source.rglob("adapter_config.json")) if found.layout == "peft lora" else []
+    check_content(source, found, folder, base)
     tied = tied_names(folder, found.entries)
     check_experts(folder, found.entries)
+    layout = found.layout
+    if folder == found.folder and quantisation(folder) is not None:
+        layout += " under a quantization_config"  # plain, but engines would take it for codes
     return Checkpoint(
         step=step,
         source=source,
         folder=folder,
-        layout=found.layout,
+        layout=layout,
         entries={name: entry for name, entry in found.entries.items() if name not in tied},
         files=weight_files(found.entries, adapter),
         tied=tied,
+    )
+
+
+def _read(step: int, source: Path, base: Checkpoint | None) -> Found:
+    """The tensors by the layout that says most about the step.
+
+    A delta or an adapter is the trained model even where a trainer's state lies beside it, of which
+    it is a part; a whole model likewise. Between these there is no order: they would differ.
+    """
+    models = hf.find(source)
+    adapters = lora.find(source, models)
+    model, adapter = (
+        _model(step, source, models, adapters),
+        _adapter(step, source, models, adapters),
+    )
+    if model is not None and adapter is not None:
+        raise PipelineError(_both(step, source, f"a model ({model})", f"an adapter ({adapter})"))
+    if delta.holds(source):
+        if model is not None or adapter is not None:
+            beside = f"a model ({model})" if model is not None else f"an adapter ({adapter})"
+            raise PipelineError(_both(step, source, f"a delta ({delta.RECORD})", beside))
+        return delta.read(source, base or open_checkpoint(0, delta.named_base(source)))
+    if adapter is not None:
+        return lora.read(adapter, base or open_checkpoint(0, lora.named_base(adapter)))
+    if model is not None:
+        return hf.read(model)
+    shards = fsdp.find(source)
+    if len(shards) > 1 or (shards and zero_files.holds(source)):
+        other = f"those in {shards[1]}" if len(shards) > 1 else "DeepSpeed's *_optim_states.pt"
+        raise PipelineError(_both(step, source, f"the FSDP shards in {shards[0]}", other))
+    if shards:
+        return fsdp.read(shards[0])
+    if zero_files.holds(source):
+        return zero.read(source, base)
+    raise PipelineError(
+        f"step {step}: {source}: no weights of a known layout in it (HF safetensors or .bin, "
+        "verl FSDP, DeepSpeed ZeRO, PEFT LoRA, deltas)"
+    )
+
+
+def _model(
+    step: int, source: Path, models: Sequence[Path], adapters: Sequence[Path]
+) -> Path | None:
+    """The folder of the whole model that the checkpoint holds, if any."""
+    if len(models) > 1:
+        first, *others = (hf.read(folder) for folder in models)
+        for folder, other in zip(models[1:], others, strict=True):
+            if not hf.alike(first.entries, other.entries):
+                raise PipelineError(_both(step, source, models[0], folder))
+    # verl writes base and factors unmerged under the name of a model, beside the adapter
+    if models and adapters and any(is_factor(n) for n in hf.read(models[0]).entries):
+        return None
+    return models[0] if models else None
+
+
+def _adapter(
+    step: int, source: Path, models: Sequence[Path], adapters: Sequence[Path]
+) -> Path | None:
+    """The folder of the adapter that the checkpoint holds, if any."""
+    if len(adapters) > 1:
+        raise PipelineError(_both(step, source, *adapters[:2]))
+    if adapters and models and not lora.has_weights(adapters[0]):
+        return None  # merged: only its config was left
+    return adapters[0] if adapters else None
+
+
+def _both(step: int, source: Path, first: object, second: object) -> str:
+    return (
+        f"step {step}: {source}: holds {first} and {second}, which may differ; give the folder of "
+        f"the one that is meant, snapshot.checkpoints={{{step}: FOLDER}}, or move the other away"
     )

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -50,8 +52,8 @@ def write_delta_snapshot(
     stored = {name: delta.detach().to("cpu", dtype).contiguous() for name, delta in deltas.items()}
     save_file(stored, temporary, metadata={"format": "delta", "step": str(step)})
     temporary.replace(folder / WEIGHTS)
-    found = hf.read(base, None)
-    _write_record(folder, base, step, found.entries if found is not None else {})
+    entries = hf.read(base).entries if hf.find(base) else {}
+    _write_record(folder, base, step, entries)
 
 
 def stream_delta_snapshot(
@@ -125,35 +127,60 @@ def _digest(entries: Mapping[str, Entry]) -> str:
     return digest.hexdigest()
 
 
-def read(source: Path, base: Checkpoint | None) -> Found | None:
-    """The snapshot in `source`; its base is snapshot.base, or the one that it names."""
-    if not (source / RECORD).exists():
-        return None
-    record = read_json(source / RECORD)
-    if base is not None:
-        folder, entries = base.folder, base.entries
-    else:
-        named = Path(record["base"])
-        found = hf.read(named, None) if named.is_dir() else None
-        if found is None or found.folder is None:
-            raise PipelineError(f"{source}: its base {named} is not there; give snapshot.base")
-        folder, entries = found.folder, found.entries
+def holds(source: Path) -> bool:
+    """True if `source` is a snapshot."""
+    return (source / RECORD).exists()
+
+
+def named_base(source: Path) -> Path:
+    """The base that the snapshot in `source` names, where snapshot.base is not given.
+
+    Raises:
+        PipelineError: it is no folder here.
+    """
+    named = Path(str(_record(source)["base"]))
+    if not named.is_dir():
+        raise PipelineError(f"{source}: its base {named} is not there; give snapshot.base")
+    return named
+
+
+def _record(source: Path) -> dict[str, Any]:
+    path = source / RECORD
+    record = read_json(path)
+    if not isinstance(record, dict) or "base" not in record:
+        raise PipelineError(f"{path}: no record of a snapshot; copy it again")
+    return record
+
+
+def read(source: Path, base: Checkpoint) -> Found:
+    """The snapshot in `source`, added to its base.
+
+    Raises:
+        PipelineError: another base than the one that it was taken from, or one that has not these
+            tensors.
+    """
+    record = _record(source)
+    folder, entries = base.folder, base.entries
     if record.get("base_digest") not in (None, _digest(entries)):
         raise PipelineError(
             f"{source}: taken from other weights than those in {folder}; give the model that "
             f"training started from ({record['base']}) as snapshot.base"
         )
     deltas = read_header(source / WEIGHTS)
+    if not deltas:
+        raise PipelineError(f"{source / WEIGHTS}: no tensors in it; copy the snapshot again")
     for name, delta in deltas.items():
         if name not in entries:
             raise PipelineError(f"{source}: delta of {name}, which the base {folder} lacks")
+        if entries[name].shift is not None:
+            raise PipelineError(
+                f"{base.source}: {name} is stored as a difference to another model "
+                f"({base.layout}); write this base as a model first (snapshot.export) and give that"
+            )
         if delta.shape != entries[name].shape:
             raise PipelineError(
                 f"{source}: delta of {name} has shape {list(delta.shape)}, the base's tensor "
                 f"{list(entries[name].shape)}"
             )
-    shifted = {
-        name: Entry(name, e.dtype, e.shape, e.extents, deltas.get(name))
-        for name, e in entries.items()
-    }
+    shifted = {name: replace(e, shift=deltas.get(name, e.shift)) for name, e in entries.items()}
     return Found("delta", folder, shifted)

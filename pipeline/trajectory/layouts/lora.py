@@ -1,106 +1,251 @@
 """PEFT LoRA adapters: base + scale · B A, of which only the rows in work ever exist.
 
+The result is the model that was trained, as PEFT runs it. Where the base's head is its embedding
+(tied) and the adapter changes one of the two, they are two tensors from then on, although
+`merge_and_unload` would change both.
+
 Source: PEFT's adapter_config.json and adapter_model.safetensors.
 """
 
 from __future__ import annotations
 
-import math
 import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from pipeline.artifacts import read_json
 from pipeline.errors import PipelineError
 from pipeline.trajectory.checkpoint import Checkpoint, Found
 from pipeline.trajectory.layouts import hf
+from pipeline.trajectory.layouts.lora_config import CONFIG, MERGE, AdapterConfig, read_config
+from pipeline.trajectory.layouts.lora_targets import check_complete
 from pipeline.trajectory.shards import Entry, LowRank, read_header
 
-FOLDERS = (".", "actor/lora_adapter", "lora_adapter", "actor")
-FACTOR = re.compile(r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B)(\.weight)?")
+# Beside each place for a model, where verl's merger puts one, too.
+FOLDERS = (".", "actor", *(f"{folder}/lora_adapter" for folder in ("actor", *hf.MODEL_FOLDERS)))
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # PEFT's order
+WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
 PREFIX = "base_model.model."
-REFUSED = {"use_dora": "DoRA", "fan_in_fan_out": "fan_in_fan_out"}
+FACTOR = re.compile(
+    r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])"
+    r"(?:\.(?!weight$|bias$)(?P<adapter>[^.]+))?(?:\.weight)?"
+)
+WITHOUT_EFFECT = re.compile(r".+\.lora_velora_embed(\..+)?|.+\.original_module\..+")
+EMBEDDING = re.compile(r"(?:^|\.)(embed_tokens|wte|word_embeddings|embed_in)\.weight$")
+# Of transformers: the models that have Conv1D layers, and what these are called.
+CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
+CONV1D_MODULES = ("c_attn", "q_attn", "c_proj", "c_fc")
+UNGATHERED = (
+    "has no elements or one dimension: saved under DeepSpeed ZeRO-3 or FSDP without gathering the "
+    "shards; save the adapter under GatheredParameters or summon_full_params"
+)
 
 
-def read(source: Path, base: Checkpoint | None) -> Found | None:
-    """The adapter in `source`; the base is snapshot.base, or the folder that the adapter names."""
-    folder = next(
-        (source / f for f in FOLDERS if (source / f / "adapter_config.json").exists()), None
+@dataclass
+class Factors:
+    """A and B of one module, [r, in, ...] and [out, r, ...]; an embedding's the same."""
+
+    embedding: bool
+    sides: dict[str, Entry] = field(default_factory=dict)
+
+
+def holds(folder: Path) -> bool:
+    """True if `folder` holds an adapter, or a part of one."""
+    return any((folder / name).exists() for name in (CONFIG, *WEIGHTS))
+
+
+def has_weights(folder: Path) -> bool:
+    return any((folder / name).exists() for name in WEIGHTS)
+
+
+def find(source: Path, models: Sequence[Path]) -> list[Path]:
+    """The adapters in `source` or where trainers put them below it.
+
+    Args:
+        models: what `hf.find` found there.
+
+    PEFT saves the adapter "default" in the folder itself and others below it under their names
+    (TRL's "ref"): those count only where there is none in the usual places, and no model.
+    """
+    usual = dict.fromkeys(source / folder for folder in FOLDERS)
+    found = [folder for folder in usual if holds(folder)]
+    if found or models:
+        return found
+    return sorted(path for path in source.iterdir() if path.is_dir() and holds(path))
+
+
+def named_base(folder: Path) -> Path:
+    """The base that the adapter in `folder` names, where snapshot.base is not given.
+
+    Raises:
+        PipelineError: it is no folder here.
+    """
+    name = read_config(folder).named_base
+    if Path(name).is_dir():
+        return Path(name)
+    quantised = re.search(r"[48]-?bit|int[48]|fp8|gptq|awq", name, re.IGNORECASE)
+    raise PipelineError(
+        f"{folder}: base model {name} is not a folder here; give "
+        + ("it dequantised to bf16 as " if quantised else "")
+        + "snapshot.base"
     )
-    if folder is None:
-        return None
-    config = read_json(folder / "adapter_config.json")
-    for key, what in REFUSED.items():
-        if config.get(key):
-            raise PipelineError(f"{folder}: the adapter uses {what}; merge it into the model first")
-    if config.get("peft_type", "LORA") != "LORA":
-        raise PipelineError(f"{folder}: {config['peft_type']} adapters: merge into the model first")
-    base_folder, base_entries = _base(folder, config, base)
-    return Found("peft lora", base_folder, _merge(folder, config, base_entries))
 
 
-def _base(
-    folder: Path, config: dict[str, Any], base: Checkpoint | None
-) -> tuple[Path, dict[str, Entry]]:
-    if base is not None:
-        return base.folder, base.entries
-    named = Path(str(config.get("base_model_name_or_path")))
-    found = hf.read(named, None) if named.is_dir() else None
-    if found is None or found.folder is None:
+def read(folder: Path, base: Checkpoint) -> Found:
+    """The adapter in `folder`, added to its base.
+
+    Raises:
+        PipelineError: an option that is not understood, factors missing, without elements or of
+            another shape than the base's tensors.
+    """
+    config = read_config(folder)
+    factors, whole = _sort(folder, _stored(folder))
+    tied, conv1d = _tied(base), _has_conv1d(base.folder)
+    known = base.entries | {h: replace(base.entries[e], name=h) for h, e in tied.items()}
+    tensors = dict(known)
+    names = _base_names(folder, {*(f"{module}.weight" for module in factors), *whole}, known)
+    for name, entry in whole.items():
+        tensors[names[name]] = replace(entry, name=names[name])
+    for module, pair in factors.items():
+        weight = tensors[names[f"{module}.weight"]]
+        tensors[weight.name] = _shifted(config, module, pair, weight, base, conv1d)
+    adapted = {names[f"{module}.weight"].removesuffix(".weight") for module in factors}
+    check_complete(config, base.folder, known, adapted, {names[name] for name in whole})
+    for head, embedding in tied.items():
+        if tensors[head] == replace(tensors[embedding], name=head):
+            del tensors[head]  # still one tensor
+    return Found("peft lora", base.folder, tensors)
+
+
+def _tied(base: Checkpoint) -> dict[str, str]:
+    """The base's heads that are its embedding, and the embedding's name."""
+    embeddings = [name for name in base.entries if EMBEDDING.search(name)]
+    # the shortest: a layer for multi-token prediction may have one of its own
+    return {head: min(embeddings, key=len) for head in base.tied} if embeddings else {}
+
+
+def _stored(folder: Path) -> dict[str, Entry]:
+    path = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
+    if path is None:
+        raise PipelineError(f"{folder}: {CONFIG} without {WEIGHTS[0]}; copy it here as well")
+    entries = read_header(path) if path.suffix == ".safetensors" else hf.read_bin(path)
+    if not entries:
         raise PipelineError(
-            f"{folder}: base model {named} is not a folder here; give snapshot.base"
+            f"{path}: no tensors in it: the adapter was saved without its weights (an empty state "
+            "dict, as from ranks that hold none); save it again with the gathered state dict"
         )
-    return found.folder, found.entries
-
-
-def _merge(folder: Path, config: dict[str, Any], base: dict[str, Entry]) -> dict[str, Entry]:
-    if (folder / "adapter_model.safetensors").exists():
-        adapter = read_header(folder / "adapter_model.safetensors")
-    else:
-        adapter = hf.read_bin(folder / "adapter_model.bin")
-    entries = dict(base)
-    factors = {key: FACTOR.fullmatch(key.removeprefix(PREFIX)) for key in adapter}
-    for key, matched in factors.items():  # whole tensors first: a factor may change one of them
-        if matched is None:
-            name = key.removeprefix(PREFIX).replace(".modules_to_save", "")
-            name = name.replace(".base_layer", "")
-            _require(folder, name, base)
-            value = adapter[key]
-            entries[name] = Entry(name, value.dtype, value.shape, value.extents)
-    for key, matched in factors.items():
-        if matched is not None and matched[2].endswith("_B"):
-            name = matched[1] + ".weight"
-            _require(folder, name, base)
-            a, b = adapter.get(key.replace(matched[2], matched[2][:-1] + "A")), adapter[key]
-            if a is None:
-                raise PipelineError(f"{folder}: tensor {key} has no lora_A; copy the adapter again")
-            scale = _scale(config, matched[1], a.shape[0])
-            # an embedding is looked up by rows, so PEFT keeps its factors the other way round
-            embedding = matched[2] == "lora_embedding_B"
-            shift = LowRank(a, b, scale, True) if embedding else LowRank(b, a, scale)
-            entries[name] = _shifted(folder, entries[name], shift)
+    for name, entry in entries.items():
+        if not entry.is_float:
+            raise PipelineError(
+                f"{path}: tensor {name} is {entry.dtype}; convert the adapter to bf16 first"
+            )
     return entries
 
 
-def _shifted(folder: Path, base: Entry, shift: LowRank) -> Entry:
-    if shift.shape != base.shape:
+def _sort(folder: Path, stored: Mapping[str, Entry]) -> tuple[dict[str, Factors], dict[str, Entry]]:
+    """Factors by the path of their module; tensors that replace the base's, by name."""
+    factors: dict[str, Factors] = {}
+    whole: dict[str, Entry] = {}
+    adapters = set()
+    for key, entry in stored.items():
+        name = key
+        for wrapper in WRAPPERS:
+            name = name.replace(wrapper, "")
+        name = name.removeprefix("module.").removeprefix(PREFIX)
+        match = FACTOR.fullmatch(name)
+        if match is not None:
+            adapters.add(match["adapter"])
+            pair = factors.setdefault(match["module"], Factors(match["embedding"] is not None))
+            pair.sides[match["side"]] = entry
+            if len(entry.shape) < 2 or not entry.numel:
+                raise PipelineError(f"{folder}: tensor {key} {list(entry.shape)} {UNGATHERED}")
+        elif WITHOUT_EFFECT.fullmatch(name) is None:
+            if ".lora_" in name or ".token_adapter." in name:
+                raise PipelineError(f"{folder}: tensor {key} is no factor of plain LoRA; {MERGE}")
+            name = re.sub(r"\.modules_to_save(\.default)?(?=\.)|\.base_layer(?=\.)", "", name)
+            whole[name] = replace(entry, name=name)
+    if len(adapters) > 1:
+        names = ", ".join(sorted(str(name) for name in adapters))
+        raise PipelineError(f"{folder}: several adapters in one file ({names}); save one alone")
+    for module, pair in factors.items():
+        for side in "AB":
+            if side not in pair.sides:
+                raise PipelineError(
+                    f"{folder}: {module} has no lora_{side}; copy the adapter again"
+                )
+    return factors, whole
+
+
+def _shifted(
+    config: AdapterConfig,
+    module: str,
+    pair: Factors,
+    weight: Entry,
+    base: Checkpoint,
+    conv1d: bool,
+) -> Entry:
+    """The module's weight with scale · B A added.
+
+    Args:
+        module: its path in the model that was trained.
+        weight: what the base has of it.
+        conv1d: the base's architecture is one that has Conv1D layers.
+    """
+    folder, name = config.path.parent, weight.name
+    a, b = pair.sides["A"], pair.sides["B"]
+    if weight.shift is not None:
         raise PipelineError(
-            f"{folder}: {base.name} has shape {list(base.shape)} in the base, {list(shift.shape)} "
+            f"{base.source}: {name} is stored as a difference to another model ({base.layout}); "
+            "write this base as a model first (snapshot.export) and give that"
+        )
+    scale = config.scale(module, a.shape[0])
+    if pair.embedding or _crossed(config, module, weight, (b.shape[0], a.shape[1]), conv1d):
+        shift = LowRank(a, b, scale, True)  # kept as [in, out]: Aᵀ Bᵀ
+    else:
+        shift = LowRank(b, a, scale)
+    if shift.shape != weight.shape or b.shape[1] != a.shape[0]:
+        raise PipelineError(
+            f"{folder}: {name} has shape {list(weight.shape)} in the base, {list(shift.shape)} "
             "in the adapter; give the base that it was trained on, or merge it into the model"
         )
-    return Entry(base.name, base.dtype, base.shape, base.extents, shift)
+    return replace(weight, shift=shift)
 
 
-def _require(folder: Path, name: str, base: dict[str, Entry]) -> None:
-    if name not in base:
-        raise PipelineError(f"{folder}: the adapter changes {name}, which the base lacks")
+def _has_conv1d(base_folder: Path) -> bool:
+    config = read_json(base_folder / "config.json")
+    return isinstance(config, dict) and config.get("model_type") in CONV1D_MODELS
 
 
-def _scale(config: dict[str, Any], module: str, rank: int) -> float:
-    """lora_alpha / r, or / sqrt(r) for rank-stabilised LoRA, with the patterns of the config."""
-    alpha = float(config["lora_alpha"])
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            alpha = float(value)
-            break
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+def _crossed(
+    config: AdapterConfig, module: str, weight: Entry, trained: tuple[int, int], known: bool
+) -> bool:
+    """Whether the module keeps its weight as [in, out], as Conv1D does.
+
+    PEFT asks the module's class. `fan_in_fan_out` in the file tells that of the last module only.
+
+    Args:
+        trained: [out, in] of the factors.
+        known: the architecture is one of `CONV1D_MODELS`.
+
+    Raises:
+        PipelineError: a square weight in a model of which that is not known.
+    """
+    if not (known or config.conv1d):
+        return False
+    if trained[0] != trained[1]:
+        return weight.shape == trained[::-1]
+    if known:
+        return module.rsplit(".", 1)[-1] in CONV1D_MODULES
+    raise PipelineError(
+        f"{config.path}: fan_in_fan_out=true, and {module} is square: whether it is kept as "
+        f"[in, out] cannot be told; {MERGE}"
+    )
+
+
+def _base_names(folder: Path, wanted: Collection[str], base: Mapping[str, Entry]) -> dict[str, str]:
+    """The base's names of the tensors that the adapter changes."""
+    for name in sorted(wanted):
+        if name not in base:
+            raise PipelineError(f"{folder}: the adapter changes {name}, which the base lacks")
+    return {name: name for name in wanted}

@@ -8,61 +8,37 @@ conversion (`zero_to_fp32`) is what the tests compare with.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.trajectory.checkpoint import Checkpoint, Found
-from pipeline.trajectory.pickles import Stored, load_records
+from pipeline.trajectory.layouts.zero_files import model_states, optimizer_states, tag_folder
+from pipeline.trajectory.pickles import Stored
 from pipeline.trajectory.shards import Entry, Extent
 
 
-def read(source: Path, base: Checkpoint | None) -> Found | None:
-    """The ZeRO checkpoint in `source`, or in the tag folder in it (`latest` says which)."""
-    for folder in _candidates(source):
-        optimizer = _by_rank(folder, "*_optim_states.pt")
-        if optimizer:
-            return Found("deepspeed zero", source, _read_folder(folder, optimizer))
-    return None
+def read(source: Path, base: Checkpoint | None) -> Found:
+    """The ZeRO checkpoint in `source`, or in the tag folder in it (`latest` says which).
+
+    Raises:
+        PipelineError: files missing, of several launches, or cut otherwise than by ZeRO alone.
+    """
+    return Found("deepspeed zero", source, _read_folder(tag_folder(source), base))
 
 
-def _candidates(source: Path) -> list[Path]:
-    latest = source / "latest"
-    tagged = sorted(p for p in source.glob("global_step*") if p.is_dir())
-    if latest.exists():
-        tagged.insert(0, source / latest.read_text().strip())
-    return [source, *tagged]
-
-
-def _by_rank(folder: Path, pattern: str) -> list[Path]:
-    def numbers(path: Path) -> list[int]:
-        return [int(n) for n in re.findall(r"\d+", path.name)]
-
-    return sorted(folder.glob(pattern), key=numbers)
-
-
-def _read_folder(folder: Path, optimizer: Sequence[Path]) -> dict[str, Entry]:
-    states = [load_records(path)["optimizer_state_dict"] for path in optimizer]
-    if "zero_stage" not in states[0]:
-        raise PipelineError(f"{optimizer[0]}: not a ZeRO checkpoint; save it as HF safetensors")
+def _read_folder(folder: Path, base: Checkpoint | None) -> dict[str, Entry]:
+    states = optimizer_states(folder)
     stage = states[0]["zero_stage"]
     stage = int(getattr(stage, "args", (stage,))[0])  # an enum, kept as an inert record
-    world = states[0]["partition_count"]
-    world = max(world) if isinstance(world, list) else int(world)
-    if len(optimizer) != world:
-        raise PipelineError(
-            f"{folder}: {len(optimizer)} of {world} *_optim_states.pt files; copy the missing ones"
-        )
-    models = [load_records(path) for path in _by_rank(folder, "*_model_states.pt")]
-    if not models:
-        raise PipelineError(f"{folder}: no *_model_states.pt; copy it as well")
+    models = model_states(folder, stage, len(states))
     model = models[0]
     entries = {
         name: stored.entry(name)
         for name, stored in model["module"].items()
-        if name in model["buffer_names"] and isinstance(stored, Stored)
+        if name in (model.get("buffer_names") or ()) and isinstance(stored, Stored)
     }
     if stage <= 2:
         entries |= {n: s.entry(n) for n, s in (model.get("frozen_param_fragments") or {}).items()}
@@ -72,9 +48,12 @@ def _read_folder(folder: Path, optimizer: Sequence[Path]) -> dict[str, Entry]:
         entries |= _stage_3(folder, states, model["param_shapes"])
     for name, same in dict(model.get("shared_params") or {}).items():
         if same in entries:
-            entries[name] = Entry(
-                name, entries[same].dtype, entries[same].shape, entries[same].extents
-            )
+            entries[name] = replace(entries[same], name=name)
+    if stage < 2:  # frozen parameters are only in the model's state, which DeepSpeed's script omits
+        for name, stored in model["module"].items():
+            known = base is None or name in base.entries
+            if known and name not in entries and isinstance(stored, Stored):
+                entries[name] = stored.entry(name)
     return entries
 
 
@@ -90,7 +69,18 @@ def _stage_2(folder: Path, states: Sequence[Any], shapes: Sequence[Any]) -> dict
             extents = _cut(partitions, position, count)
             entries[name] = _entry(folder, name, partitions[0], tuple(shape), extents)
             position += count + (paddings[group][index] if paddings else 0)
+        unit = 2 * len(states)  # DeepSpeed pads a group to a multiple of this
+        held = sum(math.prod(partition.shape) for partition in partitions)
+        if math.ceil(position / unit) != math.ceil(held / unit):
+            raise PipelineError(_unlike(folder, position, held))
     return entries
+
+
+def _unlike(folder: Path, named: int, held: int) -> str:
+    return (
+        f"{folder}: the model's state names {named} values, the optimizer's files hold {held}: "
+        "files of several launches; copy those of one again"
+    )
 
 
 def _stage_3(folder: Path, states: Sequence[Any], shapes: Sequence[Any]) -> dict[str, Entry]:
@@ -109,6 +99,9 @@ def _stage_3(folder: Path, states: Sequence[Any], shapes: Sequence[Any]) -> dict
                     extents += _cut(flat, position, wanted)
             entries[name] = _entry(folder, name, groups[0][0], tuple(shape), extents)
             position += part
+    held = sum(math.prod(flat.shape) for flat in groups[0])
+    if position != held:
+        raise PipelineError(_unlike(folder, position, held))
     return entries
 
 
