@@ -8,6 +8,7 @@ only damage a kill can do, is dropped on reading and cut off before the next app
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,17 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.faults import naming
 
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` (UTF-8) atomically: after a crash the file is the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with naming(path), open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):  # where the disk was full: half of it helps nobody
+            temporary.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -52,7 +58,7 @@ def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Append one line a row and flush to disk, so that a kill loses at most these rows."""
     text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
+    with naming(path), open(path, "a", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -62,7 +68,7 @@ def repair_jsonl(path: Path) -> None:
     """Cut off a torn last line (no newline at the end), left by a kill during an append."""
     if not path.exists():
         return
-    with open(path, "rb+") as file:
+    with naming(path), open(path, "rb+") as file:
         size = file.seek(0, os.SEEK_END)
         end = size
         while end > 0:  # walk back in blocks to the last newline
@@ -113,5 +119,5 @@ def hash_json(value: Any) -> str:
 
 def hash_file(path: Path) -> str:
     """SHA-256 (hex) of a file's content, read once in blocks."""
-    with open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

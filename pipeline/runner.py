@@ -29,6 +29,7 @@ from pipeline.artifacts import hash_json, read_json, write_json, write_text
 from pipeline.checks import check, check_shared
 from pipeline.config import STAGES, PipelineConfig
 from pipeline.errors import PipelineError
+from pipeline.faults import STDOUT, naming
 from pipeline.stages.base import Context, Stage
 from pipeline.tracking import Tracker
 from pipeline.trajectory.share import Share
@@ -213,7 +214,7 @@ def _identity(values: dict[Any, Any]) -> str:
 def _locked(run_dir: Path) -> Iterator[None]:
     """Two processes in one run directory would write over each other."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    with open(run_dir / ".lock", "w") as file:
+    with naming(run_dir / ".lock"), open(run_dir / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -228,4 +229,5 @@ def _short(value: Any) -> str:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    with naming(STDOUT):
+        print(line, flush=True)

@@ -1,0 +1,278 @@
+"""What the operating system refuses, and every other mistake, as the one line that a user reads.
+
+Disks fill up, shares go away, folders belong to somebody else: that is no bug, and its traceback
+helps nobody. So an OSError travels up from wherever it arises, in any thread, and one place says
+its path, its reason and what to do. Code that owns a bare descriptor, whose errors know no path,
+gives them one with `naming`. Every entry point of the package ends in `one_line`.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import pwd
+import re
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+from pipeline.errors import PipelineError
+
+TRACEBACK = "PIPELINE_TRACEBACK"  # environment variable: tracebacks, in child processes as well
+AGAIN = "then run the same command again to resume"
+STDOUT = "standard output"
+
+_ROOM = f"make room or choose another place (run.dir, run.cache), {AGAIN}"
+_RIGHT = "get the right to read or write there, or choose another place (run.dir, run.cache)"
+_REMEDIES = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: f"raise the limit of a file's size (ulimit -f), {AGAIN}",
+    errno.EMFILE: f"raise the limit of open files, e.g. `ulimit -n 4096`, {AGAIN}",
+    errno.ENFILE: f"other programs of this machine hold too many: end some, {AGAIN}",
+    errno.EIO: f"the disk or the network file system fails: have it looked after, {AGAIN}",
+    errno.ESTALE: "its server has replaced it: mount it anew or wait, "
+    "then run the same command again to resume",
+    errno.EROFS: "choose a place that can be written (run.dir, run.cache)",
+    errno.EACCES: _RIGHT,
+    errno.EPERM: _RIGHT,
+    errno.ENAMETOOLONG: "choose a shorter name, or a folder nearer to the root",
+    errno.ELOOP: "its links go in a circle: set them right",
+    errno.EISDIR: "a file belongs there: remove or rename the folder, or name a file",
+    errno.ENOTDIR: "remove or rename it, or choose another folder",
+    errno.EEXIST: "remove or rename it, or choose another folder",
+    errno.ENOENT: "correct the path, or put it back",
+    errno.EPIPE: f"let its reader live longer, {AGAIN}",
+    errno.ENOLCK: "choose a run.dir on a file system with locks",
+    errno.EOPNOTSUPP: "choose a run.dir on another file system",
+    errno.ENOMEM: f"free memory or ask for more, {AGAIN}",
+    errno.EAGAIN: f"raise the limit of processes (ulimit -u), {AGAIN}",
+    errno.EXDEV: "choose a run.dir that lies on one disk",
+}
+# What a library's error of another kind may stem from; the rest of them could hide a bug.
+_SURROUNDINGS = frozenset(_REMEDIES) - {errno.ENOENT, errno.EEXIST, errno.EPERM, errno.EAGAIN}
+_FROM_RUST = re.compile(r"\(os error (\d+)\)(?: at path \"(.+?)\")?")
+_FROM_PYTHON = re.compile(r"\[Errno (\d+)\] [^:]+(?:: '(.+?)')?")
+_TORCH_WRITER = re.compile(r"inline_container\.cc:\d+\] \. (unexpected pos|.*write)")
+
+
+class naming:  # noqa: N801  (used like a function)
+    """A context in which errors that know no path are given this one.
+
+    An OSError gets it as its file name; errors of another kind carry it as a note.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError):
+            name_path(error, self._path)
+        elif error is not None and not isinstance(error, PipelineError):
+            error.add_note(str(self._path))
+
+
+def name_path(error: OSError, path: Path | str) -> None:
+    """Give the error its path, if it has none; for loops in which a context would cost time."""
+    if error.errno is not None and error.filename is None:
+        error.filename = str(path)
+
+
+class one_line:  # noqa: N801  (used like a function)
+    """A context that ends the process as users should see it: mistakes in one line and exit code
+    1, an interrupt in one and 130. Bugs keep their traceback, and everything does with `verbose`.
+
+    Args:
+        explain: the line for further kinds of errors, None for the rest; asked first.
+        tell: also given the line.
+        quiet: no word if the reader of the output has had enough (`--help | head`).
+    """
+
+    def __init__(
+        self,
+        explain: Callable[[BaseException], str | None] | None = None,
+        *,
+        tell: Callable[[str], None] | None = None,
+        verbose: bool = False,
+        quiet: bool = False,
+    ) -> None:
+        self._explain, self._tell = explain, tell
+        self._verbose = verbose or bool(os.environ.get(TRACEBACK))
+        self._quiet = quiet
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if error is None or isinstance(error, SystemExit):
+            error = _flush() or error
+        if isinstance(error, KeyboardInterrupt):
+            _end("interrupted: run the same command again to resume", 130)
+        if error is None or isinstance(error, SystemExit):
+            return
+        if self._quiet and isinstance(error, BrokenPipeError):
+            _end("", 1)
+        line = (self._explain and self._explain(error)) or describe(error)
+        if line is None:
+            return
+        if self._tell is not None:
+            self._tell(line)
+        if not self._verbose:
+            _end(f"error: {line}", 1)
+
+
+def _flush() -> OSError | None:
+    """Write out what was printed; the error if that cannot be done."""
+    try:
+        with naming(STDOUT):
+            sys.stdout.flush()
+    except OSError as error:
+        return error
+    return None
+
+
+def _end(line: str, code: int) -> None:
+    """Say `line` and leave, also where nobody can hear it any more."""
+    for stream, text in ((sys.stdout, ""), (sys.stderr, f"{line}\n" if line else "")):
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError:  # else the interpreter would try again at its end, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    raise SystemExit(code) from None
+
+
+def describe(error: BaseException) -> str | None:
+    """The line for a PipelineError, an OSError, or a library's error that comes of one."""
+    if isinstance(error, PipelineError):
+        return " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return f"out of memory: {_REMEDIES[errno.ENOMEM]}"
+    for link in _chain(error):
+        found = link if isinstance(link, OSError) else _carried(link)
+        if found is None or not (link is error or found.errno in _SURROUNDINGS):
+            continue
+        return _line(found, next((n for n in getattr(link, "__notes__", [])), None))
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or link.__context__
+
+
+def _carried(error: BaseException) -> OSError | None:
+    """The operating system's error inside a library's own: safetensors', torch's, a child's."""
+    text = str(error)
+    for pattern in (_FROM_RUST, _FROM_PYTHON):
+        match = pattern.search(text)
+        if match is not None and int(match[1]) in _SURROUNDINGS:
+            return OSError(int(match[1]), os.strerror(int(match[1])), match[2])
+    if _TORCH_WRITER.search(text):  # it does not say why; the disk is full, or gone
+        return OSError(errno.ENOSPC, "torch could not write to the end of a file")
+    return None
+
+
+def _line(error: OSError, note: str | None) -> str:
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        _, target, why = error.args[0][0]  # the first of the files that could not be copied
+        match = _FROM_PYTHON.search(str(why))
+        number = int(match[1]) if match is not None else None
+        return _words(str(target), number, str(why).partition("] ")[2] or str(why))
+    path = error.filename if error.filename is not None else note
+    if isinstance(path, bytes):
+        path = os.fsdecode(path)
+    reason = error.strerror or (str(error).strip() or type(error).__name__).splitlines()[0]
+    return _words(None if path is None else str(path), error.errno, reason)
+
+
+def _words(path: str | None, number: int | None, reason: str) -> str:
+    remedy = "" if number is None else _REMEDIES.get(number, AGAIN.removeprefix("then "))
+    reason = reason[:1].lower() + reason[1:]
+    if path is None:
+        if number == errno.EPIPE:
+            path = STDOUT
+        elif number == errno.ENOENT and _lost():
+            return "the working folder has been removed; change to another and run again"
+        else:
+            return "; ".join(filter(None, (reason, remedy)))
+    detail = _detail(Path(path), number) if path != STDOUT else None
+    return "; ".join(filter(None, (f"{path}: {detail or reason}", remedy)))
+
+
+def _lost() -> bool:
+    try:
+        Path.cwd()
+    except OSError:
+        return True
+    return False
+
+
+def _detail(path: Path, number: int | None) -> str | None:
+    """What the path itself tells about the reason, where it can still be looked at."""
+    try:
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            return _disk(path, number)
+        if number in (errno.EACCES, errno.EPERM):
+            return _owner(path)
+        if number in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST):
+            return _odd_part(path)
+    except (OSError, RuntimeError):  # a circle of links is a RuntimeError
+        return None
+    return None
+
+
+def _disk(path: Path, number: int) -> str:
+    existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+    free = shutil.disk_usage(existing).free / 1e9
+    reason = os.strerror(number)
+    return f"{reason[:1].lower()}{reason[1:]} ({free:.3g} GB free)"
+
+
+def _owner(path: Path) -> str | None:
+    """Whose right is missing: the first part of the path that cannot be searched, read, written."""
+    parts = [*reversed(path.absolute().parents), path.absolute()]
+    for folder, below in itertools.pairwise(parts):
+        if not os.access(folder, os.X_OK) or not (os.path.lexists(below) or _writable(folder)):
+            return _belongs(folder)
+    barred = path if not os.access(path, os.R_OK) or not _writable(path) else path.parent
+    return _belongs(barred)
+
+
+def _writable(path: Path) -> bool:
+    return os.access(path, os.W_OK)
+
+
+def _belongs(path: Path) -> str:
+    found = path.stat()
+    try:
+        owner = pwd.getpwuid(found.st_uid).pw_name
+    except KeyError:
+        owner = str(found.st_uid)
+    mode = stat.filemode(found.st_mode)
+    return f"permission denied ({path} belongs to {owner}, {mode}; this is user {os.geteuid()})"
+
+
+def _odd_part(path: Path) -> str | None:
+    """The part of the path that is a dead link, or a file where a folder belongs."""
+    for part in (*reversed(path.absolute().parents), path.absolute()):
+        if part.is_symlink() and not part.exists():
+            return f"{part} is a link to {part.readlink()}, which is not there"
+        if part.is_file():
+            return f"{part} is a file where a folder belongs"
+    return None
