@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,26 @@ from pipeline.errors import PipelineError
 from pipeline.faults import naming
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) atomically: after a crash the file is the old one or the new one."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to, renamed to `path` if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with naming(path), open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        with naming(path):
+            yield temporary
         os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):  # where the disk was full: half of it helps nobody
             temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` (UTF-8) atomically: after a crash the file is the old one or the new one."""
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,6 +8,7 @@ gives them one with `naming`. Every entry point of the package ends in `one_line
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -21,13 +22,14 @@ from pathlib import Path
 from types import TracebackType
 
 from pipeline.errors import PipelineError
+from pipeline.progress import close_all
 
 TRACEBACK = "PIPELINE_TRACEBACK"  # environment variable: tracebacks, in child processes as well
 AGAIN = "then run the same command again to resume"
 STDOUT = "standard output"
 
-_ROOM = f"make room or choose another place (run.dir, run.cache), {AGAIN}"
-_RIGHT = "get the right to read or write there, or choose another place (run.dir, run.cache)"
+_ROOM = f"make room or choose another place ({{place}}), {AGAIN}"
+_RIGHT = "get the right to read or write there, or choose another place ({place})"
 _REMEDIES = {
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
@@ -37,7 +39,7 @@ _REMEDIES = {
     errno.EIO: f"the disk or the network file system fails: have it looked after, {AGAIN}",
     errno.ESTALE: "its server has replaced it: mount it anew or wait, "
     "then run the same command again to resume",
-    errno.EROFS: "choose a place that can be written (run.dir, run.cache)",
+    errno.EROFS: "choose a place that can be written ({place})",
     errno.EACCES: _RIGHT,
     errno.EPERM: _RIGHT,
     errno.ENAMETOOLONG: "choose a shorter name, or a folder nearer to the root",
@@ -46,7 +48,6 @@ _REMEDIES = {
     errno.ENOTDIR: "remove or rename it, or choose another folder",
     errno.EEXIST: "remove or rename it, or choose another folder",
     errno.ENOENT: "correct the path, or put it back",
-    errno.EPIPE: f"let its reader live longer, {AGAIN}",
     errno.ENOLCK: "choose a run.dir on a file system with locks",
     errno.EOPNOTSUPP: "choose a run.dir on another file system",
     errno.ENOMEM: f"free memory or ask for more, {AGAIN}",
@@ -54,7 +55,7 @@ _REMEDIES = {
     errno.EXDEV: "choose a run.dir that lies on one disk",
 }
 # What a library's error of another kind may stem from; the rest of them could hide a bug.
-_SURROUNDINGS = frozenset(_REMEDIES) - {errno.ENOENT, errno.EEXIST, errno.EPERM, errno.EAGAIN}
+_SURROUNDINGS = {errno.EPIPE, *_REMEDIES} - {errno.ENOENT, errno.EEXIST, errno.EPERM, errno.EAGAIN}
 _FROM_RUST = re.compile(r"\(os error (\d+)\)(?: at path \"(.+?)\")?")
 _FROM_PYTHON = re.compile(r"\[Errno (\d+)\] [^:]+(?:: '(.+?)')?")
 _TORCH_WRITER = re.compile(r"inline_container\.cc:\d+\] \. (unexpected pos|.*write)")
@@ -144,6 +145,8 @@ def _flush() -> OSError | None:
 
 def _end(line: str, code: int) -> None:
     """Say `line` and leave, also where nobody can hear it any more."""
+    with contextlib.suppress(OSError):
+        close_all()
     for stream, text in ((sys.stdout, ""), (sys.stderr, f"{line}\n" if line else "")):
         try:
             stream.write(text)
@@ -165,6 +168,12 @@ def describe(error: BaseException) -> str | None:
             continue
         return _line(found, next((n for n in getattr(link, "__notes__", [])), None))
     return None
+
+
+def is_local(error: BaseException) -> bool:
+    """True for this machine's refusals, which a message about the hub would misname."""
+    number = error.errno if isinstance(error, OSError) else None
+    return number in _SURROUNDINGS and number != errno.EPIPE
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -194,7 +203,8 @@ def _line(error: OSError, note: str | None) -> str:
         match = _FROM_PYTHON.search(str(why))
         number = int(match[1]) if match is not None else None
         return _words(str(target), number, str(why).partition("] ")[2] or str(why))
-    path = error.filename if error.filename is not None else note
+    names = (error.filename2, error.filename, note)  # a rename fails for what it would replace
+    path = next((name for name in names if name is not None), None)
     if isinstance(path, bytes):
         path = os.fsdecode(path)
     reason = error.strerror or (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -203,16 +213,24 @@ def _line(error: OSError, note: str | None) -> str:
 
 def _words(path: str | None, number: int | None, reason: str) -> str:
     remedy = "" if number is None else _REMEDIES.get(number, AGAIN.removeprefix("then "))
+    remedy = remedy.format(place=_place(path))
     reason = reason[:1].lower() + reason[1:]
+    if path == STDOUT or (path is None and number == errno.EPIPE):
+        return f"{STDOUT}: {reason}; send it elsewhere, {AGAIN}"
     if path is None:
-        if number == errno.EPIPE:
-            path = STDOUT
-        elif number == errno.ENOENT and _lost():
+        if number == errno.ENOENT and _lost():
             return "the working folder has been removed; change to another and run again"
         else:
             return "; ".join(filter(None, (reason, remedy)))
-    detail = _detail(Path(path), number) if path != STDOUT else None
-    return "; ".join(filter(None, (f"{path}: {detail or reason}", remedy)))
+    return "; ".join(filter(None, (f"{path}: {_detail(Path(path), number) or reason}", remedy)))
+
+
+def _place(path: str | None) -> str:
+    """What says where such files lie."""
+    for part, variable in (("huggingface", "HF_HOME"), ("wandb", "WANDB_DIR, WANDB_CACHE_DIR")):
+        if path is not None and part in Path(path).parts:
+            return variable
+    return "run.dir, run.cache"
 
 
 def _lost() -> bool:
@@ -268,11 +286,23 @@ def _belongs(path: Path) -> str:
     return f"permission denied ({path} belongs to {owner}, {mode}; this is user {os.geteuid()})"
 
 
+def why_missing(path: Path, wanted: str = "file") -> str:
+    """Why there is no such file (or folder): words that follow its path."""
+    try:
+        return _odd_part(path) or ("is a folder" if path.is_dir() else f"no such {wanted}")
+    except (OSError, RuntimeError) as error:
+        return str(error.strerror) if isinstance(error, OSError) else "its links go in a circle"
+
+
 def _odd_part(path: Path) -> str | None:
     """The part of the path that is a dead link, or a file where a folder belongs."""
     for part in (*reversed(path.absolute().parents), path.absolute()):
         if part.is_symlink() and not part.exists():
-            return f"{part} is a link to {part.readlink()}, which is not there"
+            return f"{_this(part, path)}is a link to {part.readlink()}, which is not there"
         if part.is_file():
-            return f"{part} is a file where a folder belongs"
+            return f"{_this(part, path)}is a file where a folder belongs"
     return None
+
+
+def _this(part: Path, path: Path) -> str:
+    return "" if part == path.absolute() else f"{part} "

@@ -214,9 +214,10 @@ def _identity(values: dict[Any, Any]) -> str:
 def _locked(run_dir: Path) -> Iterator[None]:
     """Two processes in one run directory would write over each other."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    with naming(run_dir / ".lock"), open(run_dir / ".lock", "w") as file:
+    with open(run_dir / ".lock", "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with naming(run_dir / ".lock"):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise PipelineError(
                 f"{run_dir}: another pipeline works here; wait for it or choose another run.dir"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.faults import is_local
 
 FILES = (".jsonl", ".json", ".parquet")
 
@@ -28,6 +29,8 @@ def load_rows(task: str, dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
     try:
         rows = _parse(file)
     except (OSError, ValueError) as error:
+        if is_local(error):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PipelineError(
             f"task {task}: {file} cannot be read ({reason}); fetch or write the file again"
@@ -95,6 +98,8 @@ def _from_hub(task: str, dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
             revision=dataset.get("revision"),
         )
     except (OSError, ValueError, RuntimeError) as error:
+        if is_local(error):
+            raise
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise PipelineError(
             f"task {task}: cannot load {path} from the hub ({reason}); check the name and the "

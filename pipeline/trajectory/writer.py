@@ -154,5 +154,5 @@ def check_space(folder: Path, nbytes: int) -> None:
     free = shutil.disk_usage(existing).free
     if nbytes > free:
         raise PipelineError(
-            f"{folder}: {nbytes / 1e9:.1f} GB to write, {free / 1e9:.1f} GB free; make room"
+            f"{folder}: {nbytes / 1e9:.3g} GB to write, {free / 1e9:.3g} GB free; make room"
         )
