@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline import config as schema
-from pipeline.faults import TRACEBACK, one_line
+from pipeline.ending import TRACEBACK, one_line
 
 schema.register()
 

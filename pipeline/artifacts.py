@@ -8,6 +8,7 @@ only damage a kill can do, is dropped on reading and cut off before the next app
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import json
@@ -18,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.faults import naming
+from pipeline.faults import naming, why_missing
+
+LFS_POINTER = b"version https://git-lfs"
 
 
 @contextmanager
@@ -48,18 +51,79 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file.
+def read_json(path: Path, *keys: str) -> Any:
+    """Parse a JSON file that this pipeline wrote.
+
+    Args:
+        keys: that it must have.
 
     Raises:
-        PipelineError: the file is missing, truncated or not JSON; the message names it.
+        PipelineError: the file is missing, truncated, not JSON, or lacks a key; it names the file.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = _parse(path)
+    except ValueError as error:
+        raise PipelineError(f"{path}: {error}; delete it and rerun") from None
+    for key in keys:
+        if not isinstance(value, dict) or key not in value:
+            raise PipelineError(f"{path}: has no {key!r}; delete it and rerun")
+    return value
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Parse a JSON file that somebody else wrote and that must hold an object, e.g. config.json.
+
+    Raises:
+        PipelineError: the file is missing, no JSON, or no object; it names the file.
+    """
+    try:
+        value = _parse(path)
+    except ValueError as error:
+        raise PipelineError(f"{path}: {error}; correct it or copy it again") from None
+    if not isinstance(value, dict):
+        raise PipelineError(
+            f"{path}: holds {kind_of(value)}, not a JSON object; correct it or copy it again"
+        )
+    return value
+
+
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in words: "text", "a list", "null"."""
+    names = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+    names |= {list: "a list", dict: "an object", type(None): "null"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _parse(path: Path) -> Any:
+    """The JSON value in a file; what is wrong with it as a ValueError."""
+    try:
+        text = decode(path)
     except FileNotFoundError:
-        raise PipelineError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PipelineError(f"{path}: not valid JSON ({error}); delete it and rerun") from None
+        raise PipelineError(f"{path}: {why_missing(path)}") from None
+    if not text.strip():
+        raise ValueError("is empty")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not valid JSON ({error})") from None
+
+
+def decode(path: Path) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        ValueError: it is something else; says what.
+    """
+    with naming(path):
+        data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:4]:
+        raise ValueError("is UTF-16 or UTF-32 text or binary, not UTF-8: save it as UTF-8")
+    if data.startswith(LFS_POINTER):
+        raise ValueError("is a Git LFS pointer, not the file itself: run `git lfs pull`")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
 
 
 def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -106,16 +170,20 @@ def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """
     if not path.exists():
         return
-    with open(path, encoding="utf-8") as file:
+    with naming(path), open(path, "rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 break
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise PipelineError(
                     f"{path}: line {number} is not JSON ({error}); delete that line and rerun"
                 ) from None
+            if not isinstance(row, dict):
+                raise PipelineError(
+                    f"{path}: line {number} is no JSON object; delete that line and rerun"
+                )
             yield row
 
 

@@ -165,7 +165,7 @@ def _state(context: Context, name: str, key: str) -> str:
     started = folder / "started.json"
     if not started.exists():
         return "run"
-    return "resume" if read_json(started)["key"] == key else "stale"
+    return "resume" if read_json(started, "key")["key"] == key else "stale"
 
 
 def _set_aside(context: Context, name: str) -> None:

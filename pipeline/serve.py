@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.faults import one_line
+from pipeline.ending import one_line
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

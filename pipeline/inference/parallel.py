@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import append_jsonl, read_json, read_jsonl, repair_jsonl, write_json
+from pipeline.ending import one_line
 from pipeline.errors import PipelineError
-from pipeline.faults import one_line
 from pipeline.inference.device import claim_devices
 from pipeline.inference.engine import Sampling, Source, open_engine
 from pipeline.inference.recipe import Recipe

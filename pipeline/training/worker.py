@@ -18,7 +18,7 @@ from transformers import Trainer
 from transformers.utils import logging as transformers_logging
 
 from pipeline.artifacts import write_text
-from pipeline.faults import one_line
+from pipeline.ending import one_line
 from pipeline.training.callbacks import Log
 from pipeline.training.check import check
 from pipeline.training.checkpoints import last_whole, prepare_output
