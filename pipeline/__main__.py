@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
+from contextlib import nullcontext
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline import config as schema
-from pipeline.errors import PipelineError
+from pipeline.ending import TRACEBACK, one_line
 
 schema.register()
 
@@ -27,43 +27,39 @@ schema.register()
 def _run(config: DictConfig) -> None:
     from pipeline import runner
 
-    try:
+    # A sweep must learn that a job failed, so there the exception goes on up to Hydra.
+    with nullcontext() if HydraConfig.get().mode == RunMode.MULTIRUN else one_line(_explain):
         runner.run(config)
-    except (PipelineError, OmegaConfBaseException) as error:
-        # A sweep must learn that a job failed, so there the exception goes on up to Hydra.
-        if _verbose() or HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise
-        _fail(error)
 
 
 def main() -> None:
     """Run the command line; mistakes end in one line on stderr and exit code 1."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions reach the handler below
-    try:
+    if _verbose():
+        os.environ[TRACEBACK] = "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions reach the handlers
+    for stream in (sys.stdout, sys.stderr):  # a path of any letters can be said on any terminal
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    with one_line(_explain, quiet=True):
         _run()
-    except (PipelineError, HydraException, OmegaConfBaseException) as error:
-        if _verbose():
-            raise
-        _fail(error)
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
 
 
 def _verbose() -> bool:
-    return any(argument.startswith("hydra.verbose=") for argument in sys.argv)
+    """True if the user wants tracebacks: hydra.verbose (true, or names of modules)."""
+    said = [
+        argument.partition("=")[2].lower()
+        for argument in sys.argv
+        if argument.lstrip("+").startswith("hydra.verbose=")
+    ]
+    asked = bool(said) and said[-1] not in ("false", "null")
+    return asked or bool(os.environ.get("HYDRA_FULL_ERROR"))
 
 
-def _fail(error: BaseException) -> NoReturn:
-    """Say in one line what the user can mend, and exit with 1."""
-    if isinstance(error, PipelineError):
-        line = " ".join(str(error).split())
-    else:
-        from pipeline.explain import explain
+def _explain(error: BaseException) -> str | None:
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
+    from pipeline.explain import explain
 
-        line = explain(error)
-    print(f"error: {line}", file=sys.stderr)
-    sys.exit(1)
+    return explain(error, sys.argv[1:])
 
 
 if __name__ == "__main__":

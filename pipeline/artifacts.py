@@ -8,25 +8,42 @@ only damage a kill can do, is dropped on reading and cut off before the next app
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.faults import naming, why_missing
+
+LFS_POINTER = b"version https://git-lfs"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to, renamed to `path` if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with naming(path):
+            yield temporary
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):  # where the disk was full: half of it helps nobody
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` (UTF-8) atomically: after a crash the file is the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -34,25 +51,86 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file.
+def read_json(path: Path, *keys: str) -> Any:
+    """Parse a JSON file that this pipeline wrote.
+
+    Args:
+        keys: that it must have.
 
     Raises:
-        PipelineError: the file is missing, truncated or not JSON; the message names it.
+        PipelineError: the file is missing, truncated, not JSON, or lacks a key; it names the file.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = _parse(path)
+    except ValueError as error:
+        raise PipelineError(f"{path}: {error}; delete it and rerun") from None
+    for key in keys:
+        if not isinstance(value, dict) or key not in value:
+            raise PipelineError(f"{path}: has no {key!r}; delete it and rerun")
+    return value
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Parse a JSON file that somebody else wrote and that must hold an object, e.g. config.json.
+
+    Raises:
+        PipelineError: the file is missing, no JSON, or no object; it names the file.
+    """
+    try:
+        value = _parse(path)
+    except ValueError as error:
+        raise PipelineError(f"{path}: {error}; correct it or copy it again") from None
+    if not isinstance(value, dict):
+        raise PipelineError(
+            f"{path}: holds {kind_of(value)}, not a JSON object; correct it or copy it again"
+        )
+    return value
+
+
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in words: "text", "a list", "null"."""
+    names = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+    names |= {list: "a list", dict: "an object", type(None): "null"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _parse(path: Path) -> Any:
+    """The JSON value in a file; what is wrong with it as a ValueError."""
+    try:
+        text = decode(path)
     except FileNotFoundError:
-        raise PipelineError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PipelineError(f"{path}: not valid JSON ({error}); delete it and rerun") from None
+        raise PipelineError(f"{path}: {why_missing(path)}") from None
+    if not text.strip():
+        raise ValueError("is empty")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not valid JSON ({error})") from None
+
+
+def decode(path: Path) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        ValueError: it is something else; says what.
+    """
+    with naming(path):
+        data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:4]:
+        raise ValueError("is UTF-16 or UTF-32 text or binary, not UTF-8: save it as UTF-8")
+    if data.startswith(LFS_POINTER):
+        raise ValueError("is a Git LFS pointer, not the file itself: run `git lfs pull`")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
 
 
 def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Append one line a row and flush to disk, so that a kill loses at most these rows."""
     text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
+    with naming(path), open(path, "a", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -62,7 +140,7 @@ def repair_jsonl(path: Path) -> None:
     """Cut off a torn last line (no newline at the end), left by a kill during an append."""
     if not path.exists():
         return
-    with open(path, "rb+") as file:
+    with naming(path), open(path, "rb+") as file:
         size = file.seek(0, os.SEEK_END)
         end = size
         while end > 0:  # walk back in blocks to the last newline
@@ -92,16 +170,20 @@ def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """
     if not path.exists():
         return
-    with open(path, encoding="utf-8") as file:
+    with naming(path), open(path, "rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 break
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise PipelineError(
                     f"{path}: line {number} is not JSON ({error}); delete that line and rerun"
                 ) from None
+            if not isinstance(row, dict):
+                raise PipelineError(
+                    f"{path}: line {number} is no JSON object; delete that line and rerun"
+                )
             yield row
 
 
@@ -113,5 +195,5 @@ def hash_json(value: Any) -> str:
 
 def hash_file(path: Path) -> str:
     """SHA-256 (hex) of a file's content, read once in blocks."""
-    with open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,6 +15,12 @@ def silence() -> None:
     _silent = True
 
 
+def close_all() -> None:
+    """End every bar, the libraries' too, so that what is said next begins on a line of its own."""
+    for shown in list(tqdm._instances):
+        shown.close()
+
+
 def bar(total: int | None, desc: str, unit: str = "it", scale: bool = False) -> tqdm[None]:
     """A progress bar on stderr.
 

@@ -29,6 +29,7 @@ from pipeline.artifacts import hash_json, read_json, write_json, write_text
 from pipeline.checks import check, check_shared
 from pipeline.config import STAGES, PipelineConfig
 from pipeline.errors import PipelineError
+from pipeline.faults import STDOUT, naming
 from pipeline.stages.base import Context, Stage
 from pipeline.tracking import Tracker
 from pipeline.trajectory.share import Share
@@ -172,7 +173,7 @@ def _state(context: Context, name: str, key: str) -> str:
     started = folder / "started.json"
     if not started.exists():
         return "run"
-    return "resume" if read_json(started)["key"] == key else "stale"
+    return "resume" if read_json(started, "key")["key"] == key else "stale"
 
 
 def _set_aside(context: Context, name: str) -> None:
@@ -223,7 +224,8 @@ def _locked(run_dir: Path) -> Iterator[None]:
     run_dir.mkdir(parents=True, exist_ok=True)
     with open(run_dir / ".lock", "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with naming(run_dir / ".lock"):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise PipelineError(
                 f"{run_dir}: another pipeline works here; wait for it or choose another run.dir"
@@ -236,4 +238,5 @@ def _short(value: Any) -> str:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    with naming(STDOUT):
+        print(line, flush=True)

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.errors import PipelineError
+from pipeline.ending import one_line
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -94,11 +94,8 @@ def serve(arguments: Sequence[str]) -> None:
 def main() -> None:
     """Serve; mistakes end in one line and exit code 1."""
     known, rest = parse(sys.argv[1:])
-    try:
+    with one_line():
         arguments, environment = build(known, rest)
-    except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
     variables = [f"{key}={value}" for key, value in environment.items()]
     print(shlex.join([*variables, "vllm", "serve", *arguments]), file=sys.stderr, flush=True)
     os.environ.update(environment)

@@ -31,7 +31,7 @@ MISTAKES = {
     "compute.processes=2": ("compute.launcher=none", "deepspeed"),
     "snapshot.checkpoints=[a]": ("snapshot.checkpoints", "map"),
     "snapshot.checkpoints={x: a}": ("snapshot.checkpoints", "whole number"),
-    "run.dir": ("run.dir", "EQUAL"),
+    "run.dir": ("run.dir", "key=value"),
     "task.options.digit=3": ("digit", "digits"),
     "eval_tasks.typo.name=x": ("eval_tasks.typo", "+task@eval_tasks.typo="),
 }

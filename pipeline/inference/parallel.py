@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import append_jsonl, read_json, read_jsonl, repair_jsonl, write_json
+from pipeline.ending import one_line
 from pipeline.errors import PipelineError
 from pipeline.inference.device import claim_devices
 from pipeline.inference.engine import Engine, Sampling, Source, open_engine
@@ -251,16 +252,13 @@ def main() -> None:
     parser.add_argument("--rank", type=int, help="default: SLURM_PROCID")
     parser.add_argument("--size", type=int, help="default: SLURM_NTASKS")
     args = parser.parse_args()
-    try:
+    with one_line():
         rank, size = _rank_and_size(args)
         work = Work.load(args.work)
         if args.rank is not None:  # started by run_local: share its machine, do not outlive it
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             claim_devices(rank, size, int(work.engine.get("tensor_parallel", 1)))
         sample_share(work, rank, size)
-    except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ class Context:
 
     def done_key(self, stage: str) -> str:
         """Key of a finished stage: what its artefacts were made from."""
-        return str(read_json(self.stage_dir(stage) / "done.json")["key"])
+        return str(read_json(self.stage_dir(stage) / "done.json", "key")["key"])
 
     def runs_or_done(self, stage: str) -> bool:
         return stage in self.config.stages or self.is_done(stage)

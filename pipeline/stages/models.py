@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import hash_json, read_json
 from pipeline.errors import PipelineError
+from pipeline.faults import is_local, naming
 from pipeline.stages.base import Context
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ def model_folder(name: str, key: str, revision: str | None = None) -> Path:
         patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
         folder = snapshot_download(name, revision=revision, allow_patterns=patterns)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        if is_local(error):
+            raise
         reason = " ".join(str(error).split())[:200]
         raise PipelineError(
             f"{key}: {name} could not be fetched from the hub ({reason}); "
@@ -129,7 +132,8 @@ def _from_package(context: Context) -> Path:
             quantization_config=GgufConfig(dequantize=True),
             dtype=torch.bfloat16,
         )
-        loaded.save_pretrained(partial)
+        with naming(partial):
+            loaded.save_pretrained(partial)
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=model.gguf)
         _end_of_turn(tokenizer, loaded.generation_config)
         tokenizer.save_pretrained(partial)

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pipeline.faults import naming
 from pipeline.stages import outside, problems, specs
 from pipeline.stages.base import Context
 
@@ -43,7 +44,8 @@ def run(context: Context) -> dict[str, Any]:
     cached = Path(context.config.run.cache, "sft_train", key).resolve()
     cached.mkdir(parents=True, exist_ok=True)
     with open(cached / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a second run waits here and then finds the model
+        with naming(cached / ".lock"):
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a second run waits here and then finds the model
         fresh = not (cached / "model").exists()
         if fresh:
             spec = specs.sft_spec(context, cached)

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts import decode
 from pipeline.errors import PipelineError
+from pipeline.faults import is_local
 
 FILES = (".jsonl", ".json", ".parquet")
 
@@ -28,6 +30,8 @@ def load_rows(task: str, dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
     try:
         rows = _parse(file)
     except (OSError, ValueError) as error:
+        if is_local(error):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PipelineError(
             f"task {task}: {file} cannot be read ({reason}); fetch or write the file again"
@@ -65,9 +69,9 @@ def _parse(file: Path) -> list[Any]:
         import pyarrow.parquet
 
         return list(pyarrow.parquet.read_table(file).to_pylist())
-    text = file.read_text(encoding="utf-8")
+    text = decode(file)
     if file.suffix == ".json":
-        rows = json.loads(text)
+        rows = _value(text)
         if not isinstance(rows, list):
             raise ValueError("not a list of rows")
         return rows
@@ -77,10 +81,17 @@ def _parse(file: Path) -> list[Any]:
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"line {number} is not JSON: {error.msg}") from None
+            rows.append(_value(line))
+        except ValueError as error:
+            raise ValueError(f"line {number} is not JSON: {error}") from None
     return rows
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("brackets within brackets without end") from None
 
 
 def _from_hub(task: str, dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -95,6 +106,8 @@ def _from_hub(task: str, dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
             revision=dataset.get("revision"),
         )
     except (OSError, ValueError, RuntimeError) as error:
+        if is_local(error):
+            raise
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise PipelineError(
             f"task {task}: cannot load {path} from the hub ({reason}); check the name and the "

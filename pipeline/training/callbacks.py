@@ -23,6 +23,7 @@ from transformers import (
 
 from pipeline.artifacts import append_jsonl
 from pipeline.errors import PipelineError
+from pipeline.faults import naming
 from pipeline.progress import bar
 from pipeline.training.checkpoints import mark_whole
 from pipeline.training.snapshots import (
@@ -201,8 +202,10 @@ class WholeCheckpoints(Trainer):
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, MetricsCallback):
                 callback._flush()
-        super()._save_checkpoint(model, trial)
+        step = self.state.global_step
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{step}"
+        with naming(folder):
+            super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            step = self.state.global_step
-            mark_whole(Path(str(self.args.output_dir)) / f"checkpoint-{step}", step // self.updates)
+            mark_whole(folder, step // self.updates)

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 from pipeline.artifacts import read_json, read_jsonl, write_json, write_text
+from pipeline.faults import naming
 from pipeline.training.spec import Spec, fingerprint
 
 MARKER = "whole.json"
@@ -23,7 +24,7 @@ def mark_whole(folder: Path, step: int) -> None:
     """Flush every file of a finished checkpoint to disk, then mark it."""
     for file in sorted(folder.rglob("*")):
         if file.is_file():
-            with open(file, "rb") as handle:
+            with naming(file), open(file, "rb") as handle:
                 os.fsync(handle.fileno())
     write_json(folder / MARKER, {"step": step})
 

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from pipeline.errors import PipelineError
+from pipeline.faults import naming
 from pipeline.training.spec import Architecture
 
 PAD = "<|pad|>"
@@ -95,5 +96,6 @@ def make_model(architecture: Architecture, folder: Path, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class(config)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with naming(folder):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)

@@ -19,6 +19,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from pipeline.artifacts import write_text
 from pipeline.errors import PipelineError
+from pipeline.faults import naming
 from pipeline.trajectory.checkpoint import Checkpoint
 from pipeline.trajectory.layouts import open_checkpoint
 from pipeline.trajectory.layouts.delta import stream_delta_snapshot
@@ -81,8 +82,9 @@ def write_model(
     target = getattr(torch, dtype)
     cast = {k: v.to(target) if v.is_floating_point() else v for k, v in weights.items()}
     partial = _begin(folder)
-    model.save_pretrained(partial, state_dict=cast)
-    tokenizer.save_pretrained(partial)
+    with naming(folder):
+        model.save_pretrained(partial, state_dict=cast)
+        tokenizer.save_pretrained(partial)
     # the trainer switches the cache off for its own forward passes
     _edit_json(partial / "config.json", {"dtype": dtype, "use_cache": True})
     _give_name(partial, folder)

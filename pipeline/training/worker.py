@@ -6,6 +6,7 @@ process that needs no others. The spec says everything; the environment says whi
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import sys
@@ -17,7 +18,7 @@ from transformers import Trainer
 from transformers.utils import logging as transformers_logging
 
 from pipeline.artifacts import write_text
-from pipeline.errors import PipelineError
+from pipeline.ending import one_line
 from pipeline.training.callbacks import Log
 from pipeline.training.check import check
 from pipeline.training.checkpoints import last_whole, prepare_output
@@ -93,12 +94,13 @@ def main() -> int:
         return 2
     die_with_parent(signal.SIGKILL)  # a launcher that was killed cannot end its ranks
     path = Path(sys.argv[1])
-    try:
+
+    def tell(line: str) -> None:
+        with contextlib.suppress(OSError):  # the disk may be what the line is about
+            write_text(path.with_name(ERROR_FILE), f"{line}\n")
+
+    with one_line(tell=tell):
         run(read_spec(path))
-    except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        write_text(path.with_name(ERROR_FILE), f"{error}\n")
-        return 1
     return 0
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import PipelineError
+from pipeline.faults import naming
 from pipeline.progress import bar
 from pipeline.trajectory import stream
 from pipeline.trajectory.checkpoint import Checkpoint
@@ -46,7 +47,7 @@ def fingerprint(trajectory: Trajectory) -> Trajectory:
 def _sha256(path: Path, advance: Callable[[int], Any]) -> str:
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(BLOCK))
-    with open(path, "rb", buffering=0) as file:
+    with naming(path), open(path, "rb", buffering=0) as file:
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
             advance(count)

@@ -22,6 +22,8 @@ from typing import Any
 import torch
 
 from pipeline.errors import PipelineError
+from pipeline.faults import name_path, naming
+from pipeline.trajectory.descriptors import Descriptors
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -116,7 +118,7 @@ def read_header(path: Path) -> dict[str, Entry]:
     """
     try:
         size = path.stat().st_size
-        with open(path, "rb") as file:
+        with naming(path), open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             text = file.read(length) if length <= MAX_HEADER else b""
     except FileNotFoundError:
@@ -161,13 +163,13 @@ def as_bytes(tensor: torch.Tensor) -> memoryview:
 
 
 class Files:
-    """Open files, shared by threads: one descriptor a path, closed together.
+    """Open files, shared by threads; see `Descriptors` for how many at once.
 
     A context manager. `pread` needs no file position, so threads never disturb each other.
     """
 
     def __init__(self) -> None:
-        self._descriptors: dict[Path, int] = {}
+        self._descriptors = Descriptors()
         self._ahead: dict[Path, int] = {}
         self._lock = threading.Lock()
 
@@ -175,16 +177,7 @@ class Files:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
-        self._descriptors.clear()
-
-    def descriptor(self, path: Path) -> int:
-        with self._lock:
-            if path not in self._descriptors:
-                descriptor = os.open(path, os.O_RDONLY)
-                self._descriptors[path] = descriptor
-            return self._descriptors[path]
+        self._descriptors.close()
 
     def _read_ahead(self, path: Path, descriptor: int, position: int) -> None:
         """Have the kernel fetch the next window while this one is worked on.
@@ -204,15 +197,22 @@ class Files:
         view = as_bytes(out)
         filled = 0
         for extent, low, high in _overlaps(entry, start * size, stop * size):
-            descriptor = self.descriptor(extent.path)
             position, end = extent.offset + low, extent.offset + high
-            self._read_ahead(extent.path, descriptor, position)
-            while position < end:
-                count = os.preadv(descriptor, [view[filled : filled + end - position]], position)
-                if count == 0:
-                    raise PipelineError(f"{extent.path}: ended while reading {entry.name}")
-                position += count
-                filled += count
+            descriptor = self._descriptors.take(extent.path)
+            try:
+                self._read_ahead(extent.path, descriptor, position)
+                while position < end:
+                    part = view[filled : filled + end - position]
+                    count = os.preadv(descriptor, [part], position)
+                    if count == 0:
+                        raise PipelineError(f"{extent.path}: ended while reading {entry.name}")
+                    position += count
+                    filled += count
+            except OSError as error:
+                name_path(error, extent.path)
+                raise
+            finally:
+                self._descriptors.give_back(descriptor)
 
     def load(
         self, entry: Entry, start: int, stop: int, out: torch.Tensor, raw: torch.Tensor

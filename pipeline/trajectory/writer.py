@@ -19,6 +19,7 @@ import torch
 
 from pipeline.artifacts import write_json
 from pipeline.errors import PipelineError
+from pipeline.faults import naming
 from pipeline.trajectory.shards import DTYPE_NAMES, Entry, Extent, as_bytes
 from pipeline.trajectory.share import Share
 
@@ -100,7 +101,8 @@ class ShardFile:
         self._lock = threading.Lock()
         self._temporary = folder / f".{shard.filename}.tmp"
         self._descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT, 0o666)
-        os.ftruncate(self._descriptor, shard.nbytes)
+        with naming(self._temporary):
+            os.ftruncate(self._descriptor, shard.nbytes)
         self._put(shard.header, 0)
 
     def write(self, name: str, start: int, data: torch.Tensor) -> None:
@@ -110,13 +112,15 @@ class ShardFile:
 
     def _put(self, view: memoryview | bytes, position: int) -> None:
         done = 0
-        while done < len(view):
-            done += os.pwrite(self._descriptor, view[done:], position + done)
+        with naming(self._temporary):
+            while done < len(view):
+                done += os.pwrite(self._descriptor, view[done:], position + done)
         with self._lock:
             self._left -= done
             complete = self._left == 0
         if complete:
-            os.close(self._descriptor)
+            with naming(self._temporary):  # a network file system may only now find its disk full
+                os.close(self._descriptor)
             self._marker(self._share.rank).touch()
             if all(self._marker(rank).exists() for rank in range(self._share.world)):
                 with contextlib.suppress(FileNotFoundError):  # another process was first
@@ -150,5 +154,5 @@ def check_space(folder: Path, nbytes: int) -> None:
     free = shutil.disk_usage(existing).free
     if nbytes > free:
         raise PipelineError(
-            f"{folder}: {nbytes / 1e9:.1f} GB to write, {free / 1e9:.1f} GB free; make room"
+            f"{folder}: {nbytes / 1e9:.3g} GB to write, {free / 1e9:.3g} GB free; make room"
         )

@@ -9,7 +9,6 @@ version, so that the page can show the one that suits the reader's screen.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
+
+from pipeline.artifacts import replacing
 
 WIDTH = 8.4
 """Inches. A page shows an inch as 100 CSS pixels, so text of 9 pt comes out near 12 pixels."""
@@ -134,10 +135,8 @@ def sheet(path: Path, height: float, theme: Theme, width: float = WIDTH) -> Iter
         figure = Figure(figsize=(width, height))
         FigureCanvasAgg(figure)
         yield figure
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
 
 
 def pick_ticks(

@@ -12,6 +12,7 @@ from huggingface_hub import HfApi, constants, scan_cache_dir, snapshot_download
 from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, LocalEntryNotFoundError
 
 from pipeline.errors import PipelineError
+from pipeline.faults import is_local
 
 PREFIX = "hub:"
 WANTED = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
@@ -48,6 +49,8 @@ def _revisions(repo: str) -> list[str]:
             return sorted(ref for r in cached if r.repo_id == repo for ref in r.refs)
         refs = HfApi().list_repo_refs(repo)
     except (CacheNotFound, HfHubHTTPError, OSError) as error:
+        if is_local(error):
+            raise
         reason = str(error).splitlines()[0]
         raise PipelineError(f"{repo}: cannot list its revisions ({reason})") from None
     return [ref.name for ref in (*refs.branches, *refs.tags)]
@@ -63,6 +66,8 @@ def _download(repo: str, revision: str) -> Path:
             local_files_only=constants.HF_HUB_OFFLINE,
         )
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        if is_local(error):
+            raise
         reason = str(error).splitlines()[0]
         raise PipelineError(f"{repo} at {revision}: cannot download it ({reason})") from None
     return Path(folder)
