@@ -19,15 +19,53 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 )
 from vllm.utils.torch_utils import set_random_seed
 
+from pipeline.errors import PipelineError
 from pipeline.inference.recipe import Recipe, checkpoint_tensors, recipe_tensors
 from pipeline.inference.vllm_checksum import Pieces, Sums, counted, read_back
+from pipeline.trajectory.tying import EMBEDDING, head_name, is_head
 
 
-def source_tensors(source: str | dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a checkpoint folder, or of a recipe as plain values."""
+def source_tensors(source: str | dict[str, Any], tied: bool) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of a checkpoint folder, or of a recipe as plain values, as the model takes them.
+
+    Args:
+        tied: whether the model's head is its embedding, which the engine was started with.
+    """
     if isinstance(source, str):
-        return checkpoint_tensors(Path(source))
-    return recipe_tensors(Recipe.from_plain(source))
+        return with_head(checkpoint_tensors(Path(source)), tied, source)
+    return with_head(recipe_tensors(Recipe.from_plain(source)), tied, source)
+
+
+def with_head(
+    tensors: Iterator[tuple[str, torch.Tensor]], tied: bool, source: object
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Pass tensors on; at the end a model with a head of its own is given one.
+
+    A source without a head has its embedding for one. vLLM ties by its configuration: a model that
+    was started tied takes no notice of a head, so one that differs is refused.
+
+    Raises:
+        PipelineError: the source has a head of its own, and the model none.
+    """
+    embedding: tuple[str, torch.Tensor] | None = None
+    head: torch.Tensor | None = None
+    for name, tensor in tensors:
+        if is_head(name):
+            head = tensor
+        elif EMBEDDING.fullmatch(name) and (
+            embedding is None or tensor.numel() > embedding[1].numel()
+        ):
+            embedding = name, tensor
+        yield name, tensor
+    if embedding is None:
+        return
+    if head is None and not tied:
+        yield head_name(embedding[0]), embedding[1]
+    elif head is not None and tied and not torch.equal(head, embedding[1]):
+        raise PipelineError(
+            f"{source}: its head differs from its embedding, and the engine was started on a model "
+            "whose head is its embedding; start it on a model with tie_word_embeddings=false"
+        )
 
 
 def refresh_heads(model: nn.Module) -> None:
@@ -71,10 +109,10 @@ class WorkerExtension:
         model = self.model_runner.get_model()
         config = self.model_runner.model_config
         dtype = config.dtype
-        tied = bool(getattr(config.hf_config, "tie_word_embeddings", False))
+        tied = bool(getattr(config.hf_text_config, "tie_word_embeddings", False))
         fed: list[Sums] = [Counter() for _ in sources]
         streams = [
-            counted(source_tensors(source), sums, dtype, tied)
+            counted(source_tensors(source, tied), sums, dtype, tied)
             for source, sums in zip(sources, fed, strict=True)
         ]
         members = getattr(model, "members", [model])

@@ -67,7 +67,7 @@ def run(context: Context) -> dict[str, Any]:
     candidates += weight_candidates(context, trajectory)
     candidates += named_models.named_candidates(context, trajectory)
     path = context.stage_dir("evaluate") / "generations.jsonl"
-    engine = sampling.engine_arguments(context, trajectory.base.folder)
+    engine = sampling.engine_arguments(context, named_models.start_folder(context, trajectory))
     sets = problems.load_sets(context)
     sampling.sample(context, path, candidates, engine, sets)
     if context.is_done("logit_extrap"):

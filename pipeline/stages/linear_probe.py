@@ -64,7 +64,8 @@ def run(context: Context) -> dict[str, Any]:
     if probed is None:
         return summary
     sources = models.model_sources(context, trajectory, trajectory.steps)
-    texts, tokens = _probe_logprobs(context, trajectory.base.folder, sources, probed)
+    start = models.start_folder(context, trajectory)
+    texts, tokens = _probe_logprobs(context, start, sources, probed)
     write_json(folder / "logprobs.json", tokens)
     summary |= _headline("logprobs", tokens)
     if config.activations:

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from pipeline.trajectory.sources import Trajectory
 from pipeline.trajectory.writer import Shard, plan_shards
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-FORMAT = 2  # raise when the same plan would give other bytes
+FORMAT = 3  # raise when the same plan would give other bytes
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Plan:
         checkpoints: the used ones in order, theta_0's first.
         damping: factor on the step beyond the last checkpoint, for every method.
         alpha_by_tensor: (glob, alpha) rules; the first that matches a name replaces its target.
-        copied: names copied bit by bit from the last used checkpoint.
+        copied: names copied bit by bit from the last used checkpoint: held ones, integers, buffers
+            that are not finite, and what only the base has.
     """
 
     method: str
@@ -62,6 +64,10 @@ class Plan:
     @property
     def last(self) -> Checkpoint:
         return self.checkpoints[-1]
+
+    def moves(self, name: str) -> bool:
+        """True for tensors of finite floating-point values, whose movement can be measured."""
+        return self.last.entries[name].is_float and name not in self.last.fixed
 
     @property
     def by_scalar(self) -> bool:
@@ -103,7 +109,7 @@ class Plan:
             },
         }
         stamps = [[file.mtime_ns for file in c.files] for c in self.checkpoints]
-        shards = [shard.filename for shard in self.shards]
+        shards = [[s.filename, sha256(s.header).hexdigest()] for s in self.shards]
         return record | {"plan": hash_json([record, stamps, shards])}
 
 
@@ -151,7 +157,10 @@ def make_plan(
     copied = frozenset(
         name
         for name, entry in names.items()
-        if not entry.is_float or any(fnmatchcase(name, glob) for glob in hold)
+        if not entry.is_float
+        or name in checkpoints[-1].fixed
+        or checkpoints[-1].kept.get(name) == 0
+        or any(fnmatchcase(name, glob) for glob in hold)
     )
     return Plan(
         method=method,

@@ -21,6 +21,7 @@ from pipeline.trajectory.layouts import hf
 from pipeline.trajectory.shards import Entry, Files, read_header
 from pipeline.trajectory.share import Share
 from pipeline.trajectory.stream import PIECE, Piece, pieces, run
+from pipeline.trajectory.tying import is_head, resolve_ties, tied_heads
 from pipeline.trajectory.writer import ShardFile, check_space, plan_shard
 
 RECORD = "delta.json"
@@ -116,7 +117,7 @@ def _digest(entries: Mapping[str, Entry]) -> str:
     """Hash of the beginning of every tensor, as stored; a tied head may be there or not."""
     digest = hashlib.sha256()
     with Files() as files:
-        for name in sorted(n for n in entries if not n.endswith("lm_head.weight")):
+        for name in sorted(n for n in entries if not is_head(n)):
             entry = entries[name]
             count = min(entry.numel, SAMPLE // entry.dtype.itemsize)
             sample = torch.empty(count * entry.dtype.itemsize, dtype=torch.uint8)
@@ -130,20 +131,23 @@ def read(source: Path, base: Checkpoint | None) -> Found | None:
     if not (source / RECORD).exists():
         return None
     record = read_json(source / RECORD)
+    ties: Mapping[str, str] = {}
     if base is not None:
-        folder, entries = base.folder, base.entries
+        folder, entries, ties = base.folder, base.entries, base.ties
     else:
         named = Path(record["base"])
         found = hf.read(named, None) if named.is_dir() else None
         if found is None or found.folder is None:
             raise PipelineError(f"{source}: its base {named} is not there; give snapshot.base")
         folder, entries = found.folder, found.entries
+        ties = resolve_ties(folder, entries)
     if record.get("base_digest") not in (None, _digest(entries)):
         raise PipelineError(
             f"{source}: taken from other weights than those in {folder}; give the model that "
             f"training started from ({record['base']}) as snapshot.base"
         )
     deltas = read_header(source / WEIGHTS)
+    entries = entries | tied_heads(deltas, entries, ties)  # a head that the run trains by itself
     for name, delta in deltas.items():
         if name not in entries:
             raise PipelineError(f"{source}: delta of {name}, which the base {folder} lacks")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from pipeline.errors import PipelineError
 from pipeline.trajectory.checkpoint import Checkpoint, Found
 from pipeline.trajectory.layouts import hf
 from pipeline.trajectory.shards import Entry, LowRank, read_header
+from pipeline.trajectory.tying import resolve_ties
 
 FOLDERS = (".", "actor/lora_adapter", "lora_adapter", "actor")
 FACTOR = re.compile(r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B)(\.weight)?")
@@ -35,22 +38,24 @@ def read(source: Path, base: Checkpoint | None) -> Found | None:
             raise PipelineError(f"{folder}: the adapter uses {what}; merge it into the model first")
     if config.get("peft_type", "LORA") != "LORA":
         raise PipelineError(f"{folder}: {config['peft_type']} adapters: merge into the model first")
-    base_folder, base_entries = _base(folder, config, base)
+    base_folder, base_entries, ties = _base(folder, config, base)
+    heads = {a: replace(base_entries[t], name=a) for a, t in ties.items() if t in base_entries}
+    base_entries = base_entries | heads  # trained apart from the embedding, if at all
     return Found("peft lora", base_folder, _merge(folder, config, base_entries))
 
 
 def _base(
     folder: Path, config: dict[str, Any], base: Checkpoint | None
-) -> tuple[Path, dict[str, Entry]]:
+) -> tuple[Path, dict[str, Entry], Mapping[str, str]]:
     if base is not None:
-        return base.folder, base.entries
+        return base.folder, base.entries, base.ties
     named = Path(str(config.get("base_model_name_or_path")))
     found = hf.read(named, None) if named.is_dir() else None
     if found is None or found.folder is None:
         raise PipelineError(
             f"{folder}: base model {named} is not a folder here; give snapshot.base"
         )
-    return found.folder, found.entries
+    return found.folder, found.entries, resolve_ties(found.folder, found.entries)
 
 
 def _merge(folder: Path, config: dict[str, Any], base: dict[str, Entry]) -> dict[str, Entry]:
