@@ -119,10 +119,13 @@ def open_folders(recipe: Recipe) -> list[Checkpoint]:
     found = [
         open_checkpoint(index, folder, given, recipe.matching)
         for index, folder in enumerate(recipe.folders)
+        if folder != recipe.base
     ]
     if given is None:
         return align(found, recipe.matching)
-    return align([given, *found], recipe.matching)[1:]
+    base, *later = align([given, *found], recipe.matching)
+    rest = iter(later)
+    return [base if folder == recipe.base else next(rest) for folder in recipe.folders]
 
 
 class RecipeWeights:

@@ -20,7 +20,6 @@ from pipeline.errors import PipelineError
 from pipeline.progress import bar
 from pipeline.trajectory import stream
 from pipeline.trajectory.checkpoint import Checkpoint
-from pipeline.trajectory.companions import companions
 from pipeline.trajectory.folder import ModelFolder
 from pipeline.trajectory.gram import Gram, describe
 from pipeline.trajectory.kernels import combine, step_weights
@@ -80,12 +79,11 @@ def extrapolate(
             results[t] = finished
     if folders:
         grams = _Combination(plan, folders, share).run()
-        beside = companions(plan.last, trajectory.base)
         named = trajectory.dtype if dtype == "same" else dtype
         for t, folder in folders.items():
             shared, rows = _outcome(plan, grams, t)
             record = records[t] | {"coefficients": shared}
-            results[t] = folder.finish(plan.shards, beside, named, record, rows)
+            results[t] = folder.finish(plan.shards, plan.beside, named, record, rows)
     return {t: results[t] for t in targets}
 
 

@@ -25,6 +25,7 @@ from pipeline.trajectory.coefficients import (
     find_method,
     used_steps,
 )
+from pipeline.trajectory.companions import CONFIG, Companions, companions
 from pipeline.trajectory.gram import Matrix
 from pipeline.trajectory.sources import Trajectory
 from pipeline.trajectory.writer import Shard, plan_shards
@@ -41,6 +42,7 @@ class Plan:
         checkpoints: the used ones in order, theta_0's first.
         damping: factor on the step beyond the last checkpoint, for every method.
         alpha_by_tensor: (glob, alpha) rules; the first that matches a name replaces its target.
+        beside: the files that belong to an output beside its weights.
         copied: names copied bit by bit from the last used checkpoint: held ones, integers, buffers
             that are not finite, and what only the base has.
     """
@@ -56,6 +58,7 @@ class Plan:
     copied: frozenset[str]
     dtype: str
     shards: tuple[Shard, ...]
+    beside: Companions
 
     @property
     def steps(self) -> list[int]:
@@ -102,6 +105,8 @@ class Plan:
             "hold": list(self.hold),
             "copied": sorted(self.copied),
             "inputs": [_input(checkpoint) for checkpoint in self.checkpoints],
+            "config": str(self.beside.files[CONFIG].parent),
+            "tokenizer": None if self.beside.tokenizer is None else str(self.beside.tokenizer),
             "versions": {
                 "pipeline": pipeline.__version__,
                 "torch": torch.__version__,
@@ -110,7 +115,8 @@ class Plan:
         }
         stamps = [[file.mtime_ns for file in c.files] for c in self.checkpoints]
         shards = [[s.filename, sha256(s.header).hexdigest()] for s in self.shards]
-        return record | {"plan": hash_json([record, stamps, shards])}
+        beside = [[name, path.stat().st_mtime_ns] for name, path in self.beside.files.items()]
+        return record | {"plan": hash_json([record, stamps, shards, beside])}
 
 
 def _input(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -174,6 +180,7 @@ def make_plan(
         copied=copied,
         dtype=dtype,
         shards=tuple(plan_shards(_outputs(checkpoints[-1], copied, dtype))),
+        beside=companions(checkpoints[-1], trajectory.base),
     )
 
 

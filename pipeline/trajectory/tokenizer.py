@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.artifacts import hash_json
 from pipeline.errors import PipelineError
-from pipeline.trajectory.companions import Companions
+from pipeline.trajectory.companions import CONFIG, Companions
 
 CHAT = [
     {"role": "user", "content": "What is 2 + 3?"},
@@ -38,15 +38,17 @@ def check_tokenizer(folder: Path, source: Companions, rows: int | None) -> None:
     """
     if source.tokenizer is None:
         return
+    # an adapter's folder has no config.json, which decides the class: there the output's counts
+    config = source.tokenizer if (source.tokenizer / CONFIG).exists() else folder
     try:
-        wanted = _facts(source.tokenizer, _stamp(source.tokenizer))
+        wanted = _facts(source.tokenizer, config, _stamp(source.tokenizer) + _stamp(config))
     except _UnreadableError as error:
         logging.getLogger(__name__).warning(
             "%s: the tokenizer was copied as it is, not checked: %s", source.tokenizer, error
         )
         return
     try:
-        found = _facts(folder, _stamp(folder))
+        found = _facts(folder, folder, _stamp(folder))
     except _UnreadableError as error:
         raise PipelineError(
             f"{folder}: the tokenizer of {source.tokenizer} cannot be loaded here: {error}; give "
@@ -78,9 +80,9 @@ def _stamp(folder: Path) -> str:
 
 
 @lru_cache(maxsize=64)  # many targets have the same source
-def _facts(folder: Path, stamp: str) -> Facts:
-    """What makes a tokenizer this one."""
-    tokenizer = _load(folder)
+def _facts(folder: Path, config: Path, stamp: str) -> Facts:
+    """What makes a tokenizer this one, read with the config.json of a folder."""
+    tokenizer = _load(folder, config)
     return {
         **{f"{role} token": _special(tokenizer, role) for role in ("eos", "pad", "bos", "unk")},
         "tokens": len(tokenizer),
@@ -93,12 +95,15 @@ def _special(tokenizer: Any, role: str) -> list[Any]:
     return [getattr(tokenizer, f"{role}_token"), getattr(tokenizer, f"{role}_token_id")]
 
 
-def _load(folder: Path) -> Any:
+def _load(folder: Path, config: Path) -> Any:
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
+    how: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if config != folder:
+            how["config"] = AutoConfig.from_pretrained(config, **how)
+        return AutoTokenizer.from_pretrained(folder, **how)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise _UnreadableError(_first_line(error)) from None
     except (ImportError, RuntimeError, StrictDataclassError) as error:

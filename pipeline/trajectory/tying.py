@@ -219,6 +219,11 @@ def _has_head(folder: Path) -> bool:
     return not (bare or HEADLESS.fullmatch(name))
 
 
+def may_drop_head(folder: Path) -> bool:
+    """Whether an engine that goes by some flag of the configuration takes no notice of a head."""
+    return True in _flags(_config(folder)) or says_tied(folder)
+
+
 def says_tied(folder: Path) -> bool:
     """Whether transformers takes an absent head for the embedding, by the configuration.
 
