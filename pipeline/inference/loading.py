@@ -14,7 +14,6 @@ from pipeline.errors import PipelineError
 from pipeline.inference.engine import Source
 from pipeline.inference.recipe import Recipe, RecipeWeights
 from pipeline.trajectory.conversions import Origin, Whole, origins
-from pipeline.trajectory.tying import is_head, stored_pairs
 
 
 def load_model(path: Path, dtype: torch.dtype, device: torch.device, untied: bool = False) -> Any:
@@ -44,8 +43,7 @@ def load_source(source: Source, dtype: torch.dtype, device: torch.device) -> Any
     if not isinstance(source, Recipe):
         return load_model(source, dtype, device)
     with RecipeWeights(source) as weights:
-        own_head = any(is_head(alias) for alias, _ in stored_pairs(weights.entries))
-        model = load_model(source.model, dtype, device, untied=own_head)
+        model = load_model(source.model, dtype, device, untied=weights.own_head)
         _fill(model, weights, source)
     return model
 

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from pipeline.errors import PipelineError
 from pipeline.inference.device import parse_dtype
+from pipeline.trajectory import tying
 from pipeline.trajectory.align import align
 from pipeline.trajectory.checkpoint import Checkpoint
 from pipeline.trajectory.layouts import open_checkpoint
@@ -128,6 +129,19 @@ def open_folders(recipe: Recipe) -> list[Checkpoint]:
     return [base if folder == recipe.base else next(rest) for folder in recipe.folders]
 
 
+def has_own_head(source: Path | Recipe) -> bool:
+    """Whether a model's head is a tensor of its own, by what is stored of it.
+
+    Raises:
+        PipelineError: see `open_folders`.
+    """
+    if isinstance(source, Recipe):
+        entries = open_folders(source)[-1].entries
+    else:
+        entries = open_checkpoint(0, source).entries
+    return tying.has_own_head(entries)
+
+
 class RecipeWeights:
     """The tensors of an extrapolated model by name, each computed when it is asked for.
 
@@ -135,6 +149,7 @@ class RecipeWeights:
 
     Attributes:
         entries: names, shapes and dtypes as the last checkpoint has them.
+        own_head: whether the head is a tensor of its own.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -143,6 +158,7 @@ class RecipeWeights:
         checkpoints = open_folders(recipe)
         last = checkpoints[-1]
         self.entries = last.entries
+        self.own_head = tying.has_own_head(last.entries)
         self._copied = {
             name
             for name, entry in last.entries.items()

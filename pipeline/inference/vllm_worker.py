@@ -19,7 +19,6 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 )
 from vllm.utils.torch_utils import set_random_seed
 
-from pipeline.errors import PipelineError
 from pipeline.inference.recipe import Recipe, checkpoint_tensors, recipe_tensors
 from pipeline.inference.vllm_checksum import Pieces, Sums, counted, read_back
 from pipeline.trajectory.tying import EMBEDDING, head_name, is_head
@@ -29,43 +28,29 @@ def source_tensors(source: str | dict[str, Any], tied: bool) -> Iterator[tuple[s
     """The tensors of a checkpoint folder, or of a recipe as plain values, as the model takes them.
 
     Args:
-        tied: whether the model's head is its embedding, which the engine was started with.
+        tied: whether the model's head is its embedding; else a source that has no head of its own
+            gives its embedding for one.
     """
     if isinstance(source, str):
-        return with_head(checkpoint_tensors(Path(source)), tied, source)
-    return with_head(recipe_tensors(Recipe.from_plain(source)), tied, source)
+        tensors = checkpoint_tensors(Path(source))
+    else:
+        tensors = recipe_tensors(Recipe.from_plain(source))
+    return tensors if tied else with_head(tensors)
 
 
-def with_head(
-    tensors: Iterator[tuple[str, torch.Tensor]], tied: bool, source: object
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Pass tensors on; at the end a model with a head of its own is given one.
-
-    A source without a head has its embedding for one. vLLM ties by its configuration: a model that
-    was started tied takes no notice of a head, so one that differs is refused.
-
-    Raises:
-        PipelineError: the source has a head of its own, and the model none.
-    """
+def with_head(tensors: Iterator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Pass tensors on, and the embedding as the head where none was among them."""
     embedding: tuple[str, torch.Tensor] | None = None
-    head: torch.Tensor | None = None
+    headless = True
     for name, tensor in tensors:
-        if is_head(name):
-            head = tensor
-        elif EMBEDDING.fullmatch(name) and (
+        headless = headless and not is_head(name)
+        if EMBEDDING.fullmatch(name) and (
             embedding is None or tensor.numel() > embedding[1].numel()
         ):
             embedding = name, tensor
         yield name, tensor
-    if embedding is None:
-        return
-    if head is None and not tied:
+    if headless and embedding is not None:
         yield head_name(embedding[0]), embedding[1]
-    elif head is not None and tied and not torch.equal(head, embedding[1]):
-        raise PipelineError(
-            f"{source}: its head differs from its embedding, and the engine was started on a model "
-            "whose head is its embedding; start it on a model with tie_word_embeddings=false"
-        )
 
 
 def refresh_heads(model: nn.Module) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.artifacts import read_json
 from pipeline.errors import PipelineError
 from pipeline.trajectory.shards import Entry
-from pipeline.trajectory.tying import may_drop_head, stored_pairs
+from pipeline.trajectory.tying import has_own_head, may_drop_head
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,7 @@ class Checkpoint:
         """
         if not self.is_model or self.respelled or self.parted or self.kept:
             return False
-        own_head = any(True for _ in stored_pairs(self.entries))
-        return not (own_head and may_drop_head(self.folder))
+        return not (has_own_head(self.entries) and may_drop_head(self.folder))
 
     @property
     def weights(self) -> Path:

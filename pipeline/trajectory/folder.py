@@ -17,7 +17,7 @@ from pipeline.errors import PipelineError
 from pipeline.trajectory.companions import Companions
 from pipeline.trajectory.share import Share, meet, wait_for
 from pipeline.trajectory.tokenizer import check_tokenizer
-from pipeline.trajectory.tying import is_head, main_embedding, stored_pairs
+from pipeline.trajectory.tying import has_own_head, main_embedding
 from pipeline.trajectory.writer import Shard, write_index
 
 RECORD = "extrapolation.json"
@@ -103,8 +103,7 @@ class ModelFolder:
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(source, target)
         tensors = {entry.name: entry for shard in shards for entry in shard.entries}
-        untied = any(is_head(alias) for alias, _ in stored_pairs(tensors))
-        _set_config(self.partial / "config.json", dtype, untied)
+        _set_config(self.partial / "config.json", dtype, has_own_head(tensors))
         embedding = main_embedding(tensors)
         tokens = None if embedding is None else tensors[embedding].shape[0]
         check_tokenizer(self.partial, beside, tokens)

@@ -126,6 +126,11 @@ def stored_pairs(entries: Mapping[str, Entry]) -> Iterator[tuple[str, str]]:
                 yield name, min(alike, key=lambda e: (-_common(name, e), len(e)))
 
 
+def has_own_head(entries: Mapping[str, Entry]) -> bool:
+    """True if both a head and its embedding are among the tensors."""
+    return any(is_head(alias) for alias, _ in stored_pairs(entries))
+
+
 def main_embedding(entries: Mapping[str, Entry]) -> str | None:
     """The token embedding: the largest of the tensors named like one, or None."""
     named = [name for name in entries if EMBEDDING.fullmatch(name)]
