@@ -21,7 +21,7 @@ from pipeline.trajectory.spellings import Matching
 from pipeline.trajectory.stream import pieces
 from pipeline.trajectory.tying import equal, is_vocabulary
 
-BUFFER = 1 << 24  # elements: larger tensors are no buffers
+LOOKED_AT = 1 << 20  # elements of a tensor that is no weight: a mask shows its infinities there
 KEEP = "set snapshot.only_in_base=keep"
 
 
@@ -143,17 +143,19 @@ def _fixed(checkpoints: Sequence[Checkpoint]) -> frozenset[str]:
     with Files() as files:
         for name, entry in base.entries.items():
             buffer = name.rpartition(".")[2] not in ("weight", "bias") and entry.is_float
-            if not buffer or not 0 < entry.numel <= BUFFER or _is_finite(files, entry):
+            if not buffer or _begins_finite(files, entry):
                 continue
             if all(equal(entry, checkpoint.entries[name]) for checkpoint in later):
                 found.add(name)
     return frozenset(found)
 
 
-def _is_finite(files: Files, entry: Entry) -> bool:
+def _begins_finite(files: Files, entry: Entry) -> bool:
     values = torch.empty(min(entry.numel, stream.PIECE))
     raw = torch.empty(len(values) * 8, dtype=torch.uint8)
     for piece in pieces([entry]):
+        if piece.start >= LOOKED_AT:
+            break
         part = values[: len(piece)]
         files.load(entry, piece.start, piece.stop, part, raw)
         if not bool(part.isfinite().all()):

@@ -6,13 +6,14 @@ none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from pipeline.artifacts import hash_json, read_json
 from pipeline.errors import PipelineError
 from pipeline.trajectory.checkpoint import Checkpoint
-from pipeline.trajectory.conversions import Origin, Whole, meta_model, translate
+from pipeline.trajectory.conversions import Origin, Whole, meta_model, origins, translate
 from pipeline.trajectory.shards import Entry, Extent, overlaps
 from pipeline.trajectory.spellings import Prefixes, match_prefixes
 from pipeline.trajectory.tying import is_head, stored_pairs
@@ -61,6 +62,30 @@ def respelled(base: Checkpoint, checkpoint: Checkpoint) -> tuple[Checkpoint, Che
         respelled=checkpoint.respelled or entries.keys() != checkpoint.entries.keys(),
     )
     return base, with_ties(base, made)
+
+
+def base_names(base: Checkpoint, names: Collection[str], source: Path) -> dict[str, str]:
+    """The base's names for tensors that are named as a model in memory has them (an adapter's).
+
+    Raises:
+        PipelineError: a name that the base has no counterpart for, or only in several pieces.
+    """
+    known = base.entries.keys() | base.ties.keys()
+    odd = [name for name in names if name not in known]
+    found = match_prefixes(odd, [name for name in known if name not in names])
+    if not odd or found.known:
+        return {name: found.names.get(name, name) for name in names}
+    model = meta_model(base.folder)
+    shapes = {name: entry.shape for name, entry in base.entries.items()}
+    places = {} if model is None else origins(model, shapes)[0]
+    mapped = {name: name for name in names if name in known}
+    for name in odd:
+        origin = places.get(name)
+        if not isinstance(origin, Whole):
+            how = "the base lacks" if origin is None else "the base stores in several tensors"
+            raise PipelineError(f"{source}: the adapter changes {name}, which {how}")
+        mapped[name] = origin.source
+    return mapped
 
 
 def _translation(base: Checkpoint, checkpoint: Checkpoint) -> Translation | None:

@@ -16,6 +16,7 @@ from pipeline.artifacts import read_json
 from pipeline.errors import PipelineError
 from pipeline.trajectory.checkpoint import Checkpoint, Found
 from pipeline.trajectory.layouts import hf
+from pipeline.trajectory.respell import base_names
 from pipeline.trajectory.shards import Entry, LowRank, read_header
 from pipeline.trajectory.tying import resolve_ties
 
@@ -41,7 +42,7 @@ def read(source: Path, base: Checkpoint | None) -> Found | None:
     base_folder, base_entries, ties = _base(folder, config, base)
     heads = {a: replace(base_entries[t], name=a) for a, t in ties.items() if t in base_entries}
     base_entries = base_entries | heads  # trained apart from the embedding, if at all
-    return Found("peft lora", base_folder, _merge(folder, config, base_entries))
+    return Found("peft lora", base_folder, _merge(folder, config, base_entries, base))
 
 
 def _base(
@@ -58,23 +59,28 @@ def _base(
     return found.folder, found.entries, resolve_ties(found.folder, found.entries)
 
 
-def _merge(folder: Path, config: dict[str, Any], base: dict[str, Entry]) -> dict[str, Entry]:
+def _merge(
+    folder: Path, config: dict[str, Any], base: dict[str, Entry], given: Checkpoint | None
+) -> dict[str, Entry]:
     if (folder / "adapter_model.safetensors").exists():
         adapter = read_header(folder / "adapter_model.safetensors")
     else:
         adapter = hf.read_bin(folder / "adapter_model.bin")
     entries = dict(base)
     factors = {key: FACTOR.fullmatch(key.removeprefix(PREFIX)) for key in adapter}
+    names = {key: _name(key, matched) for key, matched in factors.items()}
+    if given is not None:
+        known = base_names(given, sorted(set(names.values())), folder)
+        names = {key: known[name] for key, name in names.items()}
     for key, matched in factors.items():  # whole tensors first: a factor may change one of them
         if matched is None:
-            name = key.removeprefix(PREFIX).replace(".modules_to_save", "")
-            name = name.replace(".base_layer", "")
+            name = names[key]
             _require(folder, name, base)
             value = adapter[key]
             entries[name] = Entry(name, value.dtype, value.shape, value.extents)
     for key, matched in factors.items():
         if matched is not None and matched[2].endswith("_B"):
-            name = matched[1] + ".weight"
+            name = names[key]
             _require(folder, name, base)
             a, b = adapter.get(key.replace(matched[2], matched[2][:-1] + "A")), adapter[key]
             if a is None:
@@ -85,6 +91,14 @@ def _merge(folder: Path, config: dict[str, Any], base: dict[str, Entry]) -> dict
             shift = LowRank(a, b, scale, True) if embedding else LowRank(b, a, scale)
             entries[name] = _shifted(folder, entries[name], shift)
     return entries
+
+
+def _name(key: str, factor: re.Match[str] | None) -> str:
+    """The name of the tensor that one of the adapter's changes or replaces, as PEFT has it."""
+    if factor is not None:
+        return factor[1] + ".weight"
+    name = key.removeprefix(PREFIX).replace(".modules_to_save", "")
+    return name.replace(".base_layer", "")
 
 
 def _shifted(folder: Path, base: Entry, shift: LowRank) -> Entry:
