@@ -7,6 +7,7 @@ of all this; what cannot be brought there is refused, with the option that would
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ from pipeline.trajectory.stream import pieces
 from pipeline.trajectory.tying import equal, is_vocabulary
 
 LOOKED_AT = 1 << 20  # elements of a tensor that is no weight: a mask shows its infinities there
+LAYER = re.compile(r"\D*\d+\.")  # the beginning of names in one layer
 KEEP = "set snapshot.only_in_base=keep"
 
 
@@ -73,6 +75,7 @@ def _completed(checkpoint: Checkpoint, base: Checkpoint, matching: Matching) -> 
             f"{checkpoint.weights}: tensor {missing[0]}{others} is missing ({base.weights} has it);"
             f" if the run never had it (MTP layers, buffers), {KEEP}, which takes the base's"
         )
+    _check_lost(checkpoint, missing)
     entries, kept = {}, dict.fromkeys(missing, 0)
     for name, entry in base.entries.items():
         own = checkpoint.entries.get(name, entry)
@@ -81,6 +84,30 @@ def _completed(checkpoint: Checkpoint, base: Checkpoint, matching: Matching) -> 
             own = _with_rows(own, entry, checkpoint, base, matching)
         entries[name] = own
     return replace(checkpoint, entries=entries, kept=kept)
+
+
+def _check_lost(checkpoint: Checkpoint, missing: Sequence[str]) -> None:
+    """What a run has in other layers, and has in part in this one, it has lost.
+
+    Raises:
+        PipelineError: names the first such tensor.
+    """
+    if not missing:
+        return
+    kinds = {_kind(name) for name in checkpoint.entries}
+    layers = {match[0] for match in map(LAYER.match, checkpoint.entries) if match}
+    for name in missing:
+        layer = LAYER.match(name)
+        if layer and layer[0] in layers and _kind(name) in kinds:
+            raise PipelineError(
+                f"{checkpoint.weights}: tensor {name} is missing, and the run has it in other "
+                "layers: the checkpoint is incomplete; copy it again or leave it out"
+            )
+
+
+def _kind(name: str) -> str:
+    """A name with its numbers blanked: one for the same tensor of every layer."""
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
 def _with_rows(

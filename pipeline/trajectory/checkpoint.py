@@ -99,24 +99,33 @@ def check_experts(folder: Path, entries: dict[str, Entry]) -> None:
     Raises:
         PipelineError: names the first expert that is missing.
     """
-    config = read_json(folder / "config.json")
-    nested = config.get("text_config")
-    config = config | nested if isinstance(nested, dict) else config
-    count = next(
-        (int(config[k]) for k in ("num_experts", "num_local_experts", "n_routed_experts")
-         if config.get(k)),
-        0,
-    )  # fmt: skip
-    groups: dict[str, set[int]] = {}
+    count = _expert_count(folder)
+    groups: dict[tuple[str, str], set[int]] = {}
     for name in entries:
         before, marker, after = name.partition(".experts.")
-        index = after.split(".")[0]
+        index, _, rest = after.partition(".")
         if marker and index.isdigit():
-            groups.setdefault(before, set()).add(int(index))
-    for before, present in groups.items():
+            groups.setdefault((before, rest), set()).add(int(index))
+    for (before, rest), present in groups.items():
         missing = sorted(set(range(count)) - present)
         if missing:
             raise PipelineError(
-                f"{folder}: {before}.experts.{missing[0]} is missing, config.json counts {count} "
-                "experts; the checkpoint is incomplete"
+                f"{folder}: {before}.experts.{missing[0]}.{rest} is missing, config.json counts "
+                f"{count} experts; the checkpoint is incomplete"
             )
+
+
+def _expert_count(folder: Path) -> int:
+    """How many experts a layer has by config.json; 0 where it does not say."""
+    config = read_json(folder / "config.json")
+    nested = config.get("text_config")
+    config = config | nested if isinstance(nested, dict) else config
+    for key in ("num_experts", "num_local_experts", "n_routed_experts"):
+        value = config.get(key) or 0
+        if not isinstance(value, int):
+            raise PipelineError(
+                f"{folder}: config.json has {key}={value!r}, not a number; copy it again"
+            )
+        if value:
+            return value
+    return 0

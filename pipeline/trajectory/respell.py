@@ -123,26 +123,29 @@ def _with_heads(
 def _unlike(
     base: Checkpoint, checkpoint: Checkpoint, odd: Sequence[str], found: Prefixes
 ) -> PipelineError:
-    """The names differ: by a prefix, or so that nothing can be said."""
-    if found.rules and len(found.names) * 2 > len(odd):
+    """What to say of names that the base has not, `odd`, and of which prefixes map some."""
+    left = [name for name in odd if name not in found.names]
+    others = f" and {len(left) - 1} more" if len(left) > 1 else ""
+    if len(found.names) > len(left) and not (left and found.known_rules):
         old, new = found.rules[0]
         name = next(n for n in found.names if n.startswith(old))
+        rest = f" ({left[0]}{others} has no counterpart)" if left else ""
         return PipelineError(
             f"{checkpoint.weights}: names differ by the prefix {old or new!r} from "
-            f"{base.weights} ({name} for {found.names[name]}); map them with {found.option()}"
+            f"{base.weights} ({name} for {found.names[name]}); map them with {found.option()}{rest}"
         )
-    missing = [name for name in base.entries if name not in checkpoint.entries]
-    others = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
+    named = {found.names.get(name, name) for name in checkpoint.entries}
+    missing = [name for name in base.entries if name not in named]
     if missing:
         return PipelineError(
-            f"{checkpoint.weights}: tensor {odd[0]}{others} is extra, and {missing[0]} is missing "
+            f"{checkpoint.weights}: tensor {left[0]}{others} is extra, and {missing[0]} is missing "
             f"(by the names of {base.weights}); if these are other names of the same model, map "
             'them with "snapshot.rename={OLD_PREFIX: NEW_PREFIX}", or convert the checkpoint'
         )
     return PipelineError(
-        f"{checkpoint.weights}: tensor {odd[0]}{others} is extra ({base.weights} lacks it); give "
+        f"{checkpoint.weights}: tensor {left[0]}{others} is extra ({base.weights} lacks it); give "
         "as snapshot.base the model that has it, or leave it out with "
-        f'"snapshot.rename={{{odd[0]}: null}}"'
+        f'"snapshot.rename={{{left[0]}: null}}"'
     )
 
 

@@ -70,13 +70,9 @@ def plain_names(
     """
     found: dict[str, Entry] = {}
     origin: dict[str, str] = {}
-    used = set()
-    for old, name in _unwrapped(entries).items():
-        rule = _rule(name, matching)
-        new: str | None = name
-        if rule is not None:
-            used.add(rule[0])
-            new = None if rule[1] is None else rule[1] + name.removeprefix(rule[0])
+    names = _unwrapped(entries)
+    for old, name in names.items():
+        new = _renamed(name, matching)
         if new is None:
             continue
         if new in found:
@@ -85,6 +81,7 @@ def plain_names(
                 f'names mapped; leave one out with "snapshot.rename={{{old}: null}}"'
             )
         found[new], origin[new] = replace(entries[old], name=new), old
+    used = (old for old, _ in matching.rename if any(n.startswith(old) for n in names.values()))
     return found, frozenset(used)
 
 
@@ -103,13 +100,14 @@ def _unwrapped(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _rule(name: str, matching: Matching) -> tuple[str, str | None] | None:
-    """The longest rule for a name, unless the name is in its new spelling already."""
+def _renamed(name: str, matching: Matching) -> str | None:
+    """What the longest rule makes of a name, unless it is in its new spelling already."""
     for old, new in sorted(matching.rename, key=lambda rule: -len(rule[0])):
         if name.startswith(old):
-            there = new is not None and new.startswith(old) and name.startswith(new)
-            return None if there else (old, new)
-    return None
+            if new is None or (new.startswith(old) and name.startswith(new)):
+                return None if new is None else name
+            return new + name.removeprefix(old)
+    return name
 
 
 @dataclass(frozen=True)
@@ -124,9 +122,14 @@ class Prefixes:
     complete: bool
 
     @property
-    def known(self) -> bool:
+    def known_rules(self) -> bool:
         """True if libraries are known to spell the same model in both ways."""
-        return self.complete and all(o in PREFIXES and n in PREFIXES for o, n in self.rules)
+        return all(old in PREFIXES and new in PREFIXES for old, new in self.rules)
+
+    @property
+    def known(self) -> bool:
+        """True if the names are two spellings that libraries are known to have of one model."""
+        return self.complete and self.known_rules
 
     def option(self) -> str:
         """The rules as the user would give them."""

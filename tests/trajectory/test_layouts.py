@@ -290,5 +290,7 @@ def test_missing_expert_is_named(tmp_path: Path, nested: bool) -> None:
         {"text_config": {"num_experts": 3}} if nested else {"num_experts": 3}
     )
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(PipelineError, match=r"layers\.0\.mlp\.experts\.1 is missing"):
+    with pytest.raises(
+        PipelineError, match=r"layers\.0\.mlp\.experts\.1\.up_proj\.weight is missing"
+    ):
         discover(tmp_path, None)
