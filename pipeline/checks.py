@@ -5,7 +5,14 @@ from __future__ import annotations
 import difflib
 import math
 
-from pipeline.config import DTYPES, SHARED_STAGES, SNAPSHOT_DTYPES, STAGES, PipelineConfig
+from pipeline.config import (
+    DTYPES,
+    ONLY_IN_BASE,
+    SHARED_STAGES,
+    SNAPSHOT_DTYPES,
+    STAGES,
+    PipelineConfig,
+)
 from pipeline.errors import PipelineError
 
 
@@ -31,7 +38,9 @@ def check(config: PipelineConfig) -> None:
         engine__tensor_parallel=config.engine.tensor_parallel,
         engine__batch_size=config.engine.batch_size,
     )
+    _one_of("snapshot.only_in_base", config.snapshot.only_in_base, ONLY_IN_BASE)
     _check_checkpoints(config.snapshot.checkpoints)
+    _check_rename(config.snapshot.rename)
     _check_training(config)
     _check_extrapolation(config)
     _check_evaluation(config)
@@ -85,6 +94,22 @@ def _check_checkpoints(value: object) -> None:
         if not str(step).isdecimal() or not isinstance(folder, str):
             raise PipelineError(
                 f"snapshot.checkpoints: {step}: {folder} is not a whole number and a folder"
+            )
+
+
+def _check_rename(value: object) -> None:
+    if value is None:
+        return
+    example = 'e.g. "snapshot.rename={actor.model.: model.}"'
+    if not isinstance(value, dict) or not value:
+        raise PipelineError(
+            f"snapshot.rename: {value!r} is no map; give {{beginning of names: new one}}, {example}"
+        )
+    for old, new in value.items():
+        if not isinstance(old, str) or not (new is None or isinstance(new, str)) or old == new:
+            raise PipelineError(
+                f"snapshot.rename: {old!r}: {new!r} is not the beginning of names and what "
+                f"replaces it (null leaves such tensors out), {example}"
             )
 
 

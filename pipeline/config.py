@@ -25,6 +25,7 @@ STAGES = (
 SHARED_STAGES = ("weight_extrap",)  # that several processes can divide among them
 DEFAULT_HOLD = "*norm*"
 DTYPES = ("bfloat16", "float16", "float32")
+ONLY_IN_BASE = ("refuse", "keep")
 SNAPSHOT_DTYPES = (*DTYPES, "delta_bfloat16", "delta_float32")
 
 
@@ -160,6 +161,8 @@ class SnapshotConfig:
     base: str | None = None  # default: the model rl_train started from, or the first step
     export: list[int] = field(default_factory=list)  # steps to write as plain HF folders
     checkpoints: Any = None  # {step: path}, not by name (a typed map could not be overridden)
+    rename: Any = None  # {beginning of tensors' names: the base's, or null to leave them out}
+    only_in_base: str = "refuse"  # keep: tensors and rows that only the base has are taken from it
 
 
 @dataclass

@@ -24,7 +24,7 @@ from pipeline.errors import PipelineError
 from pipeline.inference.decomposition import decompose
 from pipeline.inference.device import pick_device
 from pipeline.inference.engine import Source
-from pipeline.inference.mixture import load_source
+from pipeline.inference.loading import load_source
 from pipeline.progress import bar
 from pipeline.trajectory.histogram import R2Counts
 from pipeline.trajectory.kernels import KEPT

@@ -10,44 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
-from transformers.utils import logging as transformers_logging
 
 from pipeline.errors import PipelineError
 from pipeline.inference.engine import Source
-from pipeline.inference.recipe import Recipe, recipe_tensors
+from pipeline.inference.loading import load_source
 
 WASTE = 1.25  # width of a cache over its longest row at which masked columns are closed up
-
-
-def load_model(path: Path, dtype: torch.dtype, device: torch.device) -> Any:
-    """A causal language model in evaluation mode on `device`."""
-    transformers_logging.disable_progress_bar()  # a bar a load would break up our own
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise PipelineError(f"{path}: transformers cannot load this model: {reason}") from error
-    return model.to(device).eval()
-
-
-@torch.inference_mode()
-def load_source(source: Source, dtype: torch.dtype, device: torch.device) -> Any:
-    """A model of a folder, or of a recipe's model folder with the recipe's weights put in."""
-    if not isinstance(source, Recipe):
-        return load_model(source, dtype, device)
-    model = load_model(source.model, dtype, device)
-    places = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
-    for name, tensor in recipe_tensors(source):
-        if name not in places:
-            raise PipelineError(f"{source.model}: the model has no place for tensor {name}")
-        places[name].copy_(tensor)
-    return model
 
 
 class Mixture:

@@ -45,13 +45,14 @@ def predict(
     folders = tuple(checkpoint.weights for checkpoint in plan.checkpoints)
     models = all(checkpoint.loadable for checkpoint in plan.checkpoints)
     base = None if models else trajectory.base.weights
-    if not (models or trajectory.base.loadable):
+    if not (models or trajectory.base.is_model):
         raise PipelineError(
             f"{trajectory.base.weights}: stored as {trajectory.base.layout}, which no engine "
             "loads; set weight_extrap.write=true"
         )
     tables = _coefficients(plan)
-    return {t: Recipe(folders, tables[t], tuple(hold), dtype, base) for t in targets}
+    matching = trajectory.matching
+    return {t: Recipe(folders, tables[t], tuple(hold), dtype, base, matching) for t in targets}
 
 
 def _coefficients(plan: Plan) -> dict[int, Any]:

@@ -9,7 +9,7 @@ that checkpoint itself: so engines load what is stored as a delta, an adapter or
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,13 @@ from safetensors import SafetensorError, safe_open
 
 from pipeline.errors import PipelineError
 from pipeline.inference.device import parse_dtype
+from pipeline.trajectory import tying
+from pipeline.trajectory.align import align
 from pipeline.trajectory.checkpoint import Checkpoint
 from pipeline.trajectory.layouts import hf, open_checkpoint
 from pipeline.trajectory.reader import Reader
 from pipeline.trajectory.shards import Entry, Files
+from pipeline.trajectory.spellings import Matching
 from pipeline.trajectory.stream import PIECE, pieces
 
 NamedTensors = Iterator[tuple[str, torch.Tensor]]
@@ -39,7 +42,9 @@ class Recipe:
             differs by tensor, a mapping from tensor name to such a list.
         hold: globs of tensor names copied from the last folder instead.
         dtype: the sum is rounded to it, as when a folder is written.
-        base: the model that training started from, where folders are no models of their own.
+        base: the model that training started from, where folders are no models of their own, or not
+            under its names.
+        matching: how the folders' tensors are brought to those of the base.
     """
 
     folders: tuple[Path, ...]
@@ -47,6 +52,7 @@ class Recipe:
     hold: tuple[str, ...] = ("*norm*",)
     dtype: str = "bfloat16"
     base: Path | None = None
+    matching: Matching = field(default_factory=Matching)
 
     @property
     def model(self) -> Path:
@@ -69,6 +75,7 @@ class Recipe:
             "hold": list(self.hold),
             "dtype": self.dtype,
             "base": None if self.base is None else str(self.base),
+            "matching": self.matching.to_plain(),
         }
 
     @staticmethod
@@ -81,6 +88,7 @@ class Recipe:
             tuple(plain["hold"]),
             plain["dtype"],
             None if base is None else Path(base),
+            Matching.from_plain(plain.get("matching")),
         )
 
 
@@ -102,21 +110,83 @@ def checkpoint_tensors(folder: Path) -> NamedTensors:
             raise PipelineError(f"{path}: damaged ({error}); copy it again") from None
 
 
-def open_folders(folders: Sequence[Path], base: Path | None) -> list[Checkpoint]:
-    """The checkpoints of a recipe: their headers.
+def open_folders(recipe: Recipe) -> list[Checkpoint]:
+    """The checkpoints of a recipe, with the same tensors each: their headers.
 
     Raises:
         PipelineError: a damaged one, or one that holds other tensors than the first.
     """
-    given = None if base is None else open_checkpoint(0, base)
-    found = [open_checkpoint(index, folder, given) for index, folder in enumerate(folders)]
-    for checkpoint in found:
-        odd = sorted(checkpoint.entries.keys() ^ found[0].entries.keys())
-        if odd:
-            raise PipelineError(
-                f"{checkpoint.source}: tensor {odd[0]} is not in all checkpoints of the run"
-            )
-    return found
+    given = None if recipe.base is None else open_checkpoint(0, recipe.base)
+    found = [
+        open_checkpoint(index, folder, given, recipe.matching)
+        for index, folder in enumerate(recipe.folders)
+        if folder != recipe.base
+    ]
+    if given is None:
+        return align(found, recipe.matching)
+    base, *later = align([given, *found], recipe.matching)
+    rest = iter(later)
+    return [base if folder == recipe.base else next(rest) for folder in recipe.folders]
+
+
+def has_own_head(source: Path | Recipe) -> bool:
+    """Whether a model's head is a tensor of its own, by what is stored of it.
+
+    Raises:
+        PipelineError: see `open_folders`.
+    """
+    if isinstance(source, Recipe):
+        entries = open_folders(source)[-1].entries
+    else:
+        entries = open_checkpoint(0, source).entries
+    return tying.has_own_head(entries)
+
+
+class RecipeWeights:
+    """The tensors of an extrapolated model by name, each computed when it is asked for.
+
+    A context manager: it holds the checkpoints' files open.
+
+    Attributes:
+        entries: names, shapes and dtypes as the last checkpoint has them.
+        own_head: whether the head is a tensor of its own.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._dtype = parse_dtype(recipe.dtype)
+        checkpoints = open_folders(recipe)
+        last = checkpoints[-1]
+        self.entries = last.entries
+        self.own_head = tying.has_own_head(last.entries)
+        self._copied = {
+            name
+            for name, entry in last.entries.items()
+            if not entry.is_float or name in last.fixed or last.kept.get(name) == 0
+        }
+        self._files = Files()
+        self._reader = Reader(checkpoints, self._files)
+
+    def __enter__(self) -> RecipeWeights:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.__exit__()
+
+    def read(self, name: str) -> torch.Tensor:
+        """A whole tensor, on the CPU.
+
+        Raises:
+            PipelineError: NaN or infinity in an input or the result; coefficients of another number
+                than the checkpoints.
+        """
+        entry = self.entries[name]
+        held = any(fnmatchcase(name, glob) for glob in self._recipe.hold)
+        if held or name in self._copied:
+            tensor = _stored(self._files, entry)
+        else:
+            tensor = _sum(self._reader, entry, _row(self._recipe, name), self._dtype)
+        return tensor.view(entry.shape)
 
 
 def recipe_tensors(recipe: Recipe) -> NamedTensors:
@@ -126,16 +196,9 @@ def recipe_tensors(recipe: Recipe) -> NamedTensors:
         PipelineError: the checkpoints hold different tensors, or the number of coefficients is
             not that of the folders.
     """
-    dtype = parse_dtype(recipe.dtype)
-    checkpoints = open_folders(recipe.folders, recipe.base)
-    with Files() as files:
-        reader = Reader(checkpoints, files)
-        for name, entry in checkpoints[-1].entries.items():
-            if any(fnmatchcase(name, glob) for glob in recipe.hold) or not entry.is_float:
-                tensor = _stored(files, entry)
-            else:
-                tensor = _sum(reader, entry, _row(recipe, name), dtype)
-            yield name, tensor.view(entry.shape)
+    with RecipeWeights(recipe) as weights:
+        for name in weights.entries:
+            yield name, weights.read(name)
 
 
 def _sum(reader: Reader, entry: Entry, row: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
@@ -161,7 +224,7 @@ def _sum(reader: Reader, entry: Entry, row: Sequence[float], dtype: torch.dtype)
 def _stored(files: Files, entry: Entry) -> torch.Tensor:
     """A whole tensor in its own dtype [n], to the bit where its bytes are stored as such."""
     out = torch.empty(entry.numel, dtype=entry.dtype)
-    if entry.shift is None:
+    if entry.plain:
         files.read(entry, 0, entry.numel, out)
         return out
     values, raw = torch.empty(PIECE), torch.empty(PIECE * 8, dtype=torch.uint8)

@@ -25,7 +25,7 @@ from pipeline.inference.engine import (
     check_prompts,
     check_source,
 )
-from pipeline.inference.recipe import Recipe
+from pipeline.inference.recipe import Recipe, has_own_head
 from pipeline.inference.vllm_plugin import mixture_overrides, register
 
 EXTENSION = "pipeline.inference.vllm_worker.WorkerExtension"
@@ -241,10 +241,26 @@ class VLLMEngine:
         if (second is not None) != self.mixed:
             wanted = "two models" if self.mixed else "one model"
             raise PipelineError(f"{source}: this engine holds {wanted}; give a source for each")
-        sources = [_plain(check_source(one)) for one in (source, second) if one is not None]
+        given = [check_source(one) for one in (source, second) if one is not None]
+        self._check_heads(given)
+        sources = [_plain(one) for one in given]
         ranks = self.llm.collective_rpc("load_sources", args=(sources,))
         self._forget()
         self.checksum = self._compare(sources, ranks)
+
+    def _check_heads(self, sources: Sequence[Source]) -> None:
+        """vLLM ties by the configuration that it was started with, and takes no other notice of a
+        head: refuse one that differs from the embedding before anything is touched."""
+        config = self.llm.llm_engine.model_config.hf_text_config
+        if not getattr(config, "tie_word_embeddings", False):
+            return
+        for source in sources:
+            if has_own_head(source):
+                raise PipelineError(
+                    f"{source}: its head differs from its embedding, and this engine was started "
+                    "on a model whose head is its embedding; start it on a model with "
+                    "tie_word_embeddings=false"
+                )
 
     @staticmethod
     def _compare(sources: list[Any], ranks: list[Any]) -> dict[str, int] | None:

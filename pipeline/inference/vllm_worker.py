@@ -21,13 +21,36 @@ from vllm.utils.torch_utils import set_random_seed
 
 from pipeline.inference.recipe import Recipe, checkpoint_tensors, recipe_tensors
 from pipeline.inference.vllm_checksum import Pieces, Sums, counted, read_back
+from pipeline.trajectory.tying import EMBEDDING, head_name, is_head
 
 
-def source_tensors(source: str | dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a checkpoint folder, or of a recipe as plain values."""
+def source_tensors(source: str | dict[str, Any], tied: bool) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of a checkpoint folder, or of a recipe as plain values, as the model takes them.
+
+    Args:
+        tied: whether the model's head is its embedding; else a source that has no head of its own
+            gives its embedding for one.
+    """
     if isinstance(source, str):
-        return checkpoint_tensors(Path(source))
-    return recipe_tensors(Recipe.from_plain(source))
+        tensors = checkpoint_tensors(Path(source))
+    else:
+        tensors = recipe_tensors(Recipe.from_plain(source))
+    return tensors if tied else with_head(tensors)
+
+
+def with_head(tensors: Iterator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Pass tensors on, and the embedding as the head where none was among them."""
+    embedding: tuple[str, torch.Tensor] | None = None
+    headless = True
+    for name, tensor in tensors:
+        headless = headless and not is_head(name)
+        if EMBEDDING.fullmatch(name) and (
+            embedding is None or tensor.numel() > embedding[1].numel()
+        ):
+            embedding = name, tensor
+        yield name, tensor
+    if headless and embedding is not None:
+        yield head_name(embedding[0]), embedding[1]
 
 
 def refresh_heads(model: nn.Module) -> None:
@@ -71,10 +94,10 @@ class WorkerExtension:
         model = self.model_runner.get_model()
         config = self.model_runner.model_config
         dtype = config.dtype
-        tied = bool(getattr(config.hf_config, "tie_word_embeddings", False))
+        tied = bool(getattr(config.hf_text_config, "tie_word_embeddings", False))
         fed: list[Sums] = [Counter() for _ in sources]
         streams = [
-            counted(source_tensors(source), sums, dtype, tied)
+            counted(source_tensors(source, tied), sums, dtype, tied)
             for source, sums in zip(sources, fed, strict=True)
         ]
         members = getattr(model, "members", [model])

@@ -75,7 +75,7 @@ def run(context: Context) -> dict[str, Any]:
     candidates += weight_candidates(context, trajectory)
     candidates += named_models.named_candidates(context, trajectory)
     draw = Draw(sampling.sampling(context), context.stage_dir("evaluate") / "generations.jsonl")
-    engine = sampling.engine_arguments(context, trajectory.base.folder)
+    engine = sampling.engine_arguments(context, named_models.start_folder(context, trajectory))
     sets = problems.load_sets(context)
     items = problems.encode_sets(context, trajectory.base.folder, sets)
     sampling.sample(context, [draw], candidates, engine, items)

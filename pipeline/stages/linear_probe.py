@@ -66,7 +66,8 @@ def run(context: Context) -> dict[str, Any]:
     if probed is None:
         return summary
     sources = models.model_sources(context, trajectory, trajectory.steps)
-    texts, tokens = _probe_logprobs(context, trajectory, sources, probed)
+    start = models.start_folder(context, trajectory)
+    texts, tokens = _probe_logprobs(context, trajectory, start, sources, probed)
     write_json(folder / "logprobs.json", tokens)
     summary |= _headline("logprobs", tokens)
     if config.activations:
@@ -89,6 +90,7 @@ def _headline(name: str, probe: dict[str, Any]) -> dict[str, Any]:
 def _probe_logprobs(
     context: Context,
     trajectory: Trajectory,
+    base: Path,
     sources: dict[int, Path | Recipe],
     probed: tuple[str, int | None],
 ) -> tuple[list[Text], dict[str, Any]]:
@@ -98,7 +100,6 @@ def _probe_logprobs(
     config, folder = context.config.linear_probe, context.stage_dir("linear_probe")
     n, limit = config.responses_per_problem, config.max_response_tokens
     draw = Sampling(temperature=1.0, max_tokens=limit, n=n, seed=context.config.seed)
-    base = trajectory.base.folder
     model = single(context, trajectory, checkpoint_fingerprint(trajectory, min(sources)), base)
     engine = sampling.start_engine(context, base)
     try:

@@ -177,6 +177,21 @@ def end_steps(context: Context, steps: list[int]) -> tuple[int, int]:
     return extrapolation.first, last
 
 
+def start_folder(context: Context, trajectory: Trajectory) -> Path:
+    """The folder that an engine is started on, which can hold every checkpoint of a trajectory.
+
+    That is the base's; but where the run's head is a tensor of its own and the base's is not, or
+    the base's files have other names than a model's, the base is written in the run's form first.
+    """
+    from pipeline.trajectory.export import export_base
+
+    if trajectory.base.loadable:
+        return trajectory.base.folder
+    folder = context.stage_dir("snapshot") / "exported" / f"step_{trajectory.steps[0]}"
+    export_base(trajectory, folder)
+    return folder
+
+
 def model_sources(
     context: Context, trajectory: Trajectory, steps: list[int]
 ) -> dict[int, Path | Recipe]:
@@ -194,9 +209,9 @@ def model_sources(
         exported = context.stage_dir("snapshot") / "exported" / f"step_{step}"
         if checkpoint.loadable:
             sources[step] = checkpoint.folder
-        elif trajectory.base.loadable:
-            base = trajectory.base.folder
-            sources[step] = Recipe((checkpoint.source,), [1.0], (), "float32", base)
+        elif trajectory.base.is_model:
+            base, how = trajectory.base.folder, trajectory.matching
+            sources[step] = Recipe((checkpoint.weights,), [1.0], (), "float32", base, how)
         elif exported.exists():
             sources[step] = exported
         else:

@@ -7,7 +7,7 @@ prediction of a method for a step, built in the engine's memory from this run's 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,20 +158,31 @@ def _checkpoint(context: Context, trajectory: Trajectory, name: str, value: str)
     return Candidate(name, "named", content, source, {})
 
 
+def start_folder(context: Context, trajectory: Trajectory) -> Path:
+    """See `models.start_folder`; for the named models as well."""
+    for name, value in _named(context).items():
+        named = parse(value)
+        if isinstance(named, str):
+            folder = models.model_folder(named, f"evaluate.models.{name}")
+            beside = _beside(trajectory, folder)
+            if beside.base.parted:
+                return models.start_folder(context, beside)
+    return models.start_folder(context, trajectory)
+
+
 def _beside(trajectory: Trajectory, folder: Path) -> Trajectory:
     """The run's base and a checkpoint of the same tensors, as the step after it.
 
     Raises:
         PipelineError: damaged, or other tensors.
     """
+    from pipeline.trajectory.align import align
     from pipeline.trajectory.layouts import open_checkpoint
-    from pipeline.trajectory.sources import Trajectory, check_alike
 
-    base = trajectory.base
-    other = open_checkpoint(base.step + 1, folder, base)
-    found = Trajectory({base.step: base, other.step: other}, trajectory.given)
-    check_alike(found)
-    return found
+    base, matching = trajectory.base, trajectory.matching
+    other = open_checkpoint(base.step + 1, folder, base, matching)
+    aligned = align([base, other], matching)
+    return replace(trajectory, checkpoints={c.step: c for c in aligned})
 
 
 def _options(context: Context, method: str) -> dict[str, Any]:

@@ -60,7 +60,8 @@ def plan(context: Context) -> str:
     size = sum(f.nbytes for c in trajectory.checkpoints.values() for f in c.files)
     return (
         f"{len(trajectory.steps)} checkpoints, steps {_range(trajectory.steps)}, "
-        f"{trajectory.parameters:,} parameters in {trajectory.dtype}; hash {size / 1e9:.3g} GB"
+        f"{trajectory.parameters:,} parameters in {trajectory.dtype}{_matched(trajectory)}; hash "
+        f"{size / 1e9:.3g} GB"
     )
 
 
@@ -112,6 +113,17 @@ def planned_trajectory(context: Context) -> Trajectory | None:
     return _found[key]
 
 
+def _matched(trajectory: Trajectory) -> str:
+    """What was done to bring the checkpoints to the same tensors, in words."""
+    words = ""
+    if any(trajectory.checkpoints[step].respelled for step in trajectory.steps):
+        words += ", names mapped to the base's"
+    if trajectory.kept:
+        shown = ", ".join(trajectory.kept[:2]) + (", ..." if len(trajectory.kept) > 2 else "")
+        words += f", {len(trajectory.kept)} tensors wholly or in rows from the base ({shown})"
+    return words
+
+
 def _given(context: Context) -> bool:
     snapshot = context.config.snapshot
     return snapshot.source is not None or bool(snapshot.checkpoints)
@@ -127,17 +139,20 @@ def _hub_names(context: Context) -> list[str]:
 def _discover(context: Context) -> Trajectory:
     from pipeline.trajectory.layouts import hub
     from pipeline.trajectory.sources import discover
+    from pipeline.trajectory.spellings import Matching
 
     snapshot = context.config.snapshot
+    rename = tuple((snapshot.rename or {}).items())
+    matching = Matching(rename, snapshot.only_in_base == "keep")
     if not _given(context):
         source = context.stage_dir("rl_train") / "snapshots"
-        return discover(source, models.base_model(context))
+        return discover(source, models.base_model(context), matching=matching)
     explicit = {int(step): Path(path) for step, path in (snapshot.checkpoints or {}).items()}
     base = models.model_folder(snapshot.base, "snapshot.base") if snapshot.base else None
     given = snapshot.source or "."
     if not explicit and models.on_hub(given):
         given = hub.PREFIX + given.removeprefix(hub.PREFIX)
-    return discover(Path(given), base, explicit or None)
+    return discover(Path(given), base, explicit or None, matching)
 
 
 def _range(steps: list[int]) -> str:

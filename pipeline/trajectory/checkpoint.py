@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.artifacts import read_json
 from pipeline.errors import PipelineError
 from pipeline.trajectory.shards import Entry
+from pipeline.trajectory.tying import has_own_head, may_drop_head
 
-TIED_HEAD = "lm_head.weight"
+MODEL_LAYOUTS = ("safetensors", "torch bin")  # a folder of these is a HF model
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,12 @@ class Checkpoint:
         source: the folder that was found or given for this step.
         folder: where its config and tokenizer files are; the model folder itself for HF layouts.
         layout: how it was read, e.g. "safetensors" or "verl fsdp".
-        tied: names that the config makes another tensor's; they are not among the entries.
+        ties: names that are another tensor's, with that one's name; they are not among the entries.
+        respelled: True if entries have other names than the files give them, or are cut anew.
+        rules: beginnings of names that the user's rules changed.
+        parted: True if a tied head was made a tensor, since another checkpoint has one.
+        kept: what was taken from the base, by name: after how many rows of its own, 0 for all.
+        fixed: names of buffers that are not finite and the same at all checkpoints.
     """
 
     step: int
@@ -40,17 +46,38 @@ class Checkpoint:
     layout: str
     entries: dict[str, Entry]
     files: tuple[WeightFile, ...]
-    tied: tuple[str, ...]
+    ties: Mapping[str, str] = field(default_factory=dict)
+    respelled: bool = False
+    rules: frozenset[str] = frozenset()
+    parted: bool = False
+    kept: Mapping[str, int] = field(default_factory=dict)
+    fixed: frozenset[str] = frozenset()
+
+    @property
+    def tied(self) -> tuple[str, ...]:
+        """The names that are another tensor's."""
+        return tuple(self.ties)
+
+    @property
+    def is_model(self) -> bool:
+        """True if `folder` is a HF model folder with these weights."""
+        return self.layout.partition(" under ")[0] in MODEL_LAYOUTS
 
     @property
     def loadable(self) -> bool:
-        """True if `folder` is a HF model folder with weights, as engines load it."""
-        return self.layout in ("safetensors", "torch bin")
+        """True if engines that load `folder` as it is hold these entries, and no others.
+
+        Not so where names or shapes were changed to match the base, or where the config ties a head
+        that is stored as a tensor of its own.
+        """
+        if self.layout not in MODEL_LAYOUTS or self.respelled or self.parted or self.kept:
+            return False
+        return not (has_own_head(self.entries) and may_drop_head(self.folder))
 
     @property
     def weights(self) -> Path:
         """The folder to name where the weights are meant; `folder` may be the base's."""
-        return self.folder if self.loadable else self.source
+        return self.folder if self.is_model else self.source
 
 
 @dataclass(frozen=True)
@@ -69,56 +96,39 @@ def weight_files(entries: dict[str, Entry], others: Iterable[Path] = ()) -> tupl
     return tuple(WeightFile(p, p.stat().st_size, p.stat().st_mtime_ns) for p in paths)
 
 
-def tied_names(folder: Path, entries: dict[str, Entry]) -> tuple[str, ...]:
-    """The names that `config.json` ties to the input embedding: ("lm_head.weight",) or ().
-
-    A tied head that a trainer stored all the same is the embedding once more; leaving it out
-    keeps it from ever overwriting the embedding on loading.
-
-    Raises:
-        PipelineError: the config says the head is not tied, and it is absent.
-    """
-    config = read_json(folder / "config.json")
-    nested = config.get("text_config")
-    tie = (nested if isinstance(nested, dict) else config).get(
-        "tie_word_embeddings", config.get("tie_word_embeddings")
-    )
-    heads = [n for n in entries if n == TIED_HEAD or n.endswith("." + TIED_HEAD)]
-    embedded = any(n.endswith("embed_tokens.weight") for n in entries)
-    if tie:
-        return tuple(heads) or (TIED_HEAD,)
-    if tie is False and embedded and not heads:
-        raise PipelineError(
-            f"{folder}: {TIED_HEAD} is absent and config.json has tie_word_embeddings=false; "
-            "the checkpoint is incomplete"
-        )
-    return () if heads or not embedded else (TIED_HEAD,)
-
-
 def check_experts(folder: Path, entries: dict[str, Entry]) -> None:
     """A mixture of experts must have every expert that its config counts, in every layer.
 
     Raises:
         PipelineError: names the first expert that is missing.
     """
-    config = read_json(folder / "config.json")
-    nested = config.get("text_config")
-    config = config | nested if isinstance(nested, dict) else config
-    count = next(
-        (int(config[k]) for k in ("num_experts", "num_local_experts", "n_routed_experts")
-         if config.get(k)),
-        0,
-    )  # fmt: skip
-    groups: dict[str, set[int]] = {}
+    count = _expert_count(folder)
+    groups: dict[tuple[str, str], set[int]] = {}
     for name in entries:
         before, marker, after = name.partition(".experts.")
-        index = after.split(".")[0]
+        index, _, rest = after.partition(".")
         if marker and index.isdigit():
-            groups.setdefault(before, set()).add(int(index))
-    for before, present in groups.items():
+            groups.setdefault((before, rest), set()).add(int(index))
+    for (before, rest), present in groups.items():
         missing = sorted(set(range(count)) - present)
         if missing:
             raise PipelineError(
-                f"{folder}: {before}.experts.{missing[0]} is missing, config.json counts {count} "
-                "experts; the checkpoint is incomplete"
+                f"{folder}: {before}.experts.{missing[0]}.{rest} is missing, config.json counts "
+                f"{count} experts; the checkpoint is incomplete"
             )
+
+
+def _expert_count(folder: Path) -> int:
+    """How many experts a layer has by config.json; 0 where it does not say."""
+    config = read_json(folder / "config.json")
+    nested = config.get("text_config")
+    config = config | nested if isinstance(nested, dict) else config
+    for key in ("num_experts", "num_local_experts", "n_routed_experts"):
+        value = config.get(key) or 0
+        if not isinstance(value, int):
+            raise PipelineError(
+                f"{folder}: config.json has {key}={value!r}, not a number; copy it again"
+            )
+        if value:
+            return value
+    return 0

@@ -79,12 +79,11 @@ def extrapolate(
             results[t] = finished
     if folders:
         grams = _Combination(plan, folders, share).run()
-        models = [plan.last.folder, plan.checkpoints[0].folder, trajectory.base.folder]
         named = trajectory.dtype if dtype == "same" else dtype
         for t, folder in folders.items():
             shared, rows = _outcome(plan, grams, t)
             record = records[t] | {"coefficients": shared}
-            results[t] = folder.finish(plan.shards, models, named, record, rows)
+            results[t] = folder.finish(plan.shards, plan.beside, named, record, rows)
     return {t: results[t] for t in targets}
 
 
@@ -161,7 +160,7 @@ class _Combination:
         files: Files,
         progress: tqdm[None],
     ) -> None:
-        floats = [e for e in entries if e.numel and self.plan.last.entries[e.name].is_float]
+        floats = [e for e in entries if e.numel and self.plan.moves(e.name)]
         if self.plan.rule.needs_gram or not outputs:
             self.grams |= measure_grams(self.checkpoints, floats, files)
         if not outputs:
@@ -204,7 +203,7 @@ class _Worker:
         entry = self.plan.last.entries[piece.name]
         copied = piece.name in self.plan.copied
         unread = copied or self.plan.rule.copies_last  # no kernel sees it
-        if entry.is_float and unread and not self.plan.rule.needs_gram:
+        if unread and self.plan.moves(piece.name) and not self.plan.rule.needs_gram:
             measure_piece(piece, self.reader, self.table)
         if copied:
             self._copy(piece, entry)
@@ -216,10 +215,10 @@ class _Worker:
     def _copy(self, piece: Piece, entry: Entry) -> None:
         """The last checkpoint's bytes, in their own dtype."""
         data = self.raw[: len(piece) * entry.dtype.itemsize]
-        if entry.shift is None:
+        if entry.plain:
             self.files.read(entry, piece.start, piece.stop, data)
             self._write(piece, [data] * len(self.outputs))
-        else:  # not stored as such: the base plus a shift
+        else:  # not stored as such: the base plus a shift, or parts
             self._copy_last(piece, entry)
 
     def _copy_last(self, piece: Piece, entry: Entry) -> None:

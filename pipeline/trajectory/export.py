@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,3 +32,17 @@ def export(trajectory: Trajectory, step: int, out: Path, dtype: str = "same") ->
         raise PipelineError(f"export: no later checkpoint of step {step}; steps: {known}")
     start = trajectory.steps[0]
     return extrapolate(trajectory, "stale", start, step, [step], {step: out}, [], dtype)[step]
+
+
+def export_base(trajectory: Trajectory, out: Path) -> dict[str, Any]:
+    """The first step, with the tensors and the configuration that the whole trajectory has.
+
+    Args:
+        out: the folder to write; done already, it is left as it is.
+
+    Returns:
+        The content of the folder's extrapolation.json.
+    """
+    base, step = trajectory.base, trajectory.steps[0]
+    twice = replace(trajectory, checkpoints={step: base, step + 1: replace(base, step=step + 1)})
+    return export(twice, step + 1, out)

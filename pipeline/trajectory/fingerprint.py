@@ -57,11 +57,13 @@ def _sha256(path: Path, advance: Callable[[int], Any]) -> str:
 def check_finite(trajectory: Trajectory) -> None:
     """Read every weight of every checkpoint and refuse NaN and infinity.
 
+    Buffers of infinities that are the same everywhere (masks) may stay as they are.
+
     Raises:
         PipelineError: names checkpoint, tensor and how many of its values are not finite.
     """
     entries = [
-        (checkpoint, [e for e in checkpoint.entries.values() if e.is_float])
+        (checkpoint, [e for e in checkpoint.entries.values() if _is_checked(e, checkpoint)])
         for checkpoint in trajectory.checkpoints.values()
     ]
     total = sum(e.numel for _, some in entries for e in some)
@@ -69,6 +71,10 @@ def check_finite(trajectory: Trajectory) -> None:
         for checkpoint, some in entries:
             make = partial(_finite_worker, files, checkpoint)
             run(list(pieces(some)), lambda make=make: counted(make(), progress, 1))  # type: ignore[misc]
+
+
+def _is_checked(entry: Entry, checkpoint: Checkpoint) -> bool:
+    return entry.is_float and entry.name not in checkpoint.fixed
 
 
 def _finite_worker(files: Files, checkpoint: Checkpoint) -> Callable[[Piece], None]:

@@ -14,34 +14,16 @@ from typing import Any
 
 from pipeline.artifacts import read_json, write_json
 from pipeline.errors import PipelineError
+from pipeline.trajectory.companions import Companions
 from pipeline.trajectory.share import Share, meet, wait_for
+from pipeline.trajectory.tokenizer import check_tokenizer
+from pipeline.trajectory.tying import has_own_head, main_embedding
 from pipeline.trajectory.writer import Shard, write_index
 
 RECORD = "extrapolation.json"
-# What lies in checkpoint folders and is not part of a model: weights (written anew), optimizer and
-# trainer state.
-LEFT_OUT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".index.json", ".tmp", ".gguf", ".log")
-LEFT_OUT_NAMES = (
-    *(RECORD, "done.json", "delta.json", "adapter_config.json"),
-    *("trainer_state.json", "latest", "zero_to_fp32.py"),
-)
+TEXT_CONFIGS = ("text_config", "llm_config", "language_config", "decoder")
 # What a start that was killed left: half a shard must not be completed by another start's markers.
 STALE = (".model*", ".rows.*", ".failed.*")
-
-
-def companion_files(folder: Path) -> dict[str, Path]:
-    """The files of a model that are not weights, by their path relative to the folder."""
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and path.name == "additional_chat_templates":
-            found |= {f"{path.name}/{p.name}": p for p in sorted(path.iterdir()) if p.is_file()}
-        elif path.is_file() and not (
-            path.name.endswith(LEFT_OUT_SUFFIXES)
-            or path.name in LEFT_OUT_NAMES
-            or path.name.startswith(".")
-        ):
-            found[path.name] = path
-    return found
 
 
 class ModelFolder:
@@ -82,24 +64,27 @@ class ModelFolder:
     def finish(
         self,
         shards: Sequence[Shard],
-        models: Sequence[Path],
+        beside: Companions,
         dtype: str,
         record: dict[str, Any],
         rows: list[dict[str, Any]],
     ) -> dict[str, Any]:
-        """Add index, config, tokenizer and record, then give the folder its name.
+        """Add index, config, tokenizer and record, check them, then give the folder its name.
 
         With several processes, the first does it when all have handed in their rows, and the
         others wait for it.
 
         Args:
-            models: folders to take companion files from; an earlier one's file wins.
+            beside: the files that belong to the model beside its weights.
             dtype: for config.json, e.g. "bfloat16".
             record: content of extrapolation.json but for `tensors`.
             rows: this process's part of `tensors`.
 
         Returns:
             The content of extrapolation.json.
+
+        Raises:
+            PipelineError: the tokenizer is not that of its source.
         """
         if self._share.world > 1:
             write_json(self._rows(self._share.rank), rows)
@@ -113,12 +98,15 @@ class ModelFolder:
         order = {e.name: i for i, e in enumerate(e for shard in shards for e in shard.entries)}
         record = record | {"tensors": sorted(rows, key=lambda row: order[row["name"]])}
         write_index(self.partial, shards)
-        for model in reversed(models):
-            for relative, source in companion_files(model).items():
-                target = self.partial / relative
-                target.parent.mkdir(exist_ok=True)
-                shutil.copyfile(source, target)
-        _set_dtype(self.partial / "config.json", dtype)
+        for relative, source in beside.files.items():
+            target = self.partial / relative
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(source, target)
+        tensors = {entry.name: entry for shard in shards for entry in shard.entries}
+        _set_config(self.partial / "config.json", dtype, has_own_head(tensors))
+        embedding = main_embedding(tensors)
+        tokens = None if embedding is None else tensors[embedding].shape[0]
+        check_tokenizer(self.partial, beside, tokens)
         write_json(self.partial / RECORD, record)
         self._give_name()
         return record
@@ -140,8 +128,12 @@ class ModelFolder:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _set_dtype(path: Path, dtype: str) -> None:
-    """Make config.json name the dtype that the weights now have, wherever it named one."""
+def _set_config(path: Path, dtype: str, untied: bool) -> None:
+    """Make config.json name the dtype and the tie that the weights now have.
+
+    Encoder-decoder models keep their flag: it also ties both sides' embeddings, and transformers
+    sees by the weights that the head is one of its own.
+    """
     config = read_json(path)
     if not isinstance(config, dict):
         raise PipelineError(f"{path}: not a JSON object; copy the model's config.json again")
@@ -154,4 +146,17 @@ def _set_dtype(path: Path, dtype: str) -> None:
         if isinstance(nested, dict) and ("dtype" in nested or "torch_dtype" in nested):
             nested.pop("torch_dtype", None)
             nested["dtype"] = dtype
+    if untied and not config.get("is_encoder_decoder"):
+        _untie(config)
+        for key in TEXT_CONFIGS:
+            if isinstance(config.get(key), dict):
+                config[key]["tie_word_embeddings"] = False
     write_json(path, config)
+
+
+def _untie(config: dict[str, Any]) -> None:
+    """tie_word_embeddings=false here, and wherever a nested configuration says otherwise."""
+    config["tie_word_embeddings"] = False
+    for nested in config.values():
+        if isinstance(nested, dict) and nested.get("tie_word_embeddings"):
+            _untie(nested)

@@ -72,7 +72,8 @@ def probe_weights(
     steps = trajectory.steps
     _check_count(len(steps))
     filters = Filters(min_change, min_unique)
-    entries = [e for e in trajectory.base.entries.values() if e.is_float]
+    fixed = trajectory.fixed  # buffers of infinities, which never change
+    entries = [e for e in trajectory.base.entries.values() if e.is_float and e.name not in fixed]
     probe = _Probe(trajectory, filters, entries)
     total = sum(e.numel for e in entries)
     with Files() as files, bar(total, "linear_probe", "weights", scale=True) as progress:

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -24,12 +25,13 @@ from pipeline.trajectory.coefficients import (
     find_method,
     used_steps,
 )
+from pipeline.trajectory.companions import CONFIG, Companions, companions
 from pipeline.trajectory.gram import Matrix
 from pipeline.trajectory.sources import Trajectory
 from pipeline.trajectory.writer import Shard, plan_shards
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-FORMAT = 2  # raise when the same plan would give other bytes
+FORMAT = 3  # raise when the same plan would give other bytes
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class Plan:
         checkpoints: the used ones in order, theta_0's first.
         damping: factor on the step beyond the last checkpoint, for every method.
         alpha_by_tensor: (glob, alpha) rules; the first that matches a name replaces its target.
-        copied: names copied bit by bit from the last used checkpoint.
+        beside: the files that belong to an output beside its weights.
+        copied: names copied bit by bit from the last used checkpoint: held ones, integers, buffers
+            that are not finite, and what only the base has.
     """
 
     method: str
@@ -54,6 +58,7 @@ class Plan:
     copied: frozenset[str]
     dtype: str
     shards: tuple[Shard, ...]
+    beside: Companions
 
     @property
     def steps(self) -> list[int]:
@@ -62,6 +67,10 @@ class Plan:
     @property
     def last(self) -> Checkpoint:
         return self.checkpoints[-1]
+
+    def moves(self, name: str) -> bool:
+        """True for tensors of finite floating-point values, whose movement can be measured."""
+        return self.last.entries[name].is_float and name not in self.last.fixed
 
     @property
     def by_scalar(self) -> bool:
@@ -96,6 +105,8 @@ class Plan:
             "hold": list(self.hold),
             "copied": sorted(self.copied),
             "inputs": [_input(checkpoint) for checkpoint in self.checkpoints],
+            "config": str(self.beside.files[CONFIG].parent),
+            "tokenizer": None if self.beside.tokenizer is None else str(self.beside.tokenizer),
             "versions": {
                 "pipeline": pipeline.__version__,
                 "torch": torch.__version__,
@@ -103,8 +114,9 @@ class Plan:
             },
         }
         stamps = [[file.mtime_ns for file in c.files] for c in self.checkpoints]
-        shards = [shard.filename for shard in self.shards]
-        return record | {"plan": hash_json([record, stamps, shards])}
+        shards = [[s.filename, sha256(s.header).hexdigest()] for s in self.shards]
+        beside = [[name, path.stat().st_mtime_ns] for name, path in self.beside.files.items()]
+        return record | {"plan": hash_json([record, stamps, shards, beside])}
 
 
 def _input(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -151,7 +163,10 @@ def make_plan(
     copied = frozenset(
         name
         for name, entry in names.items()
-        if not entry.is_float or any(fnmatchcase(name, glob) for glob in hold)
+        if not entry.is_float
+        or name in checkpoints[-1].fixed
+        or checkpoints[-1].kept.get(name) == 0
+        or any(fnmatchcase(name, glob) for glob in hold)
     )
     return Plan(
         method=method,
@@ -165,6 +180,7 @@ def make_plan(
         copied=copied,
         dtype=dtype,
         shards=tuple(plan_shards(_outputs(checkpoints[-1], copied, dtype))),
+        beside=companions(checkpoints[-1], trajectory.base),
     )
 
 

@@ -50,7 +50,7 @@ class Reader:
         shifts = [e.shift for e in others if shares_base(e, base) and isinstance(e.shift, Entry)]
         movements = len(shifts) == len(others) > 0
         stored = [base, *shifts] if movements else entries
-        if not all(e.dtype == torch.bfloat16 and e.shift is None for e in stored):
+        if not all(e.dtype == torch.bfloat16 and e.plain for e in stored):
             return self._read_fp32(piece, entries)
         rows = self._bf16[: len(entries) * len(piece)].view(len(entries), -1)
         for entry, row in zip(stored, rows, strict=True):

@@ -60,7 +60,8 @@ class Extent:
 class Entry:
     """A tensor on disk: its row-major bytes are the extents, one after the other.
 
-    With a `shift` the tensor is what the extents hold (the base's values) plus that, in fp32.
+    With a `shift` the tensor is what the extents hold (the base's values) plus that, in fp32. With
+    `parts` it is their elements, one part after the other, whose dtypes `dtype` can hold.
     """
 
     name: str
@@ -68,6 +69,12 @@ class Entry:
     shape: tuple[int, ...]
     extents: tuple[Extent, ...]
     shift: Entry | LowRank | None = None
+    parts: tuple[Entry, ...] = ()
+
+    @property
+    def plain(self) -> bool:
+        """True if the extents' bytes are the tensor as it is."""
+        return self.shift is None and not self.parts
 
     @property
     def numel(self) -> int:
@@ -86,6 +93,8 @@ class Entry:
     def paths(self) -> set[Path]:
         """The files that its values come from."""
         own = {extent.path for extent in self.extents}
+        for part in self.parts:
+            own |= part.paths
         if isinstance(self.shift, LowRank):
             return own | self.shift.left.paths | self.shift.right.paths
         return own if self.shift is None else own | self.shift.paths
@@ -196,7 +205,7 @@ class Files:
         size = entry.dtype.itemsize
         view = as_bytes(out)
         filled = 0
-        for extent, low, high in _overlaps(entry, start * size, stop * size):
+        for extent, low, high in overlaps(entry, start * size, stop * size):
             position, end = extent.offset + low, extent.offset + high
             descriptor = self._descriptors.take(extent.path)
             try:
@@ -222,6 +231,15 @@ class Files:
         Args:
             raw: uint8 scratch of at least 8 bytes an element.
         """
+        if entry.parts:
+            begin = 0
+            for one in entry.parts:
+                low, high = max(start - begin, 0), min(stop - begin, one.numel)
+                if low < high:
+                    target = out[begin + low - start : begin + high - start]
+                    self.load(one, low, high, target, raw)
+                begin += one.numel
+            return
         if entry.dtype == torch.float32:
             self.read(entry, start, stop, out)
         else:
@@ -292,7 +310,7 @@ def shares_base(entry: Entry, reference: Entry) -> bool:
     return entry.extents == reference.extents
 
 
-def _overlaps(entry: Entry, begin: int, end: int) -> Iterator[tuple[Extent, int, int]]:
+def overlaps(entry: Entry, begin: int, end: int) -> Iterator[tuple[Extent, int, int]]:
     """The extents that hold bytes [begin, end) of a tensor, each with its own sub-range."""
     position = 0
     for extent in entry.extents:

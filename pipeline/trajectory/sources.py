@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ import torch
 
 from pipeline.artifacts import hash_file
 from pipeline.errors import PipelineError
+from pipeline.trajectory.align import align
 from pipeline.trajectory.checkpoint import Checkpoint, WeightFile
-from pipeline.trajectory.layouts import hub, open_checkpoint
+from pipeline.trajectory.layouts import PLAIN, hub, open_checkpoint
+from pipeline.trajectory.spellings import Matching
 
 # verl, transformers and TRL, ours, and OpenRLHF's (whose HF copies end in _hf)
 STEP_NAME = re.compile(r"(?:global_step_?|checkpoint-|step_)(\d+)(?:_hf)?")
@@ -28,11 +30,14 @@ INNER = ("_actor",)  # OpenRLHF keeps DeepSpeed checkpoints of the actor one fol
 class Trajectory:
     """Checkpoints of one model by step; the same tensors, of the same shapes, in each.
 
-    `given` is the base folder that the user named, if any.
+    Attributes:
+        given: the base folder that the user named, if any.
+        matching: how the checkpoints were brought to the same tensors.
     """
 
     checkpoints: dict[int, Checkpoint]
     given: Path | None = None
+    matching: Matching = field(default_factory=Matching)
 
     @property
     def steps(self) -> list[int]:
@@ -63,8 +68,18 @@ class Trajectory:
 
     @property
     def tied(self) -> tuple[str, ...]:
-        """Names that are another tensor's under the model's config, and so not stored."""
+        """Names that are another tensor's at every checkpoint, and so not stored."""
         return self.base.tied
+
+    @property
+    def kept(self) -> list[str]:
+        """Tensors that only the base has, or of which it alone has some rows."""
+        return sorted({name for c in self.checkpoints.values() for name in c.kept})
+
+    @property
+    def fixed(self) -> frozenset[str]:
+        """Buffers that are not finite and never change."""
+        return self.base.fixed
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` needs, and what a reader wants to know (plain JSON values)."""
@@ -76,6 +91,8 @@ class Trajectory:
             "dtype": self.dtype,
             "tensors": len(self.base.entries),
             "tied": list(self.tied),
+            "only_in_base": self.kept,
+            "matching": self.matching.to_plain(),
             "checkpoints": [_checkpoint_json(self.checkpoints[step]) for step in self.steps],
         }
 
@@ -90,7 +107,8 @@ class Trajectory:
         """
         given = value.get("given_base")
         sources = {int(item["step"]): Path(item["path"]) for item in value["checkpoints"]}
-        trajectory = _open(sources, None if given is None else Path(given))
+        matching = Matching.from_plain(value.get("matching"))
+        trajectory = _open(sources, None if given is None else Path(given), matching)
         recorded = {Path(f["path"]): f for item in value["checkpoints"] for f in item["files"]}
         return trajectory.with_files(
             {
@@ -138,6 +156,7 @@ def _checkpoint_json(checkpoint: Checkpoint) -> dict[str, Any]:
         "path": str(checkpoint.source),
         "folder": str(checkpoint.folder),
         "layout": checkpoint.layout,
+        "respelled": checkpoint.respelled,
         "files": [
             {"path": str(f.path), "bytes": f.nbytes, "mtime_ns": f.mtime_ns, "sha256": f.sha256}
             for f in checkpoint.files
@@ -146,7 +165,10 @@ def _checkpoint_json(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def discover(
-    source: Path, base: Path | None, explicit: Mapping[int, Path] | None = None
+    source: Path,
+    base: Path | None,
+    explicit: Mapping[int, Path] | None = None,
+    matching: Matching = PLAIN,
 ) -> Trajectory:
     """Find and check the checkpoints of a run; reads headers only, so it is quick.
 
@@ -156,9 +178,11 @@ def discover(
         base: the model that training started from, taken as step 0; None if the run's lowest step
             is to be the start.
         explicit: {step: folder}, in place of looking for names.
+        matching: other names of the run's tensors, and whether what only the base has is taken.
 
     Raises:
-        PipelineError: nothing found, a step twice, a damaged or unlike checkpoint.
+        PipelineError: nothing found, a step twice, a damaged or unlike checkpoint, a rule of
+            `matching` that no name follows.
     """
     folders = dict(explicit) if explicit else find_steps(source)
     if base is not None:
@@ -171,18 +195,25 @@ def discover(
         raise PipelineError(
             f"{source}: no checkpoints; expected folders named global_step_N, checkpoint-N, step_N"
         )
-    return _open(folders, base)
+    return _open(folders, base, matching)
 
 
-def _open(folders: Mapping[int, Path], base: Path | None) -> Trajectory:
+def _open(folders: Mapping[int, Path], base: Path | None, matching: Matching) -> Trajectory:
     given = None if base is None else open_checkpoint(0, base)
-    found = {}
+    found: list[Checkpoint] = []
     for step in sorted(folders):
         same = given is not None and step == 0
-        found[step] = given if given and same else open_checkpoint(step, folders[step], given)
-    trajectory = Trajectory(found, base)
-    check_alike(trajectory)
-    return trajectory
+        found.append(
+            given if given and same else open_checkpoint(step, folders[step], given, matching)
+        )
+    for old, _ in matching.rename:
+        if not any(old in checkpoint.rules for checkpoint in found):
+            raise PipelineError(
+                f"snapshot.rename: no tensor's name begins with {old!r}; names are like "
+                f"{next(iter(found[-1].entries), 'none')}: correct or drop it"
+            )
+    aligned = align(found, matching)
+    return Trajectory({c.step: c for c in aligned}, base, matching)
 
 
 def find_steps(source: Path) -> dict[int, Path]:
@@ -204,32 +235,3 @@ def find_steps(source: Path) -> dict[int, Path]:
         if not found and (source / inner).is_dir():
             found = find_steps(source / inner)
     return found
-
-
-def check_alike(trajectory: Trajectory) -> None:
-    """All checkpoints must hold the same tensors of the same shapes as the first.
-
-    Raises:
-        PipelineError: names the first tensor that is missing, extra or of another shape.
-    """
-    base = trajectory.base
-    for step in trajectory.steps[1:]:
-        other = trajectory.checkpoints[step]
-        for name, entry in base.entries.items():
-            if name not in other.entries:
-                raise PipelineError(
-                    f"{other.weights}: tensor {name} is missing ({base.weights} has it)"
-                )
-            shape = other.entries[name].shape
-            if shape != entry.shape:
-                raise PipelineError(
-                    f"{other.weights}: tensor {name} has shape {list(shape)}, "
-                    f"{base.weights} has {list(entry.shape)}"
-                )
-        for name in other.entries:
-            if name not in base.entries:
-                raise PipelineError(
-                    f"{other.weights}: tensor {name} is extra ({base.weights} lacks it)"
-                )
-        if other.tied != base.tied:
-            raise PipelineError(f"{other.weights}: tie_word_embeddings differs from {base.weights}")

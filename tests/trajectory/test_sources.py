@@ -142,7 +142,9 @@ def test_nothing_found_and_no_model(tmp_path: Path) -> None:
 
 def test_tied_head_counts_once_even_if_stored(tmp_path: Path) -> None:
     tied = write_model(tmp_path / "step_0", random_tensors(0, tied=True), tied=True)
-    write_model(tmp_path / "step_1", random_tensors(1), tied=True)  # stores lm_head all the same
+    tensors = random_tensors(1, tied=True)  # the next stores lm_head all the same
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    write_model(tmp_path / "step_1", tensors, tied=True)
     found = discover(tmp_path, None)
     assert found.tied == ("lm_head.weight",)
     assert all("lm_head.weight" not in c.entries for c in found.checkpoints.values())

@@ -10,20 +10,27 @@ from pipeline.trajectory.checkpoint import (
     Checkpoint,
     Found,
     check_experts,
-    tied_names,
     weight_files,
 )
 from pipeline.trajectory.layouts import delta, fsdp, hf, lora, zero, zero_files
 from pipeline.trajectory.layouts.content import check_content, is_factor
 from pipeline.trajectory.layouts.quantised import quantisation
+from pipeline.trajectory.spellings import Matching, plain_names
+from pipeline.trajectory.tying import resolve_ties
+
+PLAIN = Matching()
+ON_BASE = ("delta", "peft lora")  # their tensors have the names of the base's
 
 
-def open_checkpoint(step: int, source: Path, base: Checkpoint | None = None) -> Checkpoint:
+def open_checkpoint(
+    step: int, source: Path, base: Checkpoint | None = None, matching: Matching = PLAIN
+) -> Checkpoint:
     """Read the headers of one checkpoint, of whatever layout.
 
     Args:
         base: the model that training started from; adapters and deltas need it, and layouts
             without a config take its.
+        matching: how names are to be changed; adapters and deltas have the base's.
 
     Raises:
         PipelineError: no known layout, or several that would give different weights; a missing or
@@ -40,8 +47,10 @@ def open_checkpoint(step: int, source: Path, base: Checkpoint | None = None) -> 
     # an adapter's config has the scale of its change: other weights without other tensors
     adapter = sorted(source.rglob("adapter_config.json")) if found.layout == "peft lora" else []
     check_content(source, found, folder, base)
-    tied = tied_names(folder, found.entries)
-    check_experts(folder, found.entries)
+    own = PLAIN if found.layout in ON_BASE else matching
+    entries, rules = plain_names(source, found.entries, own)
+    ties = resolve_ties(folder, entries)
+    check_experts(folder, entries)
     layout = found.layout
     if folder == found.folder and quantisation(folder) is not None:
         layout += " under a quantization_config"  # plain, but engines would take it for codes
@@ -50,9 +59,11 @@ def open_checkpoint(step: int, source: Path, base: Checkpoint | None = None) -> 
         source=source,
         folder=folder,
         layout=layout,
-        entries={name: entry for name, entry in found.entries.items() if name not in tied},
+        entries={name: entry for name, entry in entries.items() if name not in ties},
         files=weight_files(found.entries, adapter),
-        tied=tied,
+        ties=ties,
+        respelled=entries.keys() != found.entries.keys(),
+        rules=rules,
     )
 
 

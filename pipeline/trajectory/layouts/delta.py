@@ -23,6 +23,7 @@ from pipeline.trajectory.layouts import hf
 from pipeline.trajectory.shards import Entry, Files, read_header
 from pipeline.trajectory.share import Share
 from pipeline.trajectory.stream import PIECE, Piece, pieces, run
+from pipeline.trajectory.tying import is_head, tied_heads
 from pipeline.trajectory.writer import ShardFile, check_space, plan_shard
 
 RECORD = "delta.json"
@@ -118,7 +119,7 @@ def _digest(entries: Mapping[str, Entry]) -> str:
     """Hash of the beginning of every tensor, as stored; a tied head may be there or not."""
     digest = hashlib.sha256()
     with Files() as files:
-        for name in sorted(n for n in entries if not n.endswith("lm_head.weight")):
+        for name in sorted(n for n in entries if not is_head(n)):
             entry = entries[name]
             count = min(entry.numel, SAMPLE // entry.dtype.itemsize)
             sample = torch.empty(count * entry.dtype.itemsize, dtype=torch.uint8)
@@ -169,6 +170,9 @@ def read(source: Path, base: Checkpoint) -> Found:
     deltas = read_header(source / WEIGHTS)
     if not deltas:
         raise PipelineError(f"{source / WEIGHTS}: no tensors in it; copy the snapshot again")
+    entries = entries | tied_heads(
+        deltas, entries, base.ties
+    )  # a head that the run trains by itself
     for name, delta in deltas.items():
         if name not in entries:
             raise PipelineError(f"{source}: delta of {name}, which the base {folder} lacks")

@@ -10,7 +10,7 @@ Source: PEFT's adapter_config.json and adapter_model.safetensors.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from pipeline.trajectory.checkpoint import Checkpoint, Found
 from pipeline.trajectory.layouts import hf
 from pipeline.trajectory.layouts.lora_config import CONFIG, MERGE, AdapterConfig, read_config
 from pipeline.trajectory.layouts.lora_targets import check_complete
+from pipeline.trajectory.respell import base_names
 from pipeline.trajectory.shards import Entry, LowRank, read_header
 
 # Beside each place for a model, where verl's merger puts one, too.
@@ -32,7 +33,6 @@ FACTOR = re.compile(
     r"(?:\.(?!weight$|bias$)(?P<adapter>[^.]+))?(?:\.weight)?"
 )
 WITHOUT_EFFECT = re.compile(r".+\.lora_velora_embed(\..+)?|.+\.original_module\..+")
-EMBEDDING = re.compile(r"(?:^|\.)(embed_tokens|wte|word_embeddings|embed_in)\.weight$")
 # Of transformers: the models that have Conv1D layers, and what these are called.
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 CONV1D_MODULES = ("c_attn", "q_attn", "c_proj", "c_fc")
@@ -101,10 +101,16 @@ def read(folder: Path, base: Checkpoint) -> Found:
     """
     config = read_config(folder)
     factors, whole = _sort(folder, _stored(folder))
-    tied, conv1d = _tied(base), _has_conv1d(base.folder)
-    known = base.entries | {h: replace(base.entries[e], name=h) for h, e in tied.items()}
+    tied, conv1d = base.ties, _has_conv1d(base.folder)
+    known = base.entries | {
+        h: replace(base.entries[e], name=h) for h, e in tied.items() if e in base.entries
+    }
     tensors = dict(known)
-    names = _base_names(folder, {*(f"{module}.weight" for module in factors), *whole}, known)
+    wanted = {*(f"{module}.weight" for module in factors), *whole}
+    names = base_names(base, sorted(wanted), folder)
+    for name in names.values():
+        if name not in known:
+            raise PipelineError(f"{folder}: the adapter changes {name}, which the base lacks")
     for name, entry in whole.items():
         tensors[names[name]] = replace(entry, name=names[name])
     for module, pair in factors.items():
@@ -113,16 +119,9 @@ def read(folder: Path, base: Checkpoint) -> Found:
     adapted = {names[f"{module}.weight"].removesuffix(".weight") for module in factors}
     check_complete(config, base.folder, known, adapted, {names[name] for name in whole})
     for head, embedding in tied.items():
-        if tensors[head] == replace(tensors[embedding], name=head):
+        if head in tensors and tensors[head] == replace(tensors[embedding], name=head):
             del tensors[head]  # still one tensor
     return Found("peft lora", base.folder, tensors)
-
-
-def _tied(base: Checkpoint) -> dict[str, str]:
-    """The base's heads that are its embedding, and the embedding's name."""
-    embeddings = [name for name in base.entries if EMBEDDING.search(name)]
-    # the shortest: a layer for multi-token prediction may have one of its own
-    return {head: min(embeddings, key=len) for head in base.tied} if embeddings else {}
 
 
 def _stored(folder: Path) -> dict[str, Entry]:
@@ -241,11 +240,3 @@ def _crossed(
         f"{config.path}: fan_in_fan_out=true, and {module} is square: whether it is kept as "
         f"[in, out] cannot be told; {MERGE}"
     )
-
-
-def _base_names(folder: Path, wanted: Collection[str], base: Mapping[str, Entry]) -> dict[str, str]:
-    """The base's names of the tensors that the adapter changes."""
-    for name in sorted(wanted):
-        if name not in base:
-            raise PipelineError(f"{folder}: the adapter changes {name}, which the base lacks")
-    return {name: name for name in wanted}

@@ -1,0 +1,143 @@
+"""Proof that an output's tokenizer is the one of its source.
+
+Files alone do not say it: which class reads them, and with which special tokens, depends on the
+configuration that lies beside them.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import hash_json
+from pipeline.errors import PipelineError
+from pipeline.trajectory.companions import CONFIG, Companions
+
+CHAT = [
+    {"role": "user", "content": "What is 2 + 3?"},
+    {"role": "assistant", "content": "2 + 3 = 5."},
+    {"role": "user", "content": "And 10,000 × 7?"},
+]
+SAMPLE = "Natalia sold 48/2 = 24 clips in May: <think>\n\\boxed{72}</think>"
+
+Facts = dict[str, Any]
+
+
+def check_tokenizer(folder: Path, source: Companions, rows: int | None) -> None:
+    """Load the tokenizer from an output and from where it was taken, and compare.
+
+    Args:
+        folder: the output, complete but for its name.
+        rows: of its embedding; None where that is not known.
+
+    Raises:
+        PipelineError: it cannot be loaded, or differs in special tokens, size, encoding or
+            template.
+    """
+    if source.tokenizer is None:
+        return
+    # an adapter's folder has no config.json, which decides the class: there the output's counts
+    config = source.tokenizer if (source.tokenizer / CONFIG).exists() else folder
+    try:
+        wanted = _facts(source.tokenizer, config, _stamp(source.tokenizer) + _stamp(config))
+    except _UnreadableError as error:
+        logging.getLogger(__name__).warning(
+            "%s: the tokenizer was copied as it is, not checked: %s", source.tokenizer, error
+        )
+        return
+    try:
+        found = _facts(folder, folder, _stamp(folder))
+    except _UnreadableError as error:
+        raise PipelineError(
+            f"{folder}: the tokenizer of {source.tokenizer} cannot be loaded here: {error}; give "
+            "the run's config.json and tokenizer files in one folder"
+        ) from None
+    for key, value in wanted.items():
+        if found[key] != value:
+            raise PipelineError(
+                f"{folder}: the tokenizer differs from that of {source.tokenizer}: {key} is "
+                f"{_short(found[key])}, there {_short(value)}; give the run's config.json and "
+                "tokenizer files in one folder"
+            )
+    if rows is not None and wanted["tokens"] > rows:
+        logging.getLogger(__name__).warning(
+            "%s: the tokenizer has %d tokens, the embedding %d rows: text with tokens from %d on "
+            "cannot be read; resize the embedding, or take the tokenizer of the base",
+            *(source.tokenizer, wanted["tokens"], rows, rows),
+        )
+
+
+class _UnreadableError(Exception):
+    """A tokenizer that transformers does not load; says why."""
+
+
+def _stamp(folder: Path) -> str:
+    """Changes when a file in the folder does."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return hash_json(sorted([str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files))
+
+
+@lru_cache(maxsize=64)  # many targets have the same source
+def _facts(folder: Path, config: Path, stamp: str) -> Facts:
+    """What makes a tokenizer this one, read with the config.json of a folder."""
+    tokenizer = _load(folder, config)
+    return {
+        **{f"{role} token": _special(tokenizer, role) for role in ("eos", "pad", "bos", "unk")},
+        "tokens": len(tokenizer),
+        "encoding": list(tokenizer(SAMPLE)["input_ids"]),
+        "chat template": _chats(tokenizer),
+    }
+
+
+def _special(tokenizer: Any, role: str) -> list[Any]:
+    return [getattr(tokenizer, f"{role}_token"), getattr(tokenizer, f"{role}_token_id")]
+
+
+def _load(folder: Path, config: Path) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig, AutoTokenizer
+
+    how: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        if config != folder:
+            how["config"] = AutoConfig.from_pretrained(config, **how)
+        return AutoTokenizer.from_pretrained(folder, **how)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _UnreadableError(_first_line(error)) from None
+    except (ImportError, RuntimeError, StrictDataclassError) as error:
+        raise _UnreadableError(_first_line(error)) from None
+    except Exception as error:
+        if type(error) is not Exception:  # the tokenizers library raises this class itself
+            raise
+        raise _UnreadableError(_first_line(error)) from None
+
+
+def _chats(tokenizer: Any) -> dict[str, str] | None:
+    """A short conversation under each of its templates; what a template says where it refuses."""
+    from jinja2.exceptions import TemplateError
+
+    templates = tokenizer.chat_template
+    if templates is None:
+        return None
+    names = sorted(templates) if isinstance(templates, dict) else [None]
+    found = {}
+    for name in names:
+        try:
+            text = tokenizer.apply_chat_template(
+                CHAT, chat_template=name, tokenize=False, add_generation_prompt=True
+            )
+        except (TemplateError, ValueError, TypeError, LookupError) as error:
+            text = _first_line(error)
+        found[name or "default"] = str(text)
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
