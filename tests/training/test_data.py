@@ -64,7 +64,7 @@ def test_a_lesson_is_learnt_in_place_of_the_bare_answer(tmp_path: Path) -> None:
     rows = sft_rows(lessons, sft_spec(tmp_path, task=task), tokenizer)
     taught = {}
     for row in rows:
-        prompt, response = tokenizer.decode(row["input_ids"]).split("=")
+        prompt, response = str(tokenizer.decode(row["input_ids"])).split("=")
         taught[prompt] = response.removesuffix(tokenizer.eos_token)
     assert taught == {problem.id: problem.lesson for problem in lessons}
     assert {len(response) for response in taught.values()} == {1, 6}
