@@ -37,7 +37,7 @@ class DifferencesOptions:
     """
 
     digits: int = 6
-    worked_out: float = 0.1
+    worked_out: float = 0.12
     splits: Mapping[str, float] = field(default_factory=lambda: SPLITS)
     split_seed: int = 0
 
