@@ -141,7 +141,8 @@ class SftConfig:
     learning_rate: float = MISSING
     lr_schedule: str = "cosine"
     warmup_steps: int = 0
-    problems: int | None = None  # null: all of the training split
+    split: str = "train"
+    problems: int | None = None  # null: all of the split
     wrong_answers: float = 0.0  # share of the pairs with another problem's answer...
     wrong_from: int = 0  # ...from this step on
 

@@ -29,7 +29,7 @@ def inputs(context: Context) -> dict[str, Any]:
 
 def plan(context: Context) -> str:
     sft = context.config.sft_train
-    problems.check_task(context, context.config.task, ("train", sft.problems))
+    problems.check_task(context, context.config.task, (sft.split, sft.problems))
     return (
         f"a model from scratch on {context.config.task.name}: {sft.steps} steps of "
         f"{sft.batch_size} problems"

@@ -20,7 +20,7 @@ def sft_spec(context: Context, output: Path) -> SftSpec:
     sft = config.sft_train
     return SftSpec(
         output=str(output),
-        task=_task(context, sft.problems),
+        task=_task(context, sft.split, sft.problems),
         architecture=Architecture(**config.model.architecture),
         optimizer=Optimizer(
             learning_rate=sft.learning_rate,
@@ -46,7 +46,7 @@ def rl_spec(context: Context, output: Path, model: Path) -> RlSpec:
     return RlSpec(
         output=str(output),
         model=str(model),
-        task=_task(context, rl.problems),
+        task=_task(context, "train", rl.problems),
         optimizer=Optimizer(
             learning_rate=algorithm.learning_rate,
             name=algorithm.optimizer,
@@ -83,7 +83,7 @@ def rl_spec(context: Context, output: Path, model: Path) -> RlSpec:
     )
 
 
-def _task(context: Context, problems: int | None) -> TaskSpec:
+def _task(context: Context, split: str, problems: int | None) -> TaskSpec:
     from pipeline.training.spec import TaskSpec
 
     task = context.config.task
@@ -95,6 +95,7 @@ def _task(context: Context, problems: int | None) -> TaskSpec:
         system_prompt=task.system_prompt,
         grade_after=task.grade_after,
         options=task.options,
+        split=split,
         problems=problems,
         seed=context.config.seed,
         max_prompt_tokens=task.max_prompt_tokens,

@@ -7,19 +7,17 @@ chat model in words and takes one integer out of what it says.
 
 from __future__ import annotations
 
-import itertools
 import math
-import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.errors import PipelineError
+from pipeline.tasks.draws import draw
 from pipeline.tasks.problem import Grade, Problem, Request
-from pipeline.tasks.splits import DEFAULT_SPLITS, check_splits, split_of
+from pipeline.tasks.splits import DEFAULT_SPLITS, check_splits
 
 ADDITION_ALPHABET = "0123456789+="  # every character of prompts and answers of kind `addition`
-ENUMERATE_UP_TO = 200_000  # operand tuples; above this, problems are drawn instead of listed
 
 OPERATIONS: dict[str, Callable[[Sequence[int]], int]] = {
     "sum": sum,
@@ -73,10 +71,10 @@ def load_addition(request: Request, o: AdditionOptions) -> list[Problem]:
         raise PipelineError(
             f"task {request.task}: options.digits must be >= 1 and options.operands >= 2"
         )
-    draws = _draw(request, o, 0, 10**o.digits - 1, distinct=False)
+    drawn = draw(request, o, range(10**o.digits), o.operands, _same_numbers)
     return [
         Problem(text, request.pose(f"{text}=", chat=False), str(sum(n)), request.split)
-        for n in _take(request, draws)
+        for n in drawn
         for text in ["+".join(map(str, n))]
     ]
 
@@ -94,8 +92,18 @@ def load_arithmetic(request: Request, o: ArithmeticOptions) -> list[Problem]:
     distinct = o.operation in ("largest", "smallest")
     if o.operands < 2 or o.high - o.low + 1 < (o.operands if distinct else 1):
         raise PipelineError(f"task {task}: options.low..high has too few numbers for the operands")
-    draws = _draw(request, o, o.low, o.high, distinct)
-    return [_in_words(request, o, numbers) for numbers in _take(request, draws)]
+    key = _same_distinct_numbers if distinct else _same_numbers
+    drawn = draw(request, o, range(o.low, o.high + 1), o.operands, key)
+    return [_in_words(request, o, numbers) for numbers in drawn]
+
+
+def _same_numbers(numbers: Sequence[int]) -> str:
+    # every operation here is commutative: all orders of the same numbers share a split
+    return ",".join(map(str, sorted(numbers)))
+
+
+def _same_distinct_numbers(numbers: Sequence[int]) -> str | None:
+    return _same_numbers(numbers) if len(set(numbers)) == len(numbers) else None
 
 
 def _in_words(request: Request, o: ArithmeticOptions, numbers: Sequence[int]) -> Problem:
@@ -112,71 +120,6 @@ def _in_words(request: Request, o: ArithmeticOptions, numbers: Sequence[int]) ->
         split=request.split,
         meta={"extract": o.extract},
     )
-
-
-def _draw(
-    request: Request,
-    o: AdditionOptions | ArithmeticOptions,
-    low: int,
-    high: int,
-    distinct: bool,
-) -> Iterator[tuple[int, ...] | None]:
-    """Operand tuples of the split in seeded random order, each once.
-
-    Every operation here is commutative, so the key is the sorted tuple: all orders of the same
-    numbers share a split. A finite set ends; from a set too large to list, None is yielded for a
-    draw that did not fit, so that the caller can give up.
-    """
-    rng = random.Random(f"{request.task}/{request.split}/{request.seed}")
-
-    def belongs(numbers: tuple[int, ...]) -> bool:
-        key = ",".join(map(str, sorted(numbers)))
-        ties = distinct and len(set(numbers)) < o.operands
-        return not ties and split_of(key, o.splits, o.split_seed) == request.split
-
-    if (high - low + 1) ** o.operands <= ENUMERATE_UP_TO:
-        numbers = range(low, high + 1)
-        every = [n for n in itertools.product(numbers, repeat=o.operands) if belongs(n)]
-        rng.shuffle(every)
-        yield from every
-        return
-    seen: set[tuple[int, ...]] = set()
-    while True:
-        drawn = tuple(rng.randint(low, high) for _ in range(o.operands))
-        if drawn in seen or not belongs(drawn):
-            yield None
-        else:
-            seen.add(drawn)
-            yield drawn
-
-
-def _take(request: Request, draws: Iterator[tuple[int, ...] | None]) -> list[tuple[int, ...]]:
-    """The first `request.count` tuples (all of a finite set if None)."""
-    count = request.count
-    taken: list[tuple[int, ...]] = []
-    misses = 0
-    while count is None or len(taken) < count:
-        numbers = next(draws, ())
-        if numbers == ():
-            break
-        if numbers is not None:
-            taken.append(numbers)
-            misses = 0
-            continue
-        misses += 1
-        if count is None:
-            raise PipelineError(
-                f"task {request.task}: the {request.split} split is too large to list; "
-                "give the number of problems"
-            )
-        if misses > 10_000:
-            break
-    if count is not None and len(taken) < count:
-        raise PipelineError(
-            f"task {request.task}: {count} problems wanted but the {request.split} split has "
-            f"{len(taken)}; ask for fewer, widen the operands or change options.splits"
-        )
-    return taken
 
 
 def grade_addition(problem: Problem, text: str) -> Grade:

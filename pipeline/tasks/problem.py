@@ -20,7 +20,8 @@ class Problem:
     """One problem of a task.
 
     id: unique within (task, split), the same in every run; answer: the reference, as text;
-    meta: whatever the grader needs besides (JSON values only); task, kind: name and grader.
+    meta: whatever the grader needs besides (JSON values only); task, kind: name and grader;
+    lesson: the response that supervised training shows; None for the bare answer.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Problem:
     meta: Mapping[str, Any] = field(default_factory=dict)
     task: str = ""
     kind: str = ""
+    lesson: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.tasks import arithmetic, code, gym, maths
+from pipeline.tasks import arithmetic, code, differences, gym, maths
 from pipeline.tasks.problem import (
     MARK,
     Grade,
@@ -69,6 +69,11 @@ KINDS: dict[str, Kind] = {
         arithmetic.ArithmeticOptions,
         arithmetic.load_arithmetic,
         _one_by_one(arithmetic.grade_arithmetic),
+    ),
+    "differences": Kind(
+        differences.DifferencesOptions,
+        differences.load_differences,
+        _one_by_one(differences.grade_differences),
     ),
     "math": Kind(maths.MathOptions, maths.load_math, maths.grade_math, needs_dataset=True),
     "reasoning_gym": Kind(gym.GymOptions, gym.load_gym, gym.grade_gym, endless=True),
@@ -187,7 +192,7 @@ def load_problems(
 
     Args:
         task: the task's name; it is stored with every generation.
-        split: train, validation or test: disjoint whatever `seed` and `count` are (splits.py).
+        split: train, validation, test, ...: disjoint whatever `seed` and `count` are (splits.py).
         count: how many; None for all of a finite split. With the same seed a smaller count of a
             generated task is a prefix of a larger one.
         seed: which problems, and their order; not which split a problem is in.
@@ -196,8 +201,8 @@ def load_problems(
         prompt_template: how a problem is posed, with {problem} in it; None for the kind's default.
         system_prompt: a turn before it; None for none.
         grade_after: only what follows this mark is graded; None for the whole response.
-        options: the kind's own (AdditionOptions, ArithmeticOptions, MathOptions,
-            GymOptions, CodeOptions and its kin).
+        options: the kind's own (AdditionOptions, ArithmeticOptions, DifferencesOptions,
+            MathOptions, GymOptions, CodeOptions and its kin).
 
     Raises:
         PipelineError: unknown kind, option, split or column; missing file; too few problems, or

@@ -27,7 +27,7 @@ def order(problems: int, rows: int, seed: int) -> list[int]:
 
 
 def training_problems(task: TaskSpec, tokenizer: PreTrainedTokenizerBase) -> list[Problem]:
-    """The training split, without prompts longer than `task.max_prompt_tokens` tokens.
+    """The problems of `task.split`, without prompts longer than `task.max_prompt_tokens` tokens.
 
     Raises:
         PipelineError: nothing is left, or the tokenizer has no token for a character of a prompt
@@ -35,7 +35,7 @@ def training_problems(task: TaskSpec, tokenizer: PreTrainedTokenizerBase) -> lis
     """
     problems = load_problems(
         task.name,
-        "train",
+        task.split,
         task.problems,
         task.seed,
         kind=task.kind,
@@ -48,12 +48,12 @@ def training_problems(task: TaskSpec, tokenizer: PreTrainedTokenizerBase) -> lis
     short, _ = keep_short(tokenizer, problems, task.max_prompt_tokens)
     if not short:
         raise PipelineError(
-            f"task {task.name}: no training problem has a prompt of at most "
+            f"task {task.name}: no {task.split} problem has a prompt of at most "
             f"{task.max_prompt_tokens} tokens; raise max_prompt_tokens"
         )
     for problem in short:
         text = problem.answer if not isinstance(problem.prompt, str) else problem.prompt
-        for part in (text, problem.answer):
+        for part in (text, _response(problem)):
             if tokenizer.decode(tokenizer(part, add_special_tokens=False)["input_ids"]) != part:
                 raise PipelineError(
                     f"task {task.name}: the tokenizer cannot spell {part!r}; add its characters to "
@@ -69,7 +69,10 @@ def sft_rows(problems: list[Problem], spec: SftSpec, tokenizer: PreTrainedTokeni
     """
     prompts = [encode_prompt(tokenizer, problem) for problem in problems]
     answers = [
-        [*tokenizer(problem.answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        [
+            *tokenizer(_response(problem), add_special_tokens=False)["input_ids"],
+            tokenizer.eos_token_id,
+        ]
         for problem in problems
     ]
     rng = random.Random(f"wrong answers/{spec.seed}")
@@ -81,6 +84,10 @@ def sft_rows(problems: list[Problem], spec: SftSpec, tokenizer: PreTrainedTokeni
         rows["input_ids"].append(prompts[index] + answer)
         rows["labels"].append([-100] * len(prompts[index]) + answer)
     return Dataset.from_dict(rows)
+
+
+def _response(problem: Problem) -> str:
+    return problem.answer if problem.lesson is None else problem.lesson
 
 
 def rl_rows(problems: list[Problem], rows: int, seed: int) -> Dataset:

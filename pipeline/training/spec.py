@@ -49,7 +49,8 @@ class TaskSpec:
     system_prompt: str | None = None
     grade_after: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    problems: int | None = None  # None: the whole training split
+    split: str = "train"
+    problems: int | None = None  # None: the whole split
     seed: int = 0
     max_prompt_tokens: int = 2048  # longer prompts are left out
 

@@ -11,8 +11,10 @@ from transformers import AutoTokenizer
 
 from pipeline.errors import PipelineError
 from pipeline.tasks import encode_prompt
+from pipeline.tasks.differences import DIFFERENCES_ALPHABET
 from pipeline.training.data import order, rl_rows, sft_rows, training_problems
 from pipeline.training.scratch import make_tokenizer
+from pipeline.training.spec import TaskSpec
 from tests.training.pico import TASK, sft_spec
 
 
@@ -52,6 +54,22 @@ def test_wrong_answers_begin_at_their_step_and_have_their_share(base: Path, tmp_
     # half of the rest drew another problem, of which some have the same answer by chance
     share = sum(differ[20 * 32 :]) / (40 * 32)
     assert 0.35 < share < 0.5
+
+
+def test_a_lesson_is_learnt_in_place_of_the_bare_answer(tmp_path: Path) -> None:
+    """Would catch lessons that never reach the model, or RL problems that it is taught."""
+    tokenizer = make_tokenizer(DIFFERENCES_ALPHABET)
+    task = TaskSpec("differences", split="lessons", problems=40, options={"worked_out": 0.5})
+    lessons = training_problems(task, tokenizer)
+    rows = sft_rows(lessons, sft_spec(tmp_path, task=task), tokenizer)
+    taught = {}
+    for row in rows:
+        prompt, response = str(tokenizer.decode(row["input_ids"])).split("=")
+        taught[prompt] = response.removesuffix(tokenizer.eos_token)
+    assert taught == {problem.id: problem.lesson for problem in lessons}
+    assert {len(response) for response in taught.values()} == {1, 6}
+    train = training_problems(replace(task, split="train"), tokenizer)
+    assert {problem.id for problem in train}.isdisjoint(taught)
 
 
 def test_rl_rows_are_problems_with_what_the_reward_reads(base: Path) -> None:
