@@ -12,6 +12,7 @@ from pipeline.tasks.python_source import join_sources, parse_source, top_level_n
 
 # a line that begins or ends a block, in a list or not; its marks, and what follows them
 FENCE = re.compile(r"[ \t]*(?:(?:[-*+]|\d+[.)])[ \t]+)?(`{3,}|~{3,})[ \t]*(.*)")
+TAG = re.compile(r"[\w+#.-]+|[{.]*(?:python|py)\b.*", re.IGNORECASE)
 # a block that begins after words on the same line
 AFTER_WORDS = re.compile(r".*[^`](`{3,})[ \t]*((?:python|py)\d*)[ \t]*", re.IGNORECASE)
 PYTHON = re.compile(r"[{.]*\s*(python|py|ipython|pypy)[\d.]*(?![\w+#-])", re.IGNORECASE)
@@ -46,7 +47,8 @@ def fenced_blocks(text: str) -> list[Block]:
 
     A block ends with a fence of its own kind that is at least as long as the one it began with and
     not four columns further in (a fence in a docstring); of its lines, the indentation of the first
-    one is removed. Unlike there, a fence with a tag always begins a block: no program holds one.
+    one is removed. Unlike there, a fence with a tag always begins a block, and one with other words
+    ends one: no program holds a line like these.
     """
     blocks: list[Block] = []
     tag, mark, indent = "", "", 0
@@ -56,8 +58,8 @@ def fenced_blocks(text: str) -> list[Block]:
         if fence is None and held is None:
             fence = AFTER_WORDS.fullmatch(line)
         if held is not None and fence is not None and fence[1].startswith(mark):
-            ends = not fence[2].strip() and fence.start(1) < indent + 4
-            begins = bool(fence[2].strip())
+            begins = TAG.fullmatch(fence[2].strip()) is not None
+            ends = not begins and fence.start(1) < indent + 4
         else:
             ends, begins = False, held is None and fence is not None
         if fence is not None and fence[1][0] == "`" and "`" in fence[2]:

@@ -50,6 +50,7 @@ CHOICES = {
     "a fence in a docstring": (fenced('def f():\n    """\n    ```\n    x\n    ```\n    """'), None),
     "a document in a block": ("````markdown\nSo:\n" + fenced(ONE) + "````\n", ONE),
     "a tag after words": ("Here: " + fenced(ONE), ONE),
+    "in a tag of another kind": (f"<answer>{fenced(ONE).rstrip()}</answer>\nDone", ONE),
     "code in a line of text": ("```python``` is not it.\n" + fenced(ONE), ONE),
     "an unknown tag": (fenced(ONE, "code"), ONE),
     "a session": (fenced(">>> f()\n1", "pycon") + fenced(ONE, ""), ONE),
