@@ -17,6 +17,7 @@ TAG = re.compile(r"[\w+#.-]+|[{.]*(?:python|py)\b.*", re.IGNORECASE)
 AFTER_WORDS = re.compile(r".*[^`](`{3,})[ \t]*((?:python|py)\d*)[ \t]*", re.IGNORECASE)
 PYTHON = re.compile(r"[{.]*\s*(python|py|ipython|pypy)[\d.]*(?![\w+#-])", re.IGNORECASE)
 DEFINED = re.compile(r"^[ \t]*(?:async +)?(?:def|class) +(\w+)", re.MULTILINE)
+RETURN = re.compile(r"^[ \t]*return\b", re.MULTILINE)
 THOUGHT = "</think>"
 LONGEST = 200_000  # characters of a program that is looked into
 # Where a completion of a base model leaves the function it was asked for.
@@ -112,9 +113,20 @@ def _worth(block: Block, wanted: Collection[str]) -> int:
         defined = set(DEFINED.findall(block.code)) if block.closed and block.tag else None
     else:
         defined = top_level_names(tree) if _has_statements(tree) else None
+    lacks = wanted and set(DEFINED.findall(block.code)).isdisjoint(wanted)
+    if lacks and _is_body(block.code, tree):
+        return 2
     if defined is None:
         return 0
     return 1 if defined.isdisjoint(wanted) else 2
+
+
+def _is_body(code: str, tree: ast.Module | None) -> bool:
+    """Whether this is what a function holds: indented, or with a `return` that belongs to none."""
+    if code.lstrip("\n")[:1] in (" ", "\t"):
+        return True
+    # where it is no Python, the indentation of its first line is lost
+    return RETURN.search(code) is not None if tree is None else _returns(tree)
 
 
 def _has_statements(tree: ast.Module) -> bool:
@@ -154,14 +166,18 @@ def complete_prompt(prompt: str, entry: str, code: str) -> str:
 
 
 def _is_whole(source: str) -> bool:
-    """Whether this is Python without a `return` that belongs to no function."""
     tree = parse_source(source)
+    return tree is not None and not _returns(tree)
+
+
+def _returns(tree: ast.Module) -> bool:
+    """Whether there is a `return` that belongs to no function."""
     inner = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
-    rest: list[ast.AST] = [] if tree is None else list(tree.body)
+    rest: list[ast.AST] = list(tree.body)
     while rest:
         node = rest.pop()
         if isinstance(node, ast.Return):
-            return False
+            return True
         if not isinstance(node, inner):
             rest += ast.iter_child_nodes(node)
-    return tree is not None
+    return False
