@@ -105,6 +105,11 @@ def mbpp_rows(request: Request, o: MbppOptions) -> Rows:
     for row in load_rows(task, dataset):
         text = row.get("prompt") or column(task, dataset, row, "text")
         tests = column(task, dataset, row, "test_list")
+        if not isinstance(tests, list):
+            raise PipelineError(
+                f"task {task}: {dataset['path']}: test_list must be a list of asserts, "
+                f"not {tests!r:.60}"
+            )
         setup = "\n".join([*(row.get("test_imports") or []), row.get("test_setup_code") or ""])
         shown = "\n".join(tests[: max(1, o.shown_tests)])
         if o.chat:

@@ -12,10 +12,12 @@ from pipeline.tasks.python_source import join_sources, parse_source, top_level_n
 
 # a line that begins or ends a block, in a list or not; its marks, and what follows them
 FENCE = re.compile(r"[ \t]*(?:(?:[-*+]|\d+[.)])[ \t]+)?(`{3,}|~{3,})[ \t]*(.*)")
+TAG = re.compile(r"[\w+#.-]+|[{.]*(?:python|py)\b.*", re.IGNORECASE)
 # a block that begins after words on the same line
 AFTER_WORDS = re.compile(r".*[^`](`{3,})[ \t]*((?:python|py)\d*)[ \t]*", re.IGNORECASE)
 PYTHON = re.compile(r"[{.]*\s*(python|py|ipython|pypy)[\d.]*(?![\w+#-])", re.IGNORECASE)
 DEFINED = re.compile(r"^[ \t]*(?:async +)?(?:def|class) +(\w+)", re.MULTILINE)
+RETURN = re.compile(r"^[ \t]*return\b", re.MULTILINE)
 THOUGHT = "</think>"
 LONGEST = 200_000  # characters of a program that is looked into
 # Where a completion of a base model leaves the function it was asked for.
@@ -46,7 +48,8 @@ def fenced_blocks(text: str) -> list[Block]:
 
     A block ends with a fence of its own kind that is at least as long as the one it began with and
     not four columns further in (a fence in a docstring); of its lines, the indentation of the first
-    one is removed. Unlike there, a fence with a tag always begins a block: no program holds one.
+    one is removed. Unlike there, a fence with a tag always begins a block, and one with other words
+    ends one: no program holds a line like these.
     """
     blocks: list[Block] = []
     tag, mark, indent = "", "", 0
@@ -56,8 +59,8 @@ def fenced_blocks(text: str) -> list[Block]:
         if fence is None and held is None:
             fence = AFTER_WORDS.fullmatch(line)
         if held is not None and fence is not None and fence[1].startswith(mark):
-            ends = not fence[2].strip() and fence.start(1) < indent + 4
-            begins = bool(fence[2].strip())
+            begins = TAG.fullmatch(fence[2].strip()) is not None
+            ends = not begins and fence.start(1) < indent + 4
         else:
             ends, begins = False, held is None and fence is not None
         if fence is not None and fence[1][0] == "`" and "`" in fence[2]:
@@ -110,9 +113,20 @@ def _worth(block: Block, wanted: Collection[str]) -> int:
         defined = set(DEFINED.findall(block.code)) if block.closed and block.tag else None
     else:
         defined = top_level_names(tree) if _has_statements(tree) else None
+    lacks = wanted and set(DEFINED.findall(block.code)).isdisjoint(wanted)
+    if lacks and _is_body(block.code, tree):
+        return 2
     if defined is None:
         return 0
     return 1 if defined.isdisjoint(wanted) else 2
+
+
+def _is_body(code: str, tree: ast.Module | None) -> bool:
+    """Whether this is what a function holds: indented, or with a `return` that belongs to none."""
+    if code.lstrip("\n")[:1] in (" ", "\t"):
+        return True
+    # where it is no Python, the indentation of its first line is lost
+    return RETURN.search(code) is not None if tree is None else _returns(tree)
 
 
 def _has_statements(tree: ast.Module) -> bool:
@@ -152,14 +166,18 @@ def complete_prompt(prompt: str, entry: str, code: str) -> str:
 
 
 def _is_whole(source: str) -> bool:
-    """Whether this is Python without a `return` that belongs to no function."""
     tree = parse_source(source)
+    return tree is not None and not _returns(tree)
+
+
+def _returns(tree: ast.Module) -> bool:
+    """Whether there is a `return` that belongs to no function."""
     inner = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
-    rest: list[ast.AST] = [] if tree is None else list(tree.body)
+    rest: list[ast.AST] = list(tree.body)
     while rest:
         node = rest.pop()
         if isinstance(node, ast.Return):
-            return False
+            return True
         if not isinstance(node, inner):
             rest += ast.iter_child_nodes(node)
-    return tree is not None
+    return False

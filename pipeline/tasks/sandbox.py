@@ -53,7 +53,7 @@ except OSError as error:
     sys.exit(f"root cannot become another user inside: {error.strerror}")
 os.execv(sys.argv[2], sys.argv[2:])
 """
-_users = itertools.count(os.getpid() << 10)
+_started = itertools.count()
 
 
 class Bwrap(NamedTuple):
@@ -182,7 +182,7 @@ def _as_nobody(bwrap: Bwrap, command: Sequence[str]) -> list[str]:
     """The command, as a user that owns nothing."""
     if not bwrap.drop:
         return list(command)
-    user = FRESH_USERS[next(_users) % len(FRESH_USERS)]
+    user = FRESH_USERS[((os.getpid() << 10) + next(_started)) % len(FRESH_USERS)]
     if not any(user in mapped for mapped in _mapped_users()):
         user = NOBODY
     return [interpreter(), "-I", "-S", "-c", DROP, str(user), *command]

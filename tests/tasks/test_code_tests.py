@@ -180,6 +180,12 @@ def test_unsupported_problems_are_left_out_with_a_word(
     assert [p.id for p in mbpp(tmp_path, [good, bad], packages=True)] == ["1", "2"]
 
 
+def test_tests_that_are_no_list_are_an_error(tmp_path: Path) -> None:
+    """Catches a text taken for a list of its characters."""
+    with pytest.raises(PipelineError, match="test_list must be a list of asserts, not 'assert f"):
+        mbpp(tmp_path, [{"task_id": 1, "test_list": "assert f(1) == 2"}])
+
+
 def needs(tests: str, reference: str | None = None) -> dict[str, Any]:
     return study("", tests, None, reference, packages=False)
 

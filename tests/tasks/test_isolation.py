@@ -209,6 +209,21 @@ def test_a_root_that_stays_root_inside_is_refused(
         sandbox.check_bwrap()
 
 
+def test_a_system_without_user_namespaces_is_refused_in_one_line(bwrap: str) -> None:
+    """Catches a traceback, or programs run all the same, where a container allows no namespaces."""
+    limit = "echo 0 > /proc/sys/user/max_user_namespaces && exec "  # of the new namespace only
+    check = "from pipeline.tasks.sandbox import check_mode; check_mode('mbpp', 'bwrap')"
+    command = ["unshare", "--user", "--map-root-user", "sh", "-c", limit + '"$@"', "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*command, "true"]).returncode != 0:
+        pytest.skip("no user namespace can be made that forbids them")
+    run = subprocess.run(
+        [*command, sys.executable, "-c", check], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert run.returncode == 1
+    error = run.stderr.strip().splitlines()[-1]
+    assert re.search(r"PipelineError: bubblewrap does not work here \(.+\); .*sandbox=none", error)
+
+
 HEADERS = {
     "x86_64": [Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h")],
     "aarch64": [Path("/usr/include/asm-generic/unistd.h")],

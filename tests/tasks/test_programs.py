@@ -42,6 +42,15 @@ CHOICES = {
     "untagged before other languages": (fenced(ONE, "") + fenced("1", "text"), ONE),
     "untagged output": (fenced(ONE, "") + "prints\n" + fenced("1\n2", ""), ONE),
     "an example of its use": (fenced(ONE) + "Use it so:\n" + fenced(USE), ONE),
+    "a body and its use": (fenced("    return 1") + fenced(USE), "return 1\n"),
+    "a body at the margin and its use": (
+        fenced("x = 1\nreturn x") + fenced(USE),
+        "x = 1\nreturn x\n",
+    ),
+    "a body without its first indentation": (
+        fenced("x = 1\n    return x") + fenced(USE),
+        "x = 1\n    return x\n",
+    ),
     "a withdrawn draft": (fenced(ONE) + "No:\n" + fenced("def f(: 3"), "def f(: 3\n"),
     "no closing fence": ("```python\n" + ONE, ONE),
     "the second without closing fence": (fenced(ONE) + "Better:\n```python\n" + TWO, TWO),
@@ -50,6 +59,7 @@ CHOICES = {
     "a fence in a docstring": (fenced('def f():\n    """\n    ```\n    x\n    ```\n    """'), None),
     "a document in a block": ("````markdown\nSo:\n" + fenced(ONE) + "````\n", ONE),
     "a tag after words": ("Here: " + fenced(ONE), ONE),
+    "in a tag of another kind": (f"<answer>{fenced(ONE).rstrip()}</answer>\nDone", ONE),
     "code in a line of text": ("```python``` is not it.\n" + fenced(ONE), ONE),
     "an unknown tag": (fenced(ONE, "code"), ONE),
     "a session": (fenced(">>> f()\n1", "pycon") + fenced(ONE, ""), ONE),
