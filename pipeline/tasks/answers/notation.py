@@ -133,7 +133,7 @@ RULES = [
 ENDLESS = re.compile(r"(\.\d*?)(?:(\d)\2{2,}|(\d{2,9}?)\3+) ?(?:\\[lc]?dots|\.{3})(?![a-zA-Z])")
 TIMES_TEN = re.compile(r"(?<=[\d.]) ?[xX] ?(?=10 ?(?:\^|\*\*))")
 NEWLINE = "\0"  # what \\\\ is while single backslashes are looked for
-EDGES = re.compile(r"^[\s:=\"`]+|[\s.,;:?\"`\0]+$")
+EDGES = re.compile(r"^[\s:=\"`]+|(?:[\s,;:?\"`\0]|(?<!\.)\.)$")
 BOLD = re.compile(r"^\s*\*\*(?=\S)(.*\S)\*\*[\s.]*$", re.DOTALL)
 
 
