@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.errors import PipelineError
+from pipeline.tasks.answers.notation import join_digits
 from pipeline.tasks.draws import draw
 from pipeline.tasks.problem import Grade, Problem, Request
 from pipeline.tasks.splits import DEFAULT_SPLITS, check_splits
@@ -133,9 +134,9 @@ def grade_addition(problem: Problem, text: str) -> Grade:
 def grade_arithmetic(problem: Problem, text: str) -> Grade:
     """Right if the last (or first: meta.extract) number of the response is the answer.
 
-    Thousands separators are read (1,234); a decimal counts as one number, so 7.5 is not 7.
+    Thousands separators are read (1,234, 1{,}234); a decimal counts as one number, so 7.5 is not 7.
     """
-    numbers = NUMBER.findall(text)
+    numbers = NUMBER.findall(join_digits(text))
     if not numbers:
         return Grade(False, "no_answer")
     chosen = numbers[0 if problem.meta.get("extract") == "first" else -1].replace(",", "")

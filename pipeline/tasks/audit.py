@@ -24,6 +24,7 @@ from pipeline.artifacts import iter_jsonl, write_text
 from pipeline.errors import PipelineError
 from pipeline.progress import bar
 from pipeline.tasks.answers.loose import MEANING
+from pipeline.tasks.answers.notation import join_digits
 from pipeline.tasks.arithmetic import NUMBER
 from pipeline.tasks.boxed import first_boxes, last_boxed
 from pipeline.tasks.grader_pool import shared_pool
@@ -150,7 +151,7 @@ def _said(problem: Problem, text: str, grade: Mapping[str, Any]) -> str:
     """What the looser readings are asked about, as JSON: the arguments of loose.looser."""
     graded = after_thought(text, problem.meta.get(MARK))
     part = text if graded is None else graded
-    numbers = NUMBER.findall(part[-TAIL:])
+    numbers = NUMBER.findall(join_digits(part[-TAIL:]))
     boxes = [box for box in first_boxes(part, BOXES) if box.strip() != grade["prediction"]]
     return json.dumps(
         {

@@ -116,7 +116,7 @@ class GraderPool:
     def run(
         self, jobs: Sequence[Mapping[str, Any]], done: Callable[[], object] | None = None
     ) -> list[dict[str, Any] | None]:
-        """Verdicts in the order of `jobs`; None where the worker was killed or died.
+        """Verdicts in the order of `jobs`; None where the worker was killed, died or gave up.
 
         Args:
             done: called once for each finished job (progress).
@@ -178,7 +178,7 @@ class GraderPool:
             self._failed_starts = 0
             return 0
         assert worker.job is not None
-        results[worker.job] = message
+        results[worker.job] = None if message.get("undecided") else message
         worker.job = None
         return 1
 

@@ -27,8 +27,10 @@ def judge_math(job: dict[str, Any]) -> dict[str, Any]:
     from pipeline.tasks.answers.judge import judge
 
     verdict = judge(job["answer"], job["prediction"])
+    if verdict == "timeout":
+        return {"undecided": True}
     graded: dict[str, Any] = {"correct": verdict == "right"}
-    return graded if verdict in ("right", "wrong") else graded | {"status": verdict}
+    return graded | {"status": verdict} if verdict == "no_reference" else graded
 
 
 def judge_audit(job: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.tasks.answers.notation import join_digits
 from pipeline.tasks.arithmetic import NUMBER
 from pipeline.tasks.boxed import last_boxed
 from pipeline.tasks.grader_pool import shared_pool
@@ -110,7 +111,7 @@ def _tag(text: str) -> str | None:
 
 
 def _number(text: str) -> str | None:
-    found = NUMBER.findall(text)
+    found = NUMBER.findall(join_digits(text))
     return found[-1].replace(",", "") if found else None
 
 

@@ -92,9 +92,7 @@ def load_math(request: Request, o: MathOptions) -> list[Problem]:
             f"{where}: {len(absent)} rows have no reference answer (or no problem) and are left "
             f"out: {_some(absent)}"
         )
-    unread = [
-        p for p in problems.values() if not INTEGER.fullmatch(p.answer) and unreadable(p.answer)
-    ]
+    unread = [p for p in problems.values() if unreadable(p.answer)]
     if unread:
         _say(
             f"{where}: {len(unread)} reference answers cannot be read, so that only their own "

@@ -1,6 +1,7 @@
 """Arithmetic tasks: leaks between splits, wrong references, lenient or cheatable grading."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -131,6 +132,10 @@ def test_thousands_are_read_and_words_alone_are_no_answer() -> None:
     """Catches 1,234 read as 234 and a silent 'wrong' where there was nothing to grade."""
     problem = Problem("s", [], "1234", "test", {}, kind="arithmetic")
     assert grade("s", problem, "It is 1,234.").correct
+    for written in ("$1{,}234$", "1\\,234", "1,\\!234", "1~234"):
+        assert grade("s", problem, f"It is {written}.").correct
+        assert not grade("s", replace(problem, answer="234"), f"It is {written}.").correct
+    assert not grade("s", problem, "It is −1234.").correct
     assert grade("s", problem, "I do not know.").status == "no_answer"
 
 

@@ -14,6 +14,7 @@ from pipeline.tasks.answers.nodes import (
     UnreadableError,
     divide,
     mul,
+    negative,
     number,
     power,
     symbol,
@@ -21,6 +22,7 @@ from pipeline.tasks.answers.nodes import (
 from pipeline.tasks.answers.notation import listed
 from pipeline.tasks.answers.units import unit
 
+FIGURES = ("angle", "triangle", "measuredangle")
 LARGEST_FACTORIAL = 1000
 LARGEST_BASE = 100  # of a number written with an index
 NUMERALS = {
@@ -84,7 +86,17 @@ class Atoms(Brackets):
         if token.kind not in ("num", "sym", "const", "text"):
             self.refuse()
         self.take()
+        if token.text in FIGURES:
+            return self.figure(token.text)
         return token.number or Node(token.kind, name=token.text)
+
+    def figure(self, kind: str) -> Node:
+        r"""\angle ABC: a name, read from either end; of a triangle, in any order."""
+        letters = ""
+        while self.peek().kind == "sym" and len(self.peek().text) == 1:
+            letters += self.take().text
+        in_order = "".join(sorted(letters)) if kind == "triangle" else min(letters, letters[::-1])
+        return symbol(f"{kind} {in_order}")
 
     def compound(self, text: str) -> Node:
         """What begins with a bracket or a command with arguments."""
@@ -115,7 +127,9 @@ class Atoms(Brackets):
         if head == "dot":
             return Node("sym", (self.argument(),), name=f"D/t^{rest}")
         if head == "money":
-            return mul([unit(rest), self.factor()])
+            sign = "-" if self.accept("-") else "+"
+            worth = self.factor() if self.peek().kind == "num" or self.at("(", "{") else ONE
+            return mul([unit(rest), negative(worth) if sign == "-" else worth])
         return self.decorated(rest)
 
     def decorated(self, command: str) -> Node:

@@ -105,7 +105,7 @@ class Brackets(ABC):
         return Node("tuple", tuple(items), name=name)
 
     def group(self) -> Node:
-        r"""{...}: braces that only group; with commas, a set written without backslashes."""
+        r"""{...}: braces that only group; with commas, a list."""
         self.expect("{")
         with self.inside():
             items = self.sequence()
@@ -116,7 +116,7 @@ class Brackets(ABC):
                 make = divide if over else self.choose
                 items = [make(items[0], bottom[0])]
         self.expect("}")
-        return items[0] if len(items) == 1 else Node("set", tuple(items))
+        return items[0] if len(items) == 1 else Node("list", tuple(items))
 
     def set(self) -> Node:
         r"""\{1, 2\}, \{x \mid x > 2\}, \{\}; \{ before a system of equations has no like."""

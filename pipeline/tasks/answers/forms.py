@@ -50,6 +50,11 @@ def _computed(node: Node) -> Node:
         if len(shapes) == 1:
             columns = zip(*(v.parts for v in vectors), strict=True)
             return replace(vectors[0], parts=tuple(add(list(column)) for column in columns))
+    if node.kind == "rel" and node.name == "=" and len(vectors) == len(node.parts) == 2:
+        names, values = vectors  # (x, y) = (1, 2)
+        if len(names.parts) == len(values.parts) and all(p.kind == "sym" for p in names.parts):
+            pairs = zip(names.parts, values.parts, strict=True)
+            return Node("list", tuple(Node("rel", pair, name="=") for pair in pairs))
     if node.kind == "tuple" and len(node.parts) == 2:  # an infinite end is open
         ends = [_is_infinite(part) for part in node.parts]
         name = "".join(r if e else own for e, r, own in zip(ends, "()", node.name, strict=True))
@@ -77,9 +82,32 @@ def alike(gold: Node, answer: Node) -> tuple[Node, Node]:
     x and X are one symbol unless one side holds both; x' is dx/dt if the other writes that; u is
     u(t) if one side never writes an argument.
     """
+    gold, answer = _unqualified(gold, answer)
     answer = _one_case(gold, answer)
     gold, answer = _one_variable(gold, answer), _one_variable(answer, gold)
     return _without_arguments(gold, answer), _without_arguments(answer, gold)
+
+
+def _unqualified(gold: Node, answer: Node) -> tuple[Node, Node]:
+    r"""Without k \in \mathbb{Z} behind what holds k; a k that both qualify has the gold's name."""
+    sides = [_split_qualifier(gold), _split_qualifier(answer)]
+    (gold, variable), (answer, other) = sides
+    if variable is not None and other is not None:
+        answer = rewrite(answer, lambda n: variable if n == other else n)
+    return gold, answer
+
+
+def _split_qualifier(node: Node) -> tuple[Node, Node | None]:
+    if node.kind != "list" or len(node.parts) < 2:
+        return node, None
+    *rest, last = node.parts
+    if last.kind != "rel" or last.name != "in" or not last.parts[1].name.startswith("mathbb"):
+        return node, None
+    variable = last.parts[0]
+    named = any(variable in part.parts for part in rest if part.kind == "rel")
+    if named or not all(variable in walk(part) for part in rest):
+        return node, None
+    return rest[0] if len(rest) == 1 else replace(node, parts=tuple(rest)), variable
 
 
 def _one_case(gold: Node, answer: Node) -> Node:

@@ -100,6 +100,7 @@ JOINED = (
     # with spaces: not in 2 345/678, a mixed number
     r"(?<![\d.,^_])(?<![\d.,^_] )\d{1,3}(?: \d{3})+(?!\d| ?/| \d|\s*\\[dt]?frac)",
 )
+GROUPS = re.compile(r"(?<=\d)(?:\{,\}|,?\\[,!;: ]|~|[\u202f\u2009\u00a0])(?=\d{3}(?!\d))")
 JOIN = re.compile("|".join(JOINED))
 RULES = [
     (re.compile(pattern), new)
@@ -133,8 +134,13 @@ RULES = [
 ENDLESS = re.compile(r"(\.\d*?)(?:(\d)\2{2,}|(\d{2,9}?)\3+) ?(?:\\[lc]?dots|\.{3})(?![a-zA-Z])")
 TIMES_TEN = re.compile(r"(?<=[\d.]) ?[xX] ?(?=10 ?(?:\^|\*\*))")
 NEWLINE = "\0"  # what \\\\ is while single backslashes are looked for
-EDGES = re.compile(r"^[\s:=\"`]+|[\s.,;:?\"`\0]+$")
+EDGES = re.compile(r"^[\s:=\"`]+|(?:[\s,;:?\"`\0]|(?<!\.)\.)$")
 BOLD = re.compile(r"^\s*\*\*(?=\S)(.*\S)\*\*[\s.]*$", re.DOTALL)
+
+
+def join_digits(text: str) -> str:
+    r"""A whole response in which 1{,}234 and 1\,234 are one number and a minus sign is a hyphen."""
+    return GROUPS.sub("", text.replace("−", "-"))
 
 
 def normalise(text: str) -> str:

@@ -17,6 +17,9 @@ from pipeline.tasks.answers.notation import normalise
 from pipeline.tasks.answers.units import MONTHS
 
 PREFIX = re.compile("^(?:(?:the answer is|answer is|answer|option|choice|a|an|the) )+")
+SIMPLE = re.compile(
+    r"-?(?:[0-9]{1,50}(?:\.[0-9]{1,50})?|\\d?frac\{[0-9]{1,9}\}\{[1-9][0-9]{0,9}\})"
+)
 LONGEST_PROSE = 10  # words of an answer in words; more is an explanation, which nothing can equal
 NOTHING = ("empty set", "null set")
 WRAPPERS = re.compile(r"\\(?:" + "|".join(sorted(words.TEXTS | words.FONTS)) + r")(?![a-zA-Z])")
@@ -59,8 +62,11 @@ def _readings(plain: str, is_gold: bool) -> tuple[Node, ...]:
     return tuple(dict.fromkeys(found))
 
 
+@lru_cache(maxsize=2**17)  # of all golds of a data file, which several stages load
 def unreadable(gold: str) -> str | None:
     """Why a gold cannot be read, so that only its own text is sure to be right; None if it can."""
+    if SIMPLE.fullmatch(gold):
+        return None
     try:
         readings(gold, is_gold=True)
     except UnreadableError as error:

@@ -14,8 +14,8 @@ from pipeline.tasks.answers.nodes import Node, add, divide, mul, negative, numbe
 from pipeline.tasks.answers.values import plain_value
 
 Same = Callable[[Node, Node], bool]
-EQUAL = {"=", "~"}
-NAMING = {"angle", "triangle", "measuredangle", "square", "m", "Box"}
+EQUAL = {"=", "~", "=="}
+NO_EXPRESSION = ("tuple", "set", "list", "text", "matrix", "pmod")
 
 
 def is_label(node: Node) -> bool:
@@ -26,7 +26,9 @@ def is_label(node: Node) -> bool:
         return all(is_label(part) for part in node.parts)
     if node.kind == "mul":
         names = [part.name if part.kind == "sym" else "" for part in node.parts]
-        return all((len(name) == 1 and name.isupper()) or name in NAMING for name in names)
+        if names[-1].startswith("angle "):  # m\angle A
+            return names[:-1] == ["m"]
+        return all(len(name) == 1 and name.isupper() for name in names)
     return False
 
 
@@ -128,9 +130,7 @@ def _equivalent(gold: Node, answer: Node) -> bool:
     sign, other = gold.name, answer.name
     g, a = (add([n.parts[0], negative(n.parts[1])]) for n in (gold, answer))
     strict = {"<": True, ">": True, "<=": False, ">=": False}
-    if any(
-        n.kind in ("tuple", "set", "list", "text", "matrix") for n in (*gold.parts, *answer.parts)
-    ):
+    if any(n.kind in NO_EXPRESSION for n in (*gold.parts, *answer.parts)):
         return False
     if sign in EQUAL and other in EQUAL:
         factor = proportion(g, a)

@@ -139,10 +139,8 @@ def _same_ratio(gold: Node, answer: Node) -> bool:
 
 
 def _is_time(node: Node) -> bool:
-    values = [part.value for part in node.parts]
-    return all(v is not None and v.denominator == 1 for v in values) and (
-        values[0] in range(25) and values[1] in range(10, 60)
-    )
+    hours, *rest = [part.value for part in node.parts]
+    return hours in range(25) and all(value in (0, *range(10, 60)) for value in rest)
 
 
 def _same_residue(gold: Node, answer: Node) -> bool:

@@ -28,7 +28,7 @@ SPELLINGS = {
 }
 OPERATORS = _names(
     {
-        "*": "cdot times ast star cdotp bullet",
+        "*": "cdot times ast cdotp",
         "/": "div",
         "frac": "frac dfrac tfrac cfrac sfrac nicefrac",
         "binom": "binom dbinom tbinom",
@@ -97,7 +97,7 @@ FONTS = set(
     listed(
         """
     mathbf mathit boldsymbol bm pmb mathsf mathtt mathnormal boxed fbox framebox underline vec
-    overrightarrow displaylimits hline ensuremath
+    overrightarrow displaylimits hline ensuremath bold mathop
     """
     )
 )
