@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.artifacts import read_jsonl
 from pipeline.config import TrackingConfig
 from pipeline.tracking import Tracker
+
+PIXEL = (  # a PNG of one pixel
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8ffff"
+    "3f0005fe02fe0def46b80000000049454e44ae426082"
+)
 
 
 def test_metrics_are_written_whatever_the_mode(tmp_path: Path) -> None:
@@ -44,3 +50,85 @@ def test_one_run_directory_is_one_wandb_run(
     assert seen[0] == seen[1]
     assert seen[0][1:] == ("tiny", ("tiny", "mine"), 7, "p")
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) >= 1
+
+
+class Sink:
+    """What stands where the W&B run does: it keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.summary: dict[str, Any] = {}
+
+    def define_metric(self, name: str, step_metric: str) -> None:
+        """As W&B's."""
+
+    def log(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+
+
+def started(run_dir: Path, sink: Sink | None) -> Tracker:
+    """A tracker in a new process; what it sends goes to the sink, if there is one."""
+
+    class Sinking(Tracker):
+        def _wandb(self) -> Any:
+            if sink is not None and self._run is None:
+                self._id()
+                self._run = sink
+            return self._run
+
+    return Sinking(run_dir, "tiny", {}, TrackingConfig(mode="disabled"))
+
+
+def log(tracker: Tracker, *steps: int, of: str) -> None:
+    for step in steps:
+        tracker.log("rl_train", {"step": step, "run": of})
+        tracker.log("rl_train", {"step": step, "run": of})  # as a follower may
+
+
+def test_nothing_is_sent_twice_over_kills_and_restarts(tmp_path: Path) -> None:
+    """Would catch the steps behind a checkpoint, sent by the killed run and again by the resumed
+    one, also where that one is killed before it comes as far."""
+    sink = Sink()
+    log(started(tmp_path, sink), 1, 2, 3, 4, 5, of="first")
+    log(started(tmp_path, sink), 3, of="second")
+    log(started(tmp_path, sink), 3, 4, 5, 6, of="third")
+    assert [row["rl_train/step"] for row in sink.rows] == [1, 2, 3, 4, 5, 6]
+    rows = read_jsonl(tmp_path / "metrics.jsonl")
+    assert [(row["step"], row["run"]) for row in rows] == [
+        (1, "first"),
+        (2, "first"),
+        *((step, "third") for step in (3, 4, 5, 6)),
+    ]
+
+
+def test_what_was_never_sent_is_sent(tmp_path: Path) -> None:
+    """Would catch a run whose first start had tracking off and whose W&B chart then has a hole."""
+    sink = Sink()
+    log(started(tmp_path, None), 1, 2, 3, of="off")
+    log(started(tmp_path, sink), 3, 4, of="on")
+    assert [row["rl_train/step"] for row in sink.rows] == [3, 4]
+
+
+def test_a_stage_that_starts_anew_is_sent_anew(tmp_path: Path) -> None:
+    """Would catch a run of other settings that W&B never sees."""
+    sink = Sink()
+    log(started(tmp_path, sink), 1, 2, of="old")
+    tracker = started(tmp_path, sink)
+    tracker.begin("rl_train")
+    log(tracker, 1, 2, 3, of="new")
+    assert [row["rl_train/step"] for row in sink.rows] == [1, 2, 1, 2, 3]
+    assert [row["run"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == ["new"] * 3
+
+
+def test_tables_figures_and_summaries_are_sent_when_they_change(tmp_path: Path) -> None:
+    """Would catch an evaluation that is run again and gives W&B a second table of the same."""
+    sink, figure = Sink(), tmp_path / "figure.png"
+    figure.write_bytes(bytes.fromhex(PIXEL))
+    for score in (0.5, 0.5, 0.6):
+        tracker = started(tmp_path, sink)
+        tracker.table("scores", ["model", "avg@k"], [["base", score]])
+        tracker.images([figure])
+        tracker.summary("evaluate", {"avg": score})
+    assert [next(iter(row)) for row in sink.rows] == ["scores", "figures/figure", "scores"]
+    (row,) = read_jsonl(tmp_path / "metrics.jsonl")
+    assert row["summary"] == {"avg": 0.6} == {"avg": sink.summary["evaluate/avg"]}

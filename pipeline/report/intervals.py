@@ -128,6 +128,7 @@ def _tango(up: Array, down: Array, number: Array, z: float) -> Array:
         slope = (2 - up + down) * delta - up - down
         root = np.sqrt(np.maximum(slope**2 + 8 * down * delta * (1 - delta), 0))
         variance = np.maximum((root - slope) / 2 + delta * (1 - delta), 0)
-        above = np.sqrt(number) * (up - down - delta) > z * np.sqrt(variance)
+        left = np.sqrt(number) * (up - down - delta) - z * np.sqrt(variance)
+        above = left > 0 if z > 0 else left >= 0  # both terms are 0 at 0 of n: the score is 0
         low, high = np.where(above, delta, low), np.where(above, high, delta)
     return (low + high) / 2
