@@ -7,6 +7,7 @@ import math
 
 from pipeline.config import DTYPES, SHARED_STAGES, SNAPSHOT_DTYPES, STAGES, PipelineConfig
 from pipeline.errors import PipelineError
+from pipeline.limits import check_values
 
 
 def check(config: PipelineConfig) -> None:
@@ -15,6 +16,7 @@ def check(config: PipelineConfig) -> None:
     Raises:
         PipelineError: names the key and the values it may take.
     """
+    check_values(config)
     for stage in config.stages:
         _one_of("stages", stage, STAGES)
     if not config.stages:
@@ -32,6 +34,7 @@ def check(config: PipelineConfig) -> None:
         engine__batch_size=config.engine.batch_size,
     )
     _check_checkpoints(config.snapshot.checkpoints)
+    _check_models(config.evaluate.models)
     _check_training(config)
     _check_extrapolation(config)
     _check_evaluation(config)
@@ -73,6 +76,13 @@ def _positive(**values: float | None) -> None:
             raise PipelineError(f"{key.replace('__', '.')}: must be above 0, not {value}")
 
 
+def _check_models(models: object) -> None:
+    if models is None:
+        return
+    if not isinstance(models, dict) or not all(isinstance(v, str) for v in models.values()):
+        raise PipelineError(f"evaluate.models={models}: give {{name: model}}, models as text")
+
+
 def _check_checkpoints(value: object) -> None:
     if value is None:
         return
@@ -81,11 +91,17 @@ def _check_checkpoints(value: object) -> None:
             f"snapshot.checkpoints: {value!r} is no map; give {{step: folder}}, e.g. "
             '"snapshot.checkpoints={100: runs/a, 200: runs/b}"'
         )
+    steps = []
     for step, folder in value.items():
-        if not str(step).isdecimal() or not isinstance(folder, str):
+        if isinstance(step, bool) or not str(step).isdecimal() or not isinstance(folder, str):
             raise PipelineError(
                 f"snapshot.checkpoints: {step}: {folder} is not a whole number and a folder"
             )
+        if not folder.strip():
+            raise PipelineError(f"snapshot.checkpoints: {step}: names no folder")
+        steps.append(int(step))
+    if len(set(steps)) < len(steps):
+        raise PipelineError(f"snapshot.checkpoints: a step stands twice in {list(value)}")
 
 
 def _check_training(config: PipelineConfig) -> None:
