@@ -161,8 +161,9 @@ def _unknown(config: DictConfig, schema: type, prefix: str) -> Iterator[str]:
         if name not in hints:
             yield f"{prefix}{name}"
         elif isinstance(node, DictConfig):
-            tasks = {f"{prefix}{name}.{task}.": node[task] for task in node}
-            sections = tasks if name == "eval_tasks" else {f"{prefix}{name}.": node}
+            sections = {f"{prefix}{name}.": node}
+            if name == "eval_tasks":
+                sections = {f"{prefix}{name}.{task}.": node[task] for task in map(str, node)}
             for below, section in sections.items():
                 kind = OmegaConf.get_type(section)
                 if dataclasses.is_dataclass(kind):

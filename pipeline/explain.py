@@ -80,11 +80,9 @@ def explain_composing(error: BaseException, arguments: Sequence[str]) -> str:
 def _meant(key: str, arguments: Sequence[str]) -> str:
     """How to give a text that was read as a list, a map or a reference to another value."""
     argument = find(arguments, key)
-    if (
-        argument is None
-        or not is_text(key)
-        or not (_READ_OTHERWISE & set(argument.partition("=")[2]))
-    ):
+    if argument is None or not is_text(key):
+        return ""
+    if not _READ_OTHERWISE & set(argument.partition("=")[2]):
         return ""
     given = rewritten(argument)
     return f"; if it is meant as it stands, quote it: {given}" if given is not None else ""
