@@ -20,11 +20,16 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline import config as schema
 from pipeline.ending import TRACEBACK, one_line
 
+STUMBLES = (ValueError, TypeError, AssertionError, AttributeError, LookupError)
+_composed = False  # whether Hydra has done its part: what fails before that are the arguments
+
 schema.register()
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def _run(config: DictConfig) -> None:
+    global _composed
+    _composed = True
     from pipeline import runner
 
     # A sweep must learn that a job failed, so there the exception goes on up to Hydra.
@@ -55,11 +60,12 @@ def _verbose() -> bool:
 
 
 def _explain(error: BaseException) -> str | None:
-    if not isinstance(error, HydraException | OmegaConfBaseException):
+    known = isinstance(error, HydraException | OmegaConfBaseException)
+    if not known and (_composed or not isinstance(error, STUMBLES)):
         return None
-    from pipeline.explain import explain
+    from pipeline.explain import explain, explain_composing
 
-    return explain(error, sys.argv[1:])
+    return (explain if known else explain_composing)(error, sys.argv[1:])
 
 
 if __name__ == "__main__":

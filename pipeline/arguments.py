@@ -8,22 +8,24 @@ lose their spelling. Here is what finds the argument, and writes it as it must b
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 import shlex
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import UnionType
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError
 
 _ASSIGNMENT = re.compile(r"([+]{0,2})([\w./@$-]+)=(.*)", re.DOTALL)
+_SPELT = (str, str | None, bool)  # types that keep what was written, or should
 _PAIR = re.compile(r"(?:^|,)\s*([\w.-]+)\s*:\s*")
 
 
@@ -116,10 +118,11 @@ def _reads_as(argument: str, texts: Sequence[str]) -> bool:
     return [*read] == [*texts] if isinstance(read, list) else [read] == [*texts]
 
 
-def check_texts(arguments: Iterable[str]) -> None:
+def check_spelling(arguments: Iterable[str]) -> None:
     """Refuse a text that Hydra has read as a number or a truth value and spells otherwise.
 
-    `2024_05` would be 202405, `1e3` 1000.0: another folder than the one that was named.
+    `2024_05` would be 202405, `1e3` 1000.0: another folder than the one that was named. And a
+    number for a switch is true to OmegaConf, whatever was meant.
 
     Raises:
         PipelineError: says how to quote it.
@@ -127,11 +130,60 @@ def check_texts(arguments: Iterable[str]) -> None:
     parser = OverridesParser.create()
     for argument in arguments:
         pair = split(argument)
-        if pair is None or not is_text(pair[0]):
+        if pair is None:
             continue
-        value = parser.parse_override(argument).value()
-        if isinstance(value, bool | int | float) and str(value) != pair[1].strip():
+        key, written = pair
+        value = parser.parse_override(argument).value() if field_type(key) in _SPELT else None
+        if field_type(key) is bool and not isinstance(value, bool | str | None):
+            raise PipelineError(f"{key}: {written} is neither true nor false")
+        if field_type(key) is bool or not isinstance(value, bool | int | float):
+            continue
+        if str(value) != written.strip():
             raise PipelineError(
-                f"{pair[0]}: {pair[1]} is read as the value {value}; quote it: "
-                f"{rewritten(argument)}"
+                f"{key}: {written} is read as the value {value}; quote it: {rewritten(argument)}"
             )
+
+
+def check_keys(config: DictConfig) -> None:
+    """Refuse keys that the schema does not know: `+key=value` adds any, and nobody would read them.
+
+    Raises:
+        PipelineError: names the key, and the nearest there is.
+    """
+    for key in _unknown(config, PipelineConfig, ""):
+        raise PipelineError(f"{key}: no such key{nearest(key, all_keys())}")
+
+
+def _unknown(config: DictConfig, schema: type, prefix: str) -> Iterator[str]:
+    hints = typing.get_type_hints(schema)
+    for name in map(str, config):
+        node = None if OmegaConf.is_missing(config, name) else config[name]
+        if name not in hints:
+            yield f"{prefix}{name}"
+        elif isinstance(node, DictConfig):
+            sections = {f"{prefix}{name}.": node}
+            if name == "eval_tasks":
+                sections = {f"{prefix}{name}.{task}.": node[task] for task in map(str, node)}
+            for below, section in sections.items():
+                kind = OmegaConf.get_type(section)
+                if dataclasses.is_dataclass(kind):
+                    yield from _unknown(section, kind, below)
+
+
+def all_keys() -> list[str]:
+    """Every key of the schema, dotted."""
+    return list(_keys(PipelineConfig, ""))
+
+
+def _keys(schema: type, prefix: str) -> Iterator[str]:
+    hints = typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        yield prefix + field.name
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from _keys(hints[field.name], f"{prefix}{field.name}.")
+
+
+def nearest(word: str, options: Iterable[str]) -> str:
+    """A question for the end of a message: which of the options may have been meant."""
+    near = difflib.get_close_matches(word, list(options), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 
 from pipeline.config import (
     DTYPES,
@@ -14,6 +13,7 @@ from pipeline.config import (
     PipelineConfig,
 )
 from pipeline.errors import PipelineError
+from pipeline.limits import check_values
 
 
 def check(config: PipelineConfig) -> None:
@@ -22,6 +22,7 @@ def check(config: PipelineConfig) -> None:
     Raises:
         PipelineError: names the key and the values it may take.
     """
+    check_values(config)
     for stage in config.stages:
         _one_of("stages", stage, STAGES)
     if not config.stages:
@@ -33,14 +34,10 @@ def check(config: PipelineConfig) -> None:
     _one_of("model.dtype", config.model.dtype, DTYPES)
     _one_of("weight_extrap.dtype", config.weight_extrap.dtype, DTYPES)
     _one_of("rl_train.snapshot_dtype", config.rl_train.snapshot_dtype, SNAPSHOT_DTYPES)
-    _positive(
-        engine__replicas=config.engine.replicas,
-        engine__tensor_parallel=config.engine.tensor_parallel,
-        engine__batch_size=config.engine.batch_size,
-    )
     _one_of("snapshot.only_in_base", config.snapshot.only_in_base, ONLY_IN_BASE)
     _check_checkpoints(config.snapshot.checkpoints)
     _check_rename(config.snapshot.rename)
+    _check_models(config.evaluate.models)
     _check_training(config)
     _check_extrapolation(config)
     _check_evaluation(config)
@@ -76,10 +73,11 @@ def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
         raise PipelineError(f"{key}: {value!r} is not one of {', '.join(allowed)}{hint}")
 
 
-def _positive(**values: float | None) -> None:
-    for key, value in values.items():
-        if value is not None and not value > 0:
-            raise PipelineError(f"{key.replace('__', '.')}: must be above 0, not {value}")
+def _check_models(models: object) -> None:
+    if models is None:
+        return
+    if not isinstance(models, dict) or not all(isinstance(v, str) for v in models.values()):
+        raise PipelineError(f"evaluate.models={models}: give {{name: model}}, models as text")
 
 
 def _check_checkpoints(value: object) -> None:
@@ -90,11 +88,17 @@ def _check_checkpoints(value: object) -> None:
             f"snapshot.checkpoints: {value!r} is no map; give {{step: folder}}, e.g. "
             '"snapshot.checkpoints={100: runs/a, 200: runs/b}"'
         )
+    steps = []
     for step, folder in value.items():
-        if not str(step).isdecimal() or not isinstance(folder, str):
+        if isinstance(step, bool) or not str(step).isdecimal() or not isinstance(folder, str):
             raise PipelineError(
                 f"snapshot.checkpoints: {step}: {folder} is not a whole number and a folder"
             )
+        if not folder.strip():
+            raise PipelineError(f"snapshot.checkpoints: {step}: names no folder")
+        steps.append(int(step))
+    if len(set(steps)) < len(steps):
+        raise PipelineError(f"snapshot.checkpoints: a step stands twice in {list(value)}")
 
 
 def _check_rename(value: object) -> None:
@@ -121,21 +125,8 @@ def _check_training(config: PipelineConfig) -> None:
                 f"model {config.model.name!r} has no architecture, so sft_train has nothing to "
                 "build; leave sft_train out of stages or choose model=tiny"
             )
-        _positive(
-            sft_train__steps=config.sft_train.steps,
-            sft_train__batch_size=config.sft_train.batch_size,
-            sft_train__learning_rate=config.sft_train.learning_rate,
-        )
     if "rl_train" not in config.stages:
         return
-    _positive(
-        rl_train__steps=config.rl_train.steps,
-        rl_train__snapshot_every=config.rl_train.snapshot_every,
-        rl_train__checkpoint_every=config.rl_train.checkpoint_every,
-        algorithm__learning_rate=algorithm.learning_rate,
-        compute__processes=compute.processes,
-        compute__nodes=compute.nodes,
-    )
     if algorithm.rollouts_per_prompt < 2:
         raise PipelineError(
             "algorithm.rollouts_per_prompt: must be at least 2, "
@@ -164,8 +155,6 @@ def _check_training(config: PipelineConfig) -> None:
 
 def _check_extrapolation(config: PipelineConfig) -> None:
     extrapolation = config.extrapolation
-    if extrapolation.first < 0:
-        raise PipelineError(f"extrapolation.first: must be 0 or more, not {extrapolation.first}")
     if extrapolation.last is not None and extrapolation.last <= extrapolation.first:
         raise PipelineError(
             f"extrapolation.last: {extrapolation.last} must come after "
@@ -179,10 +168,10 @@ def _check_extrapolation(config: PipelineConfig) -> None:
             raise PipelineError(
                 'logit_extrap.alphas: empty; give values, e.g. "logit_extrap.alphas=[1.25,1.5]"'
             )
-        if not all(math.isfinite(alpha) for alpha in alphas) or len(set(alphas)) < len(alphas):
-            raise PipelineError(f"logit_extrap.alphas: {alphas} must be finite and different")
+        if len(set(alphas)) < len(alphas):
+            raise PipelineError(f"logit_extrap.alphas: {alphas} must be different")
         speculative, engine = config.logit_extrap.speculative, config.engine.name
-        if speculative < 0 or (speculative and engine != "hf"):
+        if speculative and engine != "hf":
             raise PipelineError(
                 f"logit_extrap.speculative={speculative}: 1 or more with engine=hf, else 0 "
                 f"(engine={engine})"
@@ -203,30 +192,12 @@ def _check_targets(config: PipelineConfig) -> None:
                 f"weight_extrap.targets: {target} is not after "
                 f"extrapolation.first ({config.extrapolation.first})"
             )
-    for alpha in alphas:
-        if not (math.isfinite(alpha) and alpha > 0):
-            raise PipelineError(f"weight_extrap.alphas: {alpha} must be above 0")
 
 
 def _check_evaluation(config: PipelineConfig) -> None:
     if not {"evaluate", "logit_extrap"} & set(config.stages):
         return
     evaluate = config.evaluate
-    _positive(
-        evaluate__samples_per_problem=evaluate.samples_per_problem,
-        evaluate__validation_problems=evaluate.validation_problems,
-        evaluate__test_problems=evaluate.test_problems,
-        evaluate__max_tokens=evaluate.max_tokens,
-        evaluate__bootstrap=evaluate.bootstrap,
-        evaluate__top_p=evaluate.top_p,
-        evaluate__control_samples=evaluate.control_samples,
-    )
-    if evaluate.top_p > 1:
-        raise PipelineError(f"evaluate.top_p: {evaluate.top_p} is above 1, the whole distribution")
-    if not evaluate.temperature >= 0:
-        raise PipelineError(
-            f"evaluate.temperature: {evaluate.temperature} is below 0 (greedy decoding)"
-        )
     for lower in evaluate.control_temperatures or []:
         if not 0 < lower < evaluate.temperature:
             raise PipelineError(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import re
-import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.errors import (
@@ -20,10 +17,20 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from pipeline.arguments import field_type, find, rewritten, split
-from pipeline.config import PipelineConfig
+from pipeline.arguments import (
+    all_keys,
+    field_type,
+    find,
+    is_text,
+    nearest,
+    rewritten,
+    split,
+)
 
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*)'$", re.MULTILINE)
+_READ_OTHERWISE = set("[{$")  # what begins a list, a map, a reference to another value
+_OPTION = re.compile(r"(?!null$)[A-Za-z_][\w/-]*")  # what a group's option is called
+_FULL_KEY = re.compile(r"full_key: (\S+)")
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
@@ -45,19 +52,39 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> str:
         return _first_line(error)
     key = cause.full_key or ""
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
-        return f"{key}: no such key{_nearest(key, all_keys())}"
+        return f"{key}: no such key{nearest(key, all_keys())}"
     if "not a subclass of TaskConfig" in str(cause):
-        return f"eval_tasks.{key}: no such task; add one with +task@eval_tasks.{key}=NAME"
+        name = key.removeprefix("eval_tasks.")
+        return f"eval_tasks.{name}: no such task; add one with +task@eval_tasks.{name}=NAME"
     if isinstance(cause, MissingMandatoryValue):
         return f"{key}: needs a value; give {key}=..."
     line = f"{key}: {_first_line(cause)}" if key else _first_line(cause)
     return line + _meant(key, arguments)
 
 
+def explain_composing(error: BaseException, arguments: Sequence[str]) -> str:
+    """Errors of other kinds that arguments make Hydra stumble over: which one may it have been?"""
+    named = _FULL_KEY.search(str(error))
+    key = named[1] if named is not None else ""
+    pairs = {argument: split(argument) or ("", "") for argument in arguments}
+    groups = {a: o for a, (k, o) in pairs.items() if k and (CONF / k.partition("@")[0]).is_dir()}
+    suspects = (
+        [a for a, (set_key, _) in pairs.items() if key and set_key.startswith(key)]
+        or [a for a, option in groups.items() if not _OPTION.fullmatch(option)]
+        or [a for a in arguments if a.startswith("+") and a not in groups]
+    )
+    of = f" of {', '.join(suspects)}" if suspects else ""
+    return f"no configuration can be composed{of}: {_first_line(error)}; correct the arguments"
+
+
 def _meant(key: str, arguments: Sequence[str]) -> str:
     """How to give a text that was read as a list, a map or a reference to another value."""
     argument = find(arguments, key)
-    given = rewritten(argument) if argument is not None else None
+    if argument is None or not is_text(key):
+        return ""
+    if not _READ_OTHERWISE & set(argument.partition("=")[2]):
+        return ""
+    given = rewritten(argument)
     return f"; if it is meant as it stands, quote it: {given}" if given is not None else ""
 
 
@@ -69,7 +96,7 @@ def _unreadable(argument: str, message: str) -> str:
     if pair is None:
         return f"argument {argument!r}: give key=value (--help shows the keys)"
     if field_type(pair[0]) is None and not (CONF / pair[0].split("@")[0]).is_dir():
-        return f"{pair[0]}: no such key{_nearest(pair[0], all_keys())}"
+        return f"{pair[0]}: no such key{nearest(pair[0], all_keys())}"
     reason = next((line for line in message.splitlines() if " input " in line), "")
     reason = f" ({reason})" if reason else ""
     return f"{pair[0]}: the value {pair[1]!r} cannot be read{reason}; put text in quotes"
@@ -81,20 +108,10 @@ def _ambiguous(argument: str) -> str:
     given = rewritten(argument)
     if given is not None:
         return f"{key}: special characters in {value} must be quoted: {given}; or add --multirun"
-    return f'{key}: {value} is several values; put them into brackets, "{key}=[{value}]"'
-
-
-def all_keys() -> list[str]:
-    """Every key of the schema, dotted."""
-    return list(_keys(PipelineConfig, ""))
-
-
-def _keys(schema: type, prefix: str) -> Iterator[str]:
-    hints = typing.get_type_hints(schema)
-    for field in dataclasses.fields(schema):
-        yield prefix + field.name
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from _keys(hints[field.name], f"{prefix}{field.name}.")
+    several = f"{key}: {value} is several values; "
+    if (CONF / key).is_dir():
+        return f"{several}choose one, or add --multirun to run them all"
+    return f'{several}put them into brackets, "{key}=[{value}]", or add --multirun'
 
 
 def _missing_file(error: MissingConfigException) -> str:
@@ -103,19 +120,12 @@ def _missing_file(error: MissingConfigException) -> str:
     options = sorted(path.stem for path in (CONF / group).glob("*.yaml")) if group else []
     if not options:
         return _first_line(error)
-    return (
-        f"{group}={name}: no such option; there are {', '.join(options)}{_nearest(name, options)}"
-    )
-
-
-def _nearest(word: str, options: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(options), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f"{group}={name}: no such option; there are {', '.join(options)}{nearest(name, options)}"
 
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     line = lines[0]
-    if len(lines) > 1 and line.startswith("Error parsing"):
-        line += f" ({lines[1]})"
+    if len(lines) > 1 and line.endswith(":"):  # only where it happened
+        return f"{line} {lines[1]}"
     return line

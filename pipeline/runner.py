@@ -25,6 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import progress, provenance
+from pipeline.arguments import check_keys, check_spelling
 from pipeline.artifacts import hash_json, read_json, write_json, write_text
 from pipeline.checks import check, check_shared
 from pipeline.config import STAGES, PipelineConfig
@@ -42,6 +43,8 @@ def run(raw: DictConfig) -> None:
         PipelineError: something the user can mend; found before anything costly starts where
             it can be.
     """
+    check_spelling(HydraConfig.get().overrides.task)
+    check_keys(raw)
     config = cast(PipelineConfig, OmegaConf.to_object(raw))
     check(config)
     share = Share.from_environment()

@@ -10,10 +10,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from pipeline import config as schema
+from pipeline.arguments import all_keys
 from pipeline.checks import check
 from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError
-from pipeline.explain import CONF, all_keys
+from pipeline.explain import CONF
 from tests.conftest import run_pipeline
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))

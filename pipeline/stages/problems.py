@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.artifacts import hash_json
 from pipeline.config import TaskConfig
 from pipeline.errors import PipelineError
+from pipeline.fields import check_fields
 from pipeline.stages import outside
 from pipeline.stages.base import Context
 
@@ -36,7 +37,10 @@ def task_arguments(task: TaskConfig) -> dict[str, Any]:
 def has_split(task: TaskConfig, split: str) -> bool:
     """Whether the task holds problems back for `split` (no word on splits: it has all three)."""
     splits = task.options.get("splits")
-    return task.kind != "none" and (splits is None or float(splits.get(split, 0)) > 0)
+    if splits is None or task.kind == "none":
+        return task.kind != "none"
+    check_fields(f"task {task.name}: options", task.options, {"splits": dict[str, float]})
+    return float(splits.get(split, 0)) > 0
 
 
 def check_task(context: Context, task: TaskConfig, *sets: tuple[str, int | None]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from pipeline.errors import PipelineError
+from pipeline.fields import check_fields
 
 PROBLEM = "{problem}"  # in a prompt template, where the problem goes
 MARK = "grade_after"  # in a problem's meta: what ends a thought
@@ -116,4 +117,5 @@ def parse_options(schema: type[Schema], task: str, values: Mapping[str, Any]) ->
         raise PipelineError(
             f"task {task}: unknown option {unknown[0]!r}; known options: {', '.join(known)}"
         )
+    check_fields(f"task {task}: options", values, get_type_hints(schema))
     return schema(**values)

@@ -12,17 +12,19 @@ never matters and is 0. Targets may be fractions of a step.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
+from pipeline.fields import check_fields
 from pipeline.trajectory.gram import linear_r2
 
-COMMON_OPTIONS = ("damping", "alpha_by_tensor")  # of every method
+COMMON_OPTIONS = {"damping": float, "alpha_by_tensor": dict[str, float]}  # of every method
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
@@ -230,13 +232,20 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     Raises:
         PipelineError: names the option.
     """
-    allowed = list(inspect.signature(find_method(name).coefficients).parameters)[3:]
-    allowed += COMMON_OPTIONS
+    rule = find_method(name).coefficients
+    allowed = [*list(inspect.signature(rule).parameters)[3:], *COMMON_OPTIONS]
     for option in options:
         if option not in allowed:
             raise PipelineError(
                 f"extrapolation.options.{option}: {name} takes {', '.join(allowed)}"
             )
+    check_fields("extrapolation.options", options, {**get_type_hints(rule), **COMMON_OPTIONS})
+    for option, value in options.items():
+        numbers = list(value.values()) if isinstance(value, Mapping) else [value]
+        bad = [n for n in numbers if isinstance(n, float) and not math.isfinite(n)]
+        bad += [n for n in numbers if isinstance(n, int) and not isinstance(n, bool) and n < 0]
+        if bad:
+            raise PipelineError(f"extrapolation.options.{option}: {bad[0]} is not 0 or more")
 
 
 def check_targets(name: str, options: Mapping[str, Any], targets: Sequence[int], last: int) -> None:

@@ -1,0 +1,84 @@
+"""How every process of this package ends: mistakes in one line, bugs with their traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from types import TracebackType
+
+from pipeline.faults import STDOUT, describe, naming
+
+TRACEBACK = "PIPELINE_TRACEBACK"  # environment variable: tracebacks, in child processes as well
+
+
+class one_line:  # noqa: N801  (used like a function)
+    """A context that ends the process as users should see it: mistakes in one line and exit code
+    1, an interrupt in one and 130. Bugs keep their traceback, and everything does with `verbose`.
+
+    Args:
+        explain: the line for further kinds of errors, None for the rest; asked first.
+        tell: also given the line.
+        quiet: no word if the reader of the output has had enough (`--help | head`).
+    """
+
+    def __init__(
+        self,
+        explain: Callable[[BaseException], str | None] | None = None,
+        *,
+        tell: Callable[[str], None] | None = None,
+        verbose: bool = False,
+        quiet: bool = False,
+    ) -> None:
+        self._explain, self._tell = explain, tell
+        self._verbose = verbose or bool(os.environ.get(TRACEBACK))
+        self._quiet = quiet
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if error is None or isinstance(error, SystemExit):
+            error = _flush() or error
+        if isinstance(error, KeyboardInterrupt):
+            _end("interrupted: run the same command again to resume", 130)
+        if error is None or isinstance(error, SystemExit):
+            return
+        if self._quiet and isinstance(error, BrokenPipeError):
+            _end("", 1)
+        line = (self._explain and self._explain(error)) or describe(error)
+        if line is None:
+            return
+        if self._tell is not None:
+            self._tell(line)
+        if not self._verbose:
+            _end(f"error: {line}", 1)
+
+
+def _flush() -> OSError | None:
+    """Write out what was printed; the error if that cannot be done."""
+    try:
+        with naming(STDOUT):
+            sys.stdout.flush()
+    except OSError as error:
+        return error
+    return None
+
+
+def _end(line: str, code: int) -> None:
+    """Say `line` and leave, also where nobody can hear it any more."""
+    if "tqdm" in sys.modules:
+        from pipeline.progress import close_all
+
+        with contextlib.suppress(OSError):
+            close_all()
+    for stream, text in ((sys.stdout, ""), (sys.stderr, f"{line}\n" if line else "")):
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError:  # else the interpreter would try again at its end, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    raise SystemExit(code) from None
