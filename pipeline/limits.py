@@ -75,6 +75,7 @@ RANGES: dict[str, Range] = {
     "evaluate.top_p": _SHARE,
     "evaluate.max_tokens": _FROM_1,
     "evaluate.bootstrap": _FROM_1,
+    "evaluate.control_samples": _FROM_1,
 }
 _ZERO_OR_MORE = (0.0, math.inf, True, False)
 _LARGEST = 2**63 - 1  # what arrays and libraries hold

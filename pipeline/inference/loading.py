@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -43,9 +45,21 @@ def load_source(source: Source, dtype: torch.dtype, device: torch.device) -> Any
     if not isinstance(source, Recipe):
         return load_model(source, dtype, device)
     with RecipeWeights(source) as weights:
-        model = load_model(source.model, dtype, device, untied=weights.own_head)
+        with _quiet():
+            model = load_model(source.model, dtype, device, untied=weights.own_head)
         _fill(model, weights, source)
     return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No report of what a folder lacks: all of its weights are about to be replaced."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def _fill(model: Any, weights: RecipeWeights, source: Recipe) -> None:

@@ -209,6 +209,8 @@ def model_sources(
         exported = context.stage_dir("snapshot") / "exported" / f"step_{step}"
         if checkpoint.loadable:
             sources[step] = checkpoint.folder
+        elif checkpoint is trajectory.base:
+            sources[step] = start_folder(context, trajectory)
         elif trajectory.base.is_model:
             base, how = trajectory.base.folder, trajectory.matching
             sources[step] = Recipe((checkpoint.weights,), [1.0], (), "float32", base, how)

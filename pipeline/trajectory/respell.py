@@ -18,7 +18,7 @@ from pipeline.trajectory.shards import Entry, Extent, overlaps
 from pipeline.trajectory.spellings import Prefixes, match_prefixes
 from pipeline.trajectory.tying import is_head, stored_pairs
 
-MOST_EXTENTS = 1 << 14  # of one tensor: with more, its rows lie too scattered to be read in pieces
+MOST_EXTENTS = 1 << 12  # of one tensor: with more, its rows lie too scattered to be read in pieces
 
 Translation = tuple[dict[str, Origin], list[str]]
 

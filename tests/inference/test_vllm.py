@@ -16,8 +16,11 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.errors import PipelineError
 from pipeline.inference.engine import Sampling, open_engine
+from pipeline.inference.predict import predict
 from pipeline.inference.recipe import Recipe, checkpoint_tensors
 from pipeline.inference.run import PromptItem, sample_to_jsonl
+from pipeline.trajectory.export import export_base
+from pipeline.trajectory.sources import discover
 from tests.inference.pico import prompts_of, save_model
 from tests.inference.vllm_checks import GREEDY, OPTIONS, assert_same, run
 
@@ -114,6 +117,35 @@ class TestSingle:
             single.load_weights(recipe)
             reference.load_weights(recipe)
             assert_same(single, reference, prompts_of(8))
+
+    def test_a_tied_engine_refuses_a_head_of_its_own(self, single: Any, tmp_path: Path) -> None:
+        """A head that vLLM passes over without a word."""
+        untied = save_model(tmp_path / "untied", seed=3, tied=False)
+        for source in (untied, Recipe((untied,), [1.0], dtype="float32")):
+            with pytest.raises(PipelineError, match="its head differs from its embedding"):
+                single.load_weights(source)
+
+
+class TestUntied:
+    """An engine on a base whose head was made a tensor of its own, as an untied run asks for."""
+
+    def test_both_tensors_are_used(self, first: Path, tmp_path: Path) -> None:
+        """A head that is still the embedding, or another model's, since vLLM ties by the config."""
+        untied = save_model(tmp_path / "run/step_10", seed=3, tied=False)
+        trajectory = discover(tmp_path / "run", first)
+        export_base(trajectory, tmp_path / "start")
+        [recipe] = predict(trajectory, "two_point", 0, 10, [20], dtype="float32").values()
+        engine: Any = open_engine("vllm", tmp_path / "start", **OPTIONS)
+        try:
+            assert_same(engine, open_engine("hf", first), prompts_of(8))
+            for source in (untied, recipe, first):
+                engine.load_weights(source)
+                assert engine.checksum
+                reference = open_engine("hf", first)
+                reference.load_weights(source)
+                assert_same(engine, reference, prompts_of(8))
+        finally:
+            engine.close()
 
 
 @pytest.fixture(scope="class", params=[("llama", False), ("qwen3", True), ("qwen2", True)])
