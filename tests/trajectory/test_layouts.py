@@ -20,7 +20,6 @@ from pipeline.trajectory.pickles import load_records
 from pipeline.trajectory.shards import Files
 from pipeline.trajectory.sources import Trajectory, discover
 from pipeline.trajectory.stream import pieces
-from tests.trajectory.adapters import qwen
 from tests.trajectory.pico import Tensors, load_model, random_tensors, write_model, write_run
 
 
@@ -212,7 +211,7 @@ def test_peft_lora_on_the_embedding_is_the_merged_model(tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import Qwen2ForCausalLM
 
-    base = qwen(tmp_path / "base")
+    base, _ = lora_run(tmp_path, rslora=False)
     for saved in (False, True):
         lora = LoraConfig(r=3, lora_alpha=6, target_modules=["embed_tokens", "q_proj"])
         model: Any = get_peft_model(Qwen2ForCausalLM.from_pretrained(base), lora)

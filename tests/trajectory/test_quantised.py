@@ -142,7 +142,7 @@ def test_dequantised_models_are_read_and_written_as_plain(tmp_path: Path) -> Non
         assert torch.allclose(value, 2 * run[20][name] - run[10][name], atol=1e-6)
     written = json.loads((out / "config.json").read_text())
     assert "quantization_config" not in written
-    assert written["text_config"] == {"num_hidden_layers": 2}
+    assert "quantization_config" not in written["text_config"]
 
 
 def test_an_adapter_of_a_quantised_base_says_what_the_base_must_be(tmp_path: Path) -> None:

@@ -125,8 +125,8 @@ def _adapter(
     """The folder of the adapter that the checkpoint holds, if any."""
     if len(adapters) > 1:
         raise PipelineError(_both(step, source, *adapters[:2]))
-    if adapters and models and not lora.has_weights(adapters[0]):
-        return None  # merged: only its config was left
+    if adapters and models and lora.is_rest(adapters[0], models):
+        return None
     return adapters[0] if adapters else None
 
 

@@ -55,8 +55,11 @@ def holds(folder: Path) -> bool:
     return any((folder / name).exists() for name in (CONFIG, *WEIGHTS))
 
 
-def has_weights(folder: Path) -> bool:
-    return any((folder / name).exists() for name in WEIGHTS)
+def is_rest(folder: Path, models: Sequence[Path]) -> bool:
+    """True if what `folder` holds beside a model is no adapter any more: its config without its
+    weights, or in the model's folder its weights without their config."""
+    weights = any((folder / name).exists() for name in WEIGHTS)
+    return not weights or (folder in models and not (folder / CONFIG).exists())
 
 
 def find(source: Path, models: Sequence[Path]) -> list[Path]:
