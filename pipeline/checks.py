@@ -119,12 +119,11 @@ def _check_rename(value: object) -> None:
 
 def _check_training(config: PipelineConfig) -> None:
     algorithm, compute = config.algorithm, config.compute
-    if "sft_train" in config.stages:
-        if not config.model.architecture:
-            raise PipelineError(
-                f"model {config.model.name!r} has no architecture, so sft_train has nothing to "
-                "build; leave sft_train out of stages or choose model=tiny"
-            )
+    if "sft_train" in config.stages and not config.model.architecture:
+        raise PipelineError(
+            f"model {config.model.name!r} has no architecture, so sft_train has nothing to "
+            "build; leave sft_train out of stages or choose model=tiny"
+        )
     if "rl_train" not in config.stages:
         return
     if algorithm.rollouts_per_prompt < 2:

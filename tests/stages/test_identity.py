@@ -40,7 +40,7 @@ def rows_of(scores: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
     return {(row["model"], row["split"]): row for row in scores["rows"]}
 
 
-def evaluated(context: Context) -> dict[str, Any]:
+def evaluated(context: Context) -> dict[tuple[str, str], dict[str, Any]]:
     evaluate.run(context)
     return rows_of(read_json(context.run_dir / "evaluate" / "scores.json"))
 

@@ -75,7 +75,7 @@ class Scripted:
 def late(monkeypatch: pytest.MonkeyPatch, looks: list[tuple[float, float]], calls: int = 0) -> bool:
     """Whether a program is ended that is looked at every ten seconds; `calls` calls between two."""
     child = Scripted(looks)
-    monkeypatch.setattr(code_runs.time, "monotonic", lambda: 10.0 * (child.at + 1))
+    monkeypatch.setattr("pipeline.tasks.code_runs.time.monotonic", lambda: 10.0 * (child.at + 1))
     limits = Limits(seconds=6.0, total_seconds=60.0)
     scripted = cast(Child, child)
     return Clock(limits).outlasts(scripted, scripted, lambda: calls * child.at)
