@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.report.metrics import Tally, compare, score_groups
+from pipeline.report.metrics import compare, score_groups
+from pipeline.report.tally import Tally
 
 Groups = Mapping[tuple[str, str, str], Tally]  # by (model, task, split)
 

@@ -6,11 +6,8 @@ The unit of uncertainty is the problem: samples of one problem are not independe
 
 from __future__ import annotations
 
-import logging
 import math
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +15,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
 from pipeline.report.intervals import difference_interval, score_interval
-from pipeline.tasks.canonical import canonical
+from pipeline.report.tally import Tally, spent, tally, within
+from pipeline.report.voting import distinct_share
 
 Array = NDArray[np.float64]
 CHUNK = 1_000_000  # random numbers held at a time: what fits the cache is fastest
@@ -45,25 +43,6 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     if c < k:  # C(n-c, k) / C(n, k) is symmetric in c and k: take the shorter product
         return -math.expm1(float(np.log1p(-k / np.arange(n - c + 1, n + 1)).sum()))
     return -math.expm1(float(np.log1p(-c / np.arange(n - k + 1, n + 1)).sum()))
-
-
-def majority(predictions: Sequence[str | None], correct: Sequence[bool]) -> float:
-    """maj@k of one problem: is the most frequent answer of the k samples right?
-
-    Samples without an answer do not vote. Right answers are one candidate, however they are
-    written, and so are wrong ones with one canonical form. A tie counts as the chance that a random
-    one of the leaders is right.
-    """
-    votes = Counter(
-        (True, "") if right else (False, canonical(prediction or ""))
-        for prediction, right in zip(predictions, correct, strict=True)
-        if right or prediction is not None
-    )
-    if not votes:
-        return 0.0
-    most = max(votes.values())
-    leaders = [candidate for candidate, count in votes.items() if count == most]
-    return sum(right for right, _ in leaders) / len(leaders)
 
 
 def paired_difference(
@@ -128,59 +107,6 @@ def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> dict[str, Any]:
     return {"only_a": only_a, "only_b": only_b, "p": min(1.0, 2 * tail / 2**n)}
 
 
-@dataclass
-class Tally:
-    """All samples of one model on one split of one task."""
-
-    first: Mapping[str, Any]  # its first generation: model, kind, alpha, step
-    correct: dict[str, list[bool]]  # problem id -> samples
-    predictions: dict[str, list[str | None]]
-    tokens: list[int]
-    truncated: int = 0
-    timeouts: int = 0
-    unanswered: int = 0
-    no_reference: int = 0
-
-    def shares(self, problems: Iterable[str]) -> Array:
-        return np.array([np.mean(self.correct[problem]) for problem in problems])
-
-
-def tally(
-    generations: Sequence[Mapping[str, Any]], grades: Sequence[Mapping[str, Any]]
-) -> dict[tuple[str, str, str], Tally]:
-    """Samples by (model, task, split), in order of appearance; a row that comes twice counts once.
-
-    Args:
-        generations: rows of generations.jsonl.
-        grades: one for each row: correct, status (tasks.problem.Status), prediction.
-    """
-    groups: dict[tuple[str, str, str], Tally] = {}
-    seen: set[tuple[str, str, str, str, int]] = set()
-    for row, grade in zip(generations, grades, strict=True):
-        key = (row["model"], row["task"], row["split"])
-        sample = (*key, row["problem_id"], row["sample"])
-        if sample in seen:
-            continue
-        seen.add(sample)
-        if key not in groups:
-            groups[key] = Tally(row, defaultdict(list), defaultdict(list), [])
-        group = groups[key]
-        group.correct[row["problem_id"]].append(bool(grade["correct"]))
-        group.predictions[row["problem_id"]].append(grade.get("prediction"))
-        group.tokens.append(int(row["tokens"]))
-        group.truncated += row["finish_reason"] == "length"
-        group.timeouts += grade["status"] == "timeout"
-        group.unanswered += grade["status"] == "no_answer"
-        group.no_reference += grade["status"] == "no_reference"
-    if len(seen) < len(generations):
-        logging.getLogger(__name__).warning(
-            "scores: %d rows come a second time (same model, problem and sample); the first of "
-            "each counts",
-            len(generations) - len(seen),
-        )
-    return groups
-
-
 def score_rows(
     generations: Sequence[Mapping[str, Any]],
     grades: Sequence[Mapping[str, Any]],
@@ -238,6 +164,8 @@ def score_groups(
             row[key] = None
             if reference is not None and model != other:
                 row[key] = compare(group, reference, confidence, resamples, seed)
+        rivals = [g for (_, *place), g in groups.items() if place == [task, split]]
+        row["maj@budget"] = within(min(map(spent, rivals)), group)
         rows.append({**row, "chosen": model in chosen})
     return rows
 
@@ -272,9 +200,9 @@ def _score(group: Tally, pass_k: Sequence[int], confidence: float) -> dict[str, 
             for size in sorted(set(pass_k))
             if size <= k
         },
-        "maj@k": float(
-            np.mean([majority(group.predictions[p], group.correct[p]) for p in group.correct])
-        ),
+        "maj@k": group.majority(k),
+        "distinct_share": float(np.mean([distinct_share(p) for p in group.predictions.values()])),
+        "entropy": group.entropy,
         "truncated_share": group.truncated / len(group.tokens),
         "tokens_mean": float(np.mean(group.tokens)),
         "grading_timeouts": group.timeouts,
@@ -297,5 +225,5 @@ def compare(
     samples = max(len(g.correct[problem]) for g in (group, reference) for problem in problems)
     result = paired_difference(a, b, confidence, resamples, seed, samples)
     if all(len(g.correct[p]) == 1 for g in (group, reference) for p in problems):
-        result["mcnemar"] = mcnemar(list(a == 1), list(b == 1))
+        result["mcnemar"] = mcnemar((a == 1).tolist(), (b == 1).tolist())
     return result

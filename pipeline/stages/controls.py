@@ -15,7 +15,7 @@ from pipeline.stages.base import Context
 if TYPE_CHECKING:
     from pipeline.inference.parallel import Draw
     from pipeline.inference.run import PromptItem
-    from pipeline.report.metrics import Tally
+    from pipeline.report.tally import Tally
     from pipeline.stages.candidates import Candidate
     from pipeline.stages.problems import Sets
     from pipeline.trajectory.sources import Trajectory

@@ -21,7 +21,7 @@ from pipeline.stages.base import Context
 if TYPE_CHECKING:
     from pipeline.inference.parallel import Draw
     from pipeline.inference.run import PromptItem
-    from pipeline.report.metrics import Tally
+    from pipeline.report.tally import Tally
     from pipeline.stages.candidates import Candidate
     from pipeline.stages.problems import Sets
 
@@ -68,7 +68,7 @@ def tally_draw(
         PipelineError: a model of which responses are missing, unless logit_extrap drew them: then
             it is left out with a word.
     """
-    from pipeline.report.metrics import tally
+    from pipeline.report.tally import tally
     from pipeline.tasks import merge_votes
 
     graded = _graded(context, draw, candidates, items, sets)

@@ -18,9 +18,10 @@ import pytest
 from pipeline.artifacts import write_json
 from pipeline.report import judgement
 from pipeline.report.controls import control_scores
-from pipeline.report.metrics import Tally, score_groups
+from pipeline.report.metrics import score_groups
 from pipeline.report.page import write_page
 from pipeline.report.selection import choose
+from pipeline.report.tally import Tally
 
 from .synthetic import write_run
 

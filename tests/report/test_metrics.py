@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from pipeline.errors import PipelineError
 from pipeline.report.metrics import (
     avg_at_k,
-    majority,
     mcnemar,
     paired_difference,
     pass_at_k,
     score_rows,
 )
+from pipeline.report.voting import distinct_share, majority, majority_of
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 6])
@@ -75,6 +75,33 @@ MAJORITY_CASES = [
 def test_majority(predictions: list[str | None], correct: list[bool], expected: float) -> None:
     """Catches votes by samples without an answer, unfair ties, equal answers split by spelling."""
     assert majority(predictions, correct) == pytest.approx(expected)
+
+
+def test_a_vote_of_fewer_samples_is_the_mean_over_blocks() -> None:
+    """A vote on a budget that looks at all samples after all, or at the first ones only."""
+    predictions, correct = ["4", "4", "5", "5", "5"], [True, True, False, False, False]
+    assert majority_of(5, predictions, correct) == 0.0
+    assert majority_of(2, predictions, correct) == 0.5
+    assert majority_of(1, predictions, correct) == pytest.approx(0.4)
+    assert distinct_share(["0.5", "1/2", None, "7"]) == 0.75
+
+
+def test_entropy_and_the_vote_on_a_budget() -> None:
+    """Entropy per response instead of per token; a mixture that votes with twice the tokens."""
+    rows = [
+        {"model": model, "kind": kind, "task": "t", "split": "test", "problem_id": "p"}
+        | {"sample": n, "tokens": 10, "finish_reason": "stop", "logprob": -2.0 - n, "alpha": 2.0}
+        for model, kind in (("rl-1", "rl"), ("logit-2", "logit"))
+        for n in range(4)
+    ]
+    grades = [{"correct": n % 4 < 2, "status": "ok", "prediction": str(n % 4)} for n in range(8)]
+    one, mixture = score_rows(rows, grades, resamples=10)
+    assert one["entropy"] == pytest.approx((2 + 3 + 4 + 5) / 40)
+    assert one["maj@budget"] == {"m": 4, "tokens": 40.0, "value": 1.0}
+    assert mixture["maj@budget"] == {"m": 2, "tokens": 40.0, "value": 0.5}
+    assert one["distinct_share"] == 1.0
+    del rows[0]["logprob"]
+    assert score_rows(rows, grades, resamples=10)[0]["entropy"] is None
 
 
 def test_paired_difference_uses_the_pairing() -> None:

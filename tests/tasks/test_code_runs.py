@@ -4,7 +4,6 @@ from typing import cast
 
 import pytest
 
-from pipeline.tasks import code_runs
 from pipeline.tasks.child_process import Child
 from pipeline.tasks.code_runs import Clock, Limits, run_program, run_tests
 

@@ -1,0 +1,102 @@
+"""The samples of each model on each split of each task, counted."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.report.voting import majority_of
+
+Array = NDArray[np.float64]
+
+
+@dataclass
+class Tally:
+    """All samples of one model on one split of one task."""
+
+    first: Mapping[str, Any]  # its first generation: model, kind, alpha, step
+    correct: dict[str, list[bool]]  # problem id -> samples
+    predictions: dict[str, list[str | None]]
+    tokens: list[int]
+    logprobs: list[float] = field(default_factory=list)  # of responses, under what drew them
+    truncated: int = 0
+    timeouts: int = 0
+    unanswered: int = 0
+    no_reference: int = 0
+
+    def shares(self, problems: Iterable[str]) -> Array:
+        return np.array([np.mean(self.correct[problem]) for problem in problems])
+
+    @property
+    def cost(self) -> float:
+        """Tokens that a sample costs on average; a mixture decodes with two models."""
+        return float(np.mean(self.tokens)) * (2 if self.first["kind"] == "logit" else 1)
+
+    @property
+    def entropy(self) -> float | None:
+        """Nats per token of what the responses were drawn from; None if a row does not say."""
+        if len(self.logprobs) < len(self.tokens):
+            return None
+        return round(max(0.0, -sum(self.logprobs)) / max(1, sum(self.tokens)), 4)
+
+    def majority(self, m: int) -> float:
+        """maj@m over the problems."""
+        pairs = ((self.predictions[p], self.correct[p]) for p in self.correct)
+        return float(np.mean([majority_of(m, *pair) for pair in pairs]))
+
+
+def tally(
+    generations: Sequence[Mapping[str, Any]], grades: Sequence[Mapping[str, Any]]
+) -> dict[tuple[str, str, str], Tally]:
+    """Samples by (model, task, split), in order of appearance; a row that comes twice counts once.
+
+    Args:
+        generations: rows of generations.jsonl.
+        grades: one for each row: correct, status (tasks.problem.Status), prediction.
+    """
+    groups: dict[tuple[str, str, str], Tally] = {}
+    seen: set[tuple[str, str, str, str, int]] = set()
+    for row, grade in zip(generations, grades, strict=True):
+        key = (row["model"], row["task"], row["split"])
+        sample = (*key, row["problem_id"], row["sample"])
+        if sample in seen:
+            continue
+        seen.add(sample)
+        if key not in groups:
+            groups[key] = Tally(row, defaultdict(list), defaultdict(list), [])
+        group = groups[key]
+        group.correct[row["problem_id"]].append(bool(grade["correct"]))
+        group.predictions[row["problem_id"]].append(grade.get("prediction"))
+        group.tokens.append(int(row["tokens"]))
+        if row.get("logprob") is not None:
+            group.logprobs.append(float(row["logprob"]))
+        group.truncated += row["finish_reason"] == "length"
+        group.timeouts += grade["status"] == "timeout"
+        group.unanswered += grade["status"] == "no_answer"
+        group.no_reference += grade["status"] == "no_reference"
+    if len(seen) < len(generations):
+        logging.getLogger(__name__).warning(
+            "scores: %d rows come a second time (same model, problem and sample); the first of "
+            "each counts",
+            len(generations) - len(seen),
+        )
+    return groups
+
+
+def spent(group: Tally) -> float:
+    """Tokens spent on a problem, all samples together."""
+    return group.cost * len(next(iter(group.correct.values())))
+
+
+def within(budget: float, group: Tally) -> dict[str, Any]:
+    """maj@m with as many samples as `budget` tokens a problem pay for: what the cheapest model of
+    the same task and split spends."""
+    k = len(next(iter(group.correct.values())))
+    m = max(1, min(k, int(budget / group.cost + 1e-9))) if group.cost else k
+    return {"m": m, "tokens": round(m * group.cost, 1), "value": group.majority(m)}
