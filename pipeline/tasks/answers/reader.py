@@ -23,7 +23,8 @@ SIMPLE = re.compile(
 LONGEST_PROSE = 10  # words of an answer in words; more is an explanation, which nothing can equal
 # (B) 12, B. 12: an answer to a multiple-choice question with its letter
 CHOICE = re.compile(
-    r"(?:\\[a-z]+ ?)?\{? ?(?:\(([A-H])\)|([A-H])[).:])(?: ?\}| (?=[^+*/=^_,;])|(?= ?\}))[ }]*(?=\S)"
+    r"(?:\\[a-z]+ ?)?\{? ?(?:\(([A-H])\)|([A-H])[).:])(?: ?\}| (?=\S)|(?= ?\}))"
+    r"[ }]*(?=[^\s}+*/=^_,;!'])"
 )
 DATE = re.compile(r"\d{4}-\d\d?-\d\d?|\d\d?[/.]\d\d?[/.]\d{4}")
 NOTHING = ("empty set", "null set")
@@ -58,8 +59,9 @@ def _readings(plain: str, is_gold: bool) -> tuple[Node, ...]:
                 found += _trees(Lexer(text, grouped).run())
             except UnreadableError as error:
                 failed = failed or error
-    if choice:
-        found.append(Node("sym", name=choice[1] or choice[2]))
+                continue
+            if choice and text != plain:
+                found.append(Node("sym", name=choice[1] or choice[2]))
     found = found or _phrase(plain)
     if not found:
         raise failed or UnreadableError("nothing")
