@@ -91,10 +91,17 @@ def _same_collection(gold: Node, answer: Node) -> bool:
     if kinds <= {"list", "set"}:
         if "set" in kinds:
             return _in_any_order(_distinct(gold.parts), _distinct(answer.parts))
+        if {gold.name, answer.name} == {"and", "or"} and not _are_values(gold):
+            return False
         return _in_any_order(gold.parts, answer.parts)
     if "set" in kinds or not _same_shape(gold, answer):
         return False
     return _in_order(gold.parts, answer.parts)
+
+
+def _are_values(node: Node) -> bool:
+    """Whether "and" and "or" between the parts say the same: values, not conditions."""
+    return all(part.kind != "rel" or set(part.name.split()) <= {"=", "~"} for part in node.parts)
 
 
 def _same_shape(gold: Node, answer: Node) -> bool:
@@ -163,7 +170,11 @@ def _same_assignments(gold: Node, answer: Node) -> bool | None:
 
 
 def _regions(node: Node) -> list[Region]:
-    """What a node may mean as a set of numbers; relations side by side: "and", else "or"."""
+    """What a node may mean as a set of numbers.
+
+    Relations joined by "or" mean their union, by "and" what they have in common if they have
+    anything (x < 1 and x > 2 can only mean both), by commas either.
+    """
     if node.kind == "list" and unknown(node) is not None:
         parts = [region(part) for part in node.parts]
         known = [part for part in parts if part is not None]
@@ -173,7 +184,9 @@ def _regions(node: Node) -> list[Region]:
         for part in known[1:]:
             both = intersection(both, part)
         either = [piece for part in known for piece in part]
-        return [either] if node.name == "or" else [r for r in (either, both) if r is not None]
+        if node.name == "or" or both is None or not merged(both):
+            return [either]
+        return [both] if node.name == "and" else [either, both]
     found = region(node)
     return [] if found is None else [found]
 

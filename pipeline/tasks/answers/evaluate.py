@@ -2,7 +2,8 @@ r"""Whether two expressions are equal: exactly where both are rational, else by 
 
 Expressions with symbols are compared at points drawn from the symbols' names, to 60 of 100
 digits, relative to their size: no tolerance is absolute, and what differs anywhere is different.
-Points where both sides are real count; if there are none (complex answers), all do.
+Points where both sides are real count; if there are none (complex answers), all do. Where floors,
+factorials or powers of -1 are about, whole numbers are tried too: they differ there first.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from pipeline.tasks.answers.notation import listed
 DIGITS = 100
 CLOSE = mpmath.mpf(10) ** -60
 POINTS = 8  # half of them with positive values only
+WHOLE = 24  # more points, whole numbers from 1 to MOST
+MOST = 40
+DISCRETE = {"floor", "ceil", "factorial", "binom", "gcd", "lcm"}
 LARGEST = 10_000  # argument of a factorial
 
 Value = Any  # an mpf or mpc
@@ -40,11 +44,10 @@ def same_expression(gold: Node, answer: Node) -> bool:
         return gold.value == answer.value
     if show(gold) == show(answer):
         return True
-    has_symbols = not (is_constant(gold) and is_constant(answer))
     if _is_arithmetic(gold) and _is_arithmetic(answer):  # and yet no number
         raise TooLargeError
     pairs = []
-    for seed in range(POINTS if has_symbols else 1):
+    for seed in _points(gold, answer):
         try:
             pairs.append((seed, value(gold, seed), value(answer, seed)))
         except UndefinedError:
@@ -79,7 +82,7 @@ def proportion(top: Node, bottom: Node) -> Value | None:
         UnreadableError: one of them has no value.
     """
     quotients = []
-    for seed in range(POINTS):
+    for seed in _points(top, bottom):
         try:
             over, under = value(top, seed), value(bottom, seed)
         except UndefinedError:
@@ -93,6 +96,18 @@ def proportion(top: Node, bottom: Node) -> Value | None:
         return None
     constant_everywhere = all(abs(q - first) <= CLOSE * abs(first) for q in quotients)
     return mp.re(first) if constant_everywhere else None
+
+
+def _points(one: Node, other: Node) -> range:
+    """The seeds of the points at which two expressions are compared."""
+    if is_constant(one) and is_constant(other):
+        return range(1)
+    nodes = [*walk(one), *walk(other)]
+    signs = (n.parts for n in nodes if n.kind == "pow" and not is_constant(n.parts[1]))
+    discrete = any(n.kind == "func" and n.name in DISCRETE for n in nodes) or any(
+        base.value is not None and base.value < 0 for base, _ in signs
+    )
+    return range(POINTS + WHOLE if discrete else POINTS)
 
 
 def _is_arithmetic(node: Node) -> bool:
@@ -167,8 +182,10 @@ def _value(node: Node, seed: int) -> Value:
 
 
 def _point(name: str, seed: int) -> Value:
-    """A value between 0.3 and 3.3, of both signs in the second half of the points."""
+    """A value between 0.3 and 3.3, of both signs in the second half of the points; then whole."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    if seed >= POINTS:
+        return mpmath.mpf(1 + int.from_bytes(digest[:4], "big") % MOST)
     size = mpmath.mpf(int.from_bytes(digest[:16], "big")) / 2**128 * 3 + mpmath.mpf(3) / 10
     return -size if seed >= POINTS // 2 and digest[16] % 2 else size
 

@@ -51,11 +51,14 @@ class Parser(Atoms):
         items = self.sequence()
         if self.peek().kind != "end":
             self.refuse()
-        joined = "or" if any(token.text == "or" for token in self.tokens) else ""
+        words = {token.text for token in self.tokens if token.kind == "sep"}
+        joined = "or" if "or" in words else "and" if "and" in words else ""
         return items[0] if len(items) == 1 else Node("list", tuple(items), name=joined)
 
     def sequence(self) -> list[Node]:
         """Statements and what separates them; of a chain of conclusions the last."""
+        while self.accept("implies"):
+            pass
         items = [self.statement()]
         while True:
             token = self.peek()
@@ -126,7 +129,7 @@ class Parser(Atoms):
         start = self.position
         left = self.product()
         is_literal = self.position == start + 1 and left.value is not None
-        while self.at("*", "/"):
+        while self.at("*", "/", "cross"):
             operator = self.take().text
             sign = self.sign()
             ten = self.peek().text == "10" and self.peek(1).text == "^"
@@ -138,7 +141,9 @@ class Parser(Atoms):
                 if operator == "/" and self.factors > 1 and not differential:
                     self.ambiguous = True
             right = _signed(sign, right)
-            if operator == "*":
+            if operator == "cross":
+                left = Node("func", (left, right), name="mark cross")
+            elif operator == "*":
                 left = (is_literal and ten and _scientific(left, right)) or mul([left, right])
             else:
                 left = derivative(left, right) or divide(_factor(left), right)

@@ -42,6 +42,7 @@ RUN = re.compile("[A-Za-z]+")
 COMMAND = re.compile(r"\\([a-zA-Z]+\*?|.|$)")
 ENVIRONMENT = re.compile(r" ?\{(\w+)\*?\}(?: ?\{[lcr| ]*\})?")
 UNIT = re.compile(r"[A-Za-z]+(?:(?:[ ./*^{-]|\\cdot)+[A-Za-z0-9]+\}?)+")
+VECTOR = re.compile(r" ?\\(?:vec|mathbf|boldsymbol|bm|overrightarrow|hat) ?\{? ?\\?[a-zA-Z]")
 VALUE_ENDS = {")", "}", "]", "circ", "%"}
 
 
@@ -178,8 +179,15 @@ class Lexer:
         if last in "ei":
             self._emit("const", last)
             return
+        if run in ("C", "F", "K") and self._after_degrees():
+            self._emit("text", run)
+            return
         digits = None if number_before else self._match(re.compile(r"\d+"))
         self._emit("sym", last if digits is None else f"{last}_{digits[0]}")
+
+    def _after_degrees(self) -> bool:
+        last = [token.text for token in self.tokens[-2:]]
+        return last[-1:] == ["circ"] or last == ["circ", "}"]
 
     def _command(self) -> None:
         match = self._match(COMMAND)
@@ -205,6 +213,10 @@ class Lexer:
 
     def _plain(self, name: str) -> None:
         """A command that is one token."""
+        nabla = bool(self.tokens) and self.tokens[-1].text == "nabla"
+        if name == "times" and (nabla or VECTOR.match(self.text, self.position)):
+            self._emit("op", "cross")
+            return
         for kind, table in words.COMMANDS.items():
             if name in table:
                 self._emit(kind, table[name])
@@ -234,6 +246,7 @@ class Lexer:
             for token in Lexer(inner, self.grouped, self.depth).run():
                 self.gap = self.gap or token.gap
                 self._emit(token.kind, token.text, token.number)
+            self.gap = self.gap or inner.endswith(" ")
 
     def _braces(self) -> str:
         """What stands between this brace and its like."""

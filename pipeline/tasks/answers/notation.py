@@ -91,7 +91,13 @@ INVISIBLE = re.compile("[\u200b-\u200f\u2060-\u2064\ufeff\u00ad\ufe0f]")
 RAISED = re.compile(f"[{''.join(SUPERSCRIPTS)}]+")
 LOWERED = re.compile(f"[{''.join(SUBSCRIPTS)}]+")
 NUMPY = re.compile(r"\b(?:np|numpy|math|sympy|sp)\.([a-z]+\d*)")
-NUMPY_NAMES = {"log": r"\ln", "log10": r"\log_{10}", "log2": r"\log_{2}", "inf": r"\infty"}
+NUMPY_NAMES = {
+    "log": r"\ln",
+    "log10": r"\log_{10}",
+    "log2": r"\log_{2}",
+    "inf": r"\infty",
+    "e": " e ",
+}
 
 # In their order: {,} between digits in groups joins them, between others it is a decimal comma.
 JOINED = (

@@ -21,6 +21,12 @@ SIMPLE = re.compile(
     r"-?(?:[0-9]{1,50}(?:\.[0-9]{1,50})?|\\d?frac\{[0-9]{1,9}\}\{[1-9][0-9]{0,9}\})"
 )
 LONGEST_PROSE = 10  # words of an answer in words; more is an explanation, which nothing can equal
+# (B) 12, B. 12: an answer to a multiple-choice question with its letter
+CHOICE = re.compile(
+    r"(?:\\[a-z]+ ?)?\{? ?(?:\(([A-H])\)|([A-H])[).:])(?: ?\}| (?=\S)|(?= ?\}))"
+    r"[ }]*(?=[^\s}+*/=^_,;!'])"
+)
+DATE = re.compile(r"\d{4}-\d\d?-\d\d?|\d\d?[/.]\d\d?[/.]\d{4}")
 NOTHING = ("empty set", "null set")
 WRAPPERS = re.compile(r"\\(?:" + "|".join(sorted(words.TEXTS | words.FONTS)) + r")(?![a-zA-Z])")
 
@@ -39,24 +45,24 @@ def readings(text: str, is_gold: bool = False) -> tuple[Node, ...]:
 
 
 def _readings(plain: str, is_gold: bool) -> tuple[Node, ...]:
-    said = prose(plain)
+    said = plain if DATE.fullmatch(plain) else prose(plain)
     if said is not None:
         if len(said.split()) > LONGEST_PROSE:
             raise UnreadableError("prose")
         return (Node("set") if said in NOTHING else Node("text", name=said),)
     found: list[Node] = []
     failed: UnreadableError | None = None
-    for grouped in (True, False) if GROUPED.search(plain) and not is_gold else (True,):
-        tokens = Lexer(plain, grouped).run()
-        for start in (0, 3) if _begins_with_choice(tokens) else (0,):
+    choice = CHOICE.match(plain)
+    for text in (plain, plain[choice.end() :]) if choice else (plain,):
+        for grouped in (True, False) if GROUPED.search(text) and not is_gold else (True,):
             try:
-                found += _trees(tokens[start:])
+                found += _trees(Lexer(text, grouped).run())
             except UnreadableError as error:
                 failed = failed or error
-        if _begins_with_choice(tokens):
-            found.append(Node("sym", name=tokens[1].text))
-    if not found:
-        found = _phrase(plain)
+                continue
+            if choice and text != plain:
+                found.append(Node("sym", name=choice[1] or choice[2]))
+    found = found or _phrase(plain)
     if not found:
         raise failed or UnreadableError("nothing")
     return tuple(dict.fromkeys(found))
@@ -80,13 +86,6 @@ def _trees(tokens: list[Token]) -> list[Node]:
     if parser.ambiguous:
         trees.append(Parser(list(tokens), tight=False).answer())
     return trees
-
-
-def _begins_with_choice(tokens: list[Token]) -> bool:
-    """(B) 12, as answers to multiple-choice questions are written."""
-    if len(tokens) < 4 or [tokens[0].text, tokens[2].text] != ["(", ")"]:
-        return False
-    return tokens[1].kind == "sym" and tokens[1].text in "ABCDEFGH" and tokens[3].gap
 
 
 def prose(plain: str) -> str | None:

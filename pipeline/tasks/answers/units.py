@@ -97,7 +97,7 @@ def read_units(text: str) -> Node:
             named = True
             factors.append(power(unit(canonical(word)), number(sign * (raised or 1))))
             sign, raised = 1, 0
-        elif low not in ("*", "\\cdot", "-", "."):
+        elif low not in ("*", "\\cdot", "-", ".", "(", ")"):
             raise UnreadableError(f"the words {text!r} after a number")
     if not named and not factors:
         raise UnreadableError("words without a unit")

@@ -13,7 +13,7 @@ FUNCTIONS = set(
     listed(
         """
     sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot arcsec arccsc ln log
-    lg exp max min gcd lcm Re Im arg
+    lg exp max min gcd lcm abs Re Im arg
     """
     )
 )
@@ -122,7 +122,7 @@ VARIANTS = {f"var{name}": name for name in GREEK}
 DOTS = set(listed("ldots dots cdots vdots ddots dotsc dotsb"))
 CONSTANTS = {"pi": "pi", "infty": "infinity", "infinity": "infinity", "infin": "infinity"}
 BARE_CONSTANTS = {**CONSTANTS, "inf": "infinity", "oo": "infinity", "Infinity": "infinity"}
-PERCENT = {"percent", "pct", "percentage", "%", "\\%"}
+PERCENT = {"percent", "per cent", "pct", "percentage", "%", "\\%"}
 CHARACTERS = set("+-*/^_(){}[]|!%&':=<>,;")
 PAIRS = {"<=": "<=", ">=": ">=", "!=": "!=", "==": "=", "=<": "<=", "->": "->"}
 BARE_WORD = 4  # letters from which on a run of letters is a word and no product of symbols
@@ -132,5 +132,4 @@ COMMANDS: dict[str, dict[str, str]] = {
     "rel": RELATIONS,
     "const": CONSTANTS,
     "sym": {name: name for name in SYMBOLS} | dict.fromkeys(DOTS, "\\ldots"),
-    "sep": {"land": "and", "wedge": "and", "lor": "or", "vee": "or"},
 }
