@@ -143,10 +143,10 @@ def encode_sets(context: Context, model: Path, sets: Sets) -> list[PromptItem]:
 
 def probe_set(context: Context) -> tuple[str, int | None] | None:
     """(split, count) of what is probed: validation, else test; None without a task."""
-    evaluate = context.config.evaluate
-    counts = {"validation": evaluate.validation_problems, "test": evaluate.test_problems}
-    found = ((split, n) for split, n in counts.items() if has_split(context.config.task, split))
-    return next(found, None)
+    task, evaluate = context.config.task, context.config.evaluate
+    if has_split(task, "validation"):
+        return "validation", evaluate.validation_problems
+    return ("test", evaluate.test_problems) if has_split(task, "test") else None
 
 
 def probed(context: Context) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from pathlib import Path
 from typing import cast
 
@@ -22,7 +23,8 @@ def context_of(run_dir: Path, **values: object) -> Context:
     stored = OmegaConf.merge(
         OmegaConf.structured(PipelineConfig), OmegaConf.load(run_dir / "config.yaml")
     )
-    for key, value in values.items():
-        OmegaConf.update(stored, key.replace("__", "."), value, force_add=True)
     config = cast(PipelineConfig, OmegaConf.to_object(stored))
+    for key, value in values.items():
+        *sections, name = key.split("__")
+        setattr(reduce(getattr, sections, config), name, value)
     return Context(config, run_dir, Tracker(run_dir, "pico", {}, config.tracking), Share())
