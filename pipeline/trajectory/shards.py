@@ -285,8 +285,7 @@ class Files:
         if isinstance(shift, Entry):
             self.load(shift, start, stop, out, raw)
             return
-        right = self._whole(shift.right, 0, shift.right.numel)
-        right = right.view(shift.right.shape[0], -1)  # a convolution's kernel is part of a row
+        right = self._whole(shift.right, 0, shift.right.numel).view(shift.right.shape[0], -1)
         right = right.T if shift.transposed else right
         rank, columns = right.shape
         first, last = start // columns, -(-stop // columns)  # the rows that the elements lie in

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,22 @@ def test_an_adapter_without_all_its_content_is_refused(
     with pytest.raises(PipelineError, match=words) as refused:
         read(tmp_path, base)
     assert str(tmp_path) in str(refused.value)
+
+
+def test_modules_that_were_not_trained_are_not_missed(base: Path, tmp_path: Path) -> None:
+    """A vision tower in the base's file, of a model that was trained as text alone; layers for
+    multi-token prediction; experts that the model keeps fused."""
+    stored = load_file(base / "model.safetensors")
+    others = ("vision.blocks.0.attn.out_proj", "mtp.layers.0.self_attn.q_proj",
+              "model.layers.3.self_attn.q_proj", "model.layers.0.mlp.experts.0.w1")  # fmt: skip
+    shutil.copytree(base, tmp_path / "base")
+    stored |= {f"{name}.weight": torch.ones(16, 16) for name in others}
+    save_file(stored, tmp_path / "base/model.safetensors")
+    model = trained(base, target_modules=["q_proj", "out_proj", "w1"])
+    model.save_pretrained(tmp_path / "adapter")
+    found = read(tmp_path / "adapter", tmp_path / "base")
+    wanted = merged(model)
+    assert_close({name: found[name] for name in wanted}, wanted)
 
 
 def test_biases_that_an_older_peft_did_not_save_are_missed(base: Path, tmp_path: Path) -> None:

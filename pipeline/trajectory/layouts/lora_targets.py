@@ -16,6 +16,7 @@ from pipeline.errors import PipelineError
 from pipeline.trajectory.layouts.lora_config import AdapterConfig
 from pipeline.trajectory.shards import Entry
 
+VOCABULARY = ("lm_head", "embed_tokens", "wte", "word_embeddings", "embed_in", "embed_out")
 REMEDY = "the adapter is incomplete: copy it again, or save it with all its shards gathered"
 
 
@@ -29,8 +30,9 @@ def check_complete(
     """Every module that the config targets has its factors, and what it trained whole is stored.
 
     Asked for are modules of a kind that the adapter has elsewhere (the same path but for layer
-    numbers), and modules whose last name it has nowhere: what a file of the base holds beyond the
-    model that was trained, such as experts that the model keeps fused, is no loss.
+    numbers); and modules whose last name it has nowhere, in a stack of layers of which it has
+    others, and the head and the embedding. What a file of the base holds beyond the model that was
+    trained, such as a vision tower or experts that the model keeps fused, is no loss.
 
     Args:
         base_folder: with the base's config.json.
@@ -50,9 +52,11 @@ def check_complete(
     targeted = [module for module in modules if _targets(config.raw, module)]
     kinds = {_kind(module) for module in adapted}
     leaves = {module.rsplit(".", 1)[-1] for module in adapted}
+    stacks = {_stack(kind) for kind in kinds}
     for module in targeted:
-        alone = module.rsplit(".", 1)[-1] not in leaves and ".experts." not in module
-        if module not in adapted and (alone or _kind(module) in kinds):
+        kind, leaf = _kind(module), module.rsplit(".", 1)[-1]
+        near = leaf in VOCABULARY or (_stack(kind) in stacks and ".experts." not in module)
+        if module not in adapted and (kind in kinds or (near and leaf not in leaves)):
             raise PipelineError(
                 f"{config.path.parent}: no lora_A and lora_B of {module}, which target_modules "
                 f"names; {REMEDY}"
@@ -63,6 +67,11 @@ def check_complete(
                 f"{config.path.parent}: no tensor {name}, which {config.path.name} says was "
                 f"trained (modules_to_save, bias); {REMEDY}"
             )
+
+
+def _stack(kind: str) -> str:
+    """What a kind's layers are called: "model.layers" of "model.layers.*.mlp.up_proj"."""
+    return kind.partition(".*.")[0] if ".*." in kind else ""
 
 
 def _kind(module: str) -> str:
