@@ -90,7 +90,8 @@ def model_folder(name: str, key: str, revision: str | None = None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
+        patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.py", "LICENSE*"]
+        patterns += ["*.model", "*.spm", "*.tiktoken"]  # vocabularies
         folder = snapshot_download(name, revision=revision, allow_patterns=patterns)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         if is_local(error):

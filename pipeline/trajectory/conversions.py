@@ -97,7 +97,7 @@ def origins(model: Any, stored: Shapes) -> tuple[dict[str, Origin], list[str]]:
     numbers = _Numbers(stored)
     found: dict[str, Origin] = {}
     for place, (converter, sources) in groups.items():
-        if converter is None:
+        if converter is None or _nothing_to_do(converter, stored[sources[0][0]], places[place]):
             if len(sources) > 1:
                 raise PipelineError(f"tensors {sources[0][0]} and {sources[1][0]} are both {place}")
             found[place] = Whole(sources[0][0])
@@ -122,6 +122,12 @@ def origins(model: Any, stored: Shapes) -> tuple[dict[str, Origin], list[str]]:
                 )
             found[name] = tuple(numbers.segments(tensor.flatten().numpy()))
     return found, unknown
+
+
+def _nothing_to_do(converter: Any, shape: tuple[int, ...], place: torch.Tensor) -> bool:
+    """True where the operation is only done on tensors of another shape than the model's."""
+    asks = all(getattr(operation, "check_dims", False) for operation in converter.operations)
+    return asks and tuple(place.shape) == shape
 
 
 def _groups(

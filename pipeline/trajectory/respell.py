@@ -151,6 +151,8 @@ def _unlike(
 
 def with_ties(base: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
     """A checkpoint whose ties are named as the base's; of a pair it keeps what the base keeps."""
+    if not checkpoint.ties:
+        return checkpoint
     known = dict(stored_pairs(base.entries)) | dict(base.ties)
     entries, ties = dict(checkpoint.entries), {}
     for alias, target in checkpoint.ties.items():

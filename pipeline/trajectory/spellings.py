@@ -80,7 +80,8 @@ def plain_names(
                 f"{source}: {origin[new]} and {old} are both {new} once wrappers are left out and "
                 f'names mapped; leave one out with "snapshot.rename={{{old}: null}}"'
             )
-        found[new], origin[new] = replace(entries[old], name=new), old
+        entry = entries[old]
+        found[new], origin[new] = entry if new == old else replace(entry, name=new), old
     used = (old for old, _ in matching.rename if any(n.startswith(old) for n in names.values()))
     return found, frozenset(used)
 

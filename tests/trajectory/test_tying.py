@@ -11,12 +11,14 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pipeline.errors import PipelineError
 from pipeline.inference import loading
+from pipeline.trajectory import tying
 from pipeline.trajectory.export import export, export_base
 from pipeline.trajectory.layouts.delta import write_delta_snapshot
+from pipeline.trajectory.shards import read_header
 from pipeline.trajectory.sources import Trajectory, discover
 from tests.trajectory import real
 from tests.trajectory.real import edited, logits, make, mixed, moved, predicted, save, untied
@@ -132,6 +134,23 @@ def test_without_the_key_an_absent_head_follows_the_architecture(
     else:
         with pytest.raises(PipelineError, match=r"lm_head\.weight is absent.*incomplete"):
             discover(tmp_path, folders[0], {10: folders[1]})
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.float32), (torch.float32, torch.float64)])
+def test_heads_are_compared_to_the_last_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtypes: tuple[torch.dtype, torch.dtype]
+) -> None:
+    """Would catch a sample taken for the whole, and a change of a file that goes unnoticed."""
+    monkeypatch.setattr(tying, "BLOCK", 64)
+    monkeypatch.setattr(tying, "PIECE", 16)
+    values = torch.arange(7 * 31, dtype=torch.float32).view(31, 7)
+    path = tmp_path / "model.safetensors"
+    for change in (0, 1, 0):
+        head = values.clone()
+        head[-1, -1] += change
+        save_file({"a": values.to(dtypes[0]), "b": head.to(dtypes[1])}, path)
+        entries = read_header(path)
+        assert tying.equal(entries["a"], entries["b"]) is not bool(change)
 
 
 NESTED: list[Change] = [
