@@ -94,14 +94,18 @@ def _check_checkpoints(value: object) -> None:
 
 def _check_training(config: PipelineConfig) -> None:
     algorithm, compute = config.algorithm, config.compute
-    if "sft_train" in config.stages:
-        if not config.model.architecture:
-            raise PipelineError(
-                f"model {config.model.name!r} has no architecture, so sft_train has nothing to "
-                "build; leave sft_train out of stages or choose model=tiny"
-            )
+    if "sft_train" in config.stages and not config.model.architecture:
+        raise PipelineError(
+            f"model {config.model.name!r} has no architecture, so sft_train has nothing to "
+            "build; leave sft_train out of stages or choose model=tiny"
+        )
     if "rl_train" not in config.stages:
         return
+    if config.rl_train.snapshot_every > config.rl_train.steps:
+        raise PipelineError(
+            f"rl_train.snapshot_every={config.rl_train.snapshot_every} is more than "
+            f"rl_train.steps={config.rl_train.steps}: there would be no snapshot"
+        )
     if algorithm.rollouts_per_prompt < 2:
         raise PipelineError(
             "algorithm.rollouts_per_prompt: must be at least 2, "

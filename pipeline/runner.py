@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline import progress, provenance
 from pipeline.arguments import check_keys, check_spelling
-from pipeline.artifacts import hash_json, read_json, write_json, write_text
+from pipeline.artifacts import hash_json, read_own, write_json, write_text
 from pipeline.checks import check, check_shared
 from pipeline.config import STAGES, PipelineConfig
 from pipeline.errors import PipelineError
@@ -168,7 +168,7 @@ def _state(context: Context, name: str, key: str) -> str:
     started = folder / "started.json"
     if not started.exists():
         return "run"
-    return "resume" if read_json(started, "key")["key"] == key else "stale"
+    return "resume" if read_own(started, "key")["key"] == key else "stale"
 
 
 def _set_aside(context: Context, name: str) -> None:

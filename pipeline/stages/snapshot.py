@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.artifacts import hash_json, read_json, write_json
+from pipeline.artifacts import hash_json, read_own, write_json
 from pipeline.errors import PipelineError
 from pipeline.stages import models
 from pipeline.stages.base import Context
@@ -85,7 +85,7 @@ def planned_steps(context: Context) -> list[int] | None:
     """The steps of the trajectory, before there is one; None where only the hub knows them."""
     rl = context.config.rl_train
     if "snapshot" not in context.config.stages:
-        recorded = read_json(context.stage_dir("snapshot") / "trajectory.json")
+        recorded = read_own(context.stage_dir("snapshot") / "trajectory.json")
         return [int(step) for step in recorded["steps"]]
     if _given(context):
         trajectory = planned_trajectory(context)
@@ -94,7 +94,7 @@ def planned_steps(context: Context) -> list[int] | None:
         return [0, *range(rl.snapshot_every, rl.steps + 1, rl.snapshot_every)]
     if not context.is_done("rl_train"):
         return None
-    from pipeline.trajectory.sources import find_steps
+    from pipeline.trajectory.steps import find_steps
 
     return sorted({0, *find_steps(context.stage_dir("rl_train") / "snapshots")})
 
