@@ -12,9 +12,13 @@ _PLAIN = re.compile(r"(?i)(?!(?:null|true|false|nan|inf)$)[a-z_./][a-z0-9_./@+-]
 
 def quoted(value: str) -> str:
     """`value` in double quotes, as Hydra's grammar and then OmegaConf read it back."""
-    value = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + r"\${", value)
-    value = re.sub(r'(\\*)"', lambda m: m[1] * 2 + r"\"", value)
+    value = re.sub(r'(\\*)"', lambda m: m[1] * 2 + r"\"", literal(value))
     return '"' + re.sub(r"(\\+)$", lambda m: m[1] * 2, value) + '"'
+
+
+def literal(value: str) -> str:
+    """`value` with `${` escaped, so that OmegaConf takes it for text and not for a reference."""
+    return re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + r"\${", value)
 
 
 def assignment(key: str, value: str | Mapping[int, str], more: bool = False) -> str:

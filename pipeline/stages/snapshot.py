@@ -55,11 +55,30 @@ def plan(context: Context) -> str:
         return f"record what the stage then finds of {' and '.join(names)} on the hub"
     trajectory = planned_trajectory(context)
     assert trajectory is not None  # given, and not on the hub
+    for step in context.config.snapshot.export:
+        if step not in trajectory.steps[1:]:
+            known = ", ".join(map(str, trajectory.steps[1:]))
+            raise PipelineError(
+                f"snapshot.export: no later checkpoint of step {step}; have {known}"
+            )
     size = sum(f.nbytes for c in trajectory.checkpoints.values() for f in c.files)
     return (
         f"{len(trajectory.steps)} checkpoints, steps {_range(trajectory.steps)}, "
         f"{trajectory.parameters:,} parameters in {trajectory.dtype}; hash {size / 1e9:.3g} GB"
+        f"{_left_out(context, trajectory)}"
     )
+
+
+def _left_out(context: Context, trajectory: Trajectory) -> str:
+    """A word on checkpoints beside the run's that have no step."""
+    from pipeline.trajectory.steps import left_out
+
+    snapshot = context.config.snapshot
+    if snapshot.source is None or snapshot.checkpoints:
+        return ""
+    used = {step: c.source for step, c in trajectory.checkpoints.items()}
+    names = left_out(Path(snapshot.source), used)
+    return f"; left out, having no step in their names: {', '.join(names)}" if names else ""
 
 
 def run(context: Context) -> dict[str, Any]:
