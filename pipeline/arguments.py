@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError
+from pipeline.quoting import quoted
 
 _ASSIGNMENT = re.compile(r"([+]{0,2})([\w./@$-]+)=(.*)", re.DOTALL)
 _SPELT = (str, str | None, bool)  # types that keep what was written, or should
@@ -61,13 +62,6 @@ def is_text(key: str) -> bool:
     """True if the key takes text, such as a path."""
     kind = field_type(key)
     return kind is str or (str in typing.get_args(kind) and typing.get_origin(kind) is UnionType)
-
-
-def quoted(value: str) -> str:
-    """`value` in double quotes, as Hydra's grammar and then OmegaConf read it back."""
-    value = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + r"\${", value)
-    value = re.sub(r'(\\*)"', lambda m: m[1] * 2 + r"\"", value)
-    return '"' + re.sub(r"(\\+)$", lambda m: m[1] * 2, value) + '"'
 
 
 def rewritten(argument: str) -> str | None:

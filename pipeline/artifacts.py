@@ -51,8 +51,8 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, *keys: str) -> Any:
-    """Parse a JSON file that this pipeline wrote.
+def read_own(path: Path, *keys: str) -> Any:
+    """Parse a JSON file that this pipeline wrote, and that it can write again.
 
     Args:
         keys: that it must have.
@@ -70,16 +70,25 @@ def read_json(path: Path, *keys: str) -> Any:
     return value
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Parse a JSON file that somebody else wrote and that must hold an object, e.g. config.json.
+def read_json(path: Path) -> Any:
+    """Parse a JSON file that somebody else wrote, e.g. a checkpoint's config.json.
 
     Raises:
-        PipelineError: the file is missing, no JSON, or no object; it names the file.
+        PipelineError: the file is missing or not JSON; it names the file.
     """
     try:
-        value = _parse(path)
+        return _parse(path)
     except ValueError as error:
         raise PipelineError(f"{path}: {error}; correct it or copy it again") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The same, of a file that must hold an object.
+
+    Raises:
+        PipelineError: the file is missing, not JSON, or no object; it names the file.
+    """
+    value = read_json(path)
     if not isinstance(value, dict):
         raise PipelineError(
             f"{path}: holds {kind_of(value)}, not a JSON object; correct it or copy it again"

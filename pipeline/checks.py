@@ -35,6 +35,7 @@ def check(config: PipelineConfig) -> None:
     _one_of("weight_extrap.dtype", config.weight_extrap.dtype, DTYPES)
     _one_of("rl_train.snapshot_dtype", config.rl_train.snapshot_dtype, SNAPSHOT_DTYPES)
     _one_of("snapshot.only_in_base", config.snapshot.only_in_base, ONLY_IN_BASE)
+    _check_paths(config)
     _check_checkpoints(config.snapshot.checkpoints)
     _check_rename(config.snapshot.rename)
     _check_models(config.evaluate.models)
@@ -71,6 +72,24 @@ def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
         near = difflib.get_close_matches(value, allowed, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise PipelineError(f"{key}: {value!r} is not one of {', '.join(allowed)}{hint}")
+
+
+def _check_paths(config: PipelineConfig) -> None:
+    """An empty path would mean the folder that one happens to be in."""
+    for key, value in (
+        ("name", config.name),
+        ("run.dir", config.run.dir),
+        ("run.cache", config.run.cache),
+        ("model.path", config.model.path),
+        ("snapshot.source", config.snapshot.source),
+        ("snapshot.base", config.snapshot.base),
+        ("extrapolation.name", config.extrapolation.name),
+    ):
+        if value is not None and not value.strip():
+            raise PipelineError(f"{key}: is empty; give a value, or null where there may be none")
+    for key, value in (("name", config.name), ("extrapolation.name", config.extrapolation.name)):
+        if "/" in value or value in (".", ".."):
+            raise PipelineError(f"{key}: {value!r} names a folder, so it can hold no /")
 
 
 def _check_models(models: object) -> None:
@@ -126,6 +145,11 @@ def _check_training(config: PipelineConfig) -> None:
         )
     if "rl_train" not in config.stages:
         return
+    if config.rl_train.snapshot_every > config.rl_train.steps:
+        raise PipelineError(
+            f"rl_train.snapshot_every={config.rl_train.snapshot_every} is more than "
+            f"rl_train.steps={config.rl_train.steps}: there would be no snapshot"
+        )
     if algorithm.rollouts_per_prompt < 2:
         raise PipelineError(
             "algorithm.rollouts_per_prompt: must be at least 2, "

@@ -214,6 +214,17 @@ def _belongs(path: Path) -> str:
     return f"permission denied ({path} belongs to {owner}, {mode}; this is user {os.geteuid()})"
 
 
+def is_there(path: Path) -> bool:
+    """True if the file exists.
+
+    Raises:
+        PipelineError: it is a link that leads nowhere, which was meant to be there.
+    """
+    if path.is_symlink() and not path.exists():
+        raise PipelineError(f"{path}: {why_missing(path)}; copy or download it again")
+    return path.exists()
+
+
 def why_missing(path: Path, wanted: str = "file") -> str:
     """Why there is no such file (or folder): words that follow its path."""
     try:

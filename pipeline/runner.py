@@ -23,14 +23,16 @@ from typing import Any, cast
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from pipeline import progress, provenance
-from pipeline.arguments import check_keys, check_spelling
-from pipeline.artifacts import hash_json, read_json, write_json, write_text
+from pipeline.arguments import check_keys, check_spelling, split
+from pipeline.artifacts import hash_json, read_own, write_json, write_text
 from pipeline.checks import check, check_shared
 from pipeline.config import STAGES, PipelineConfig
 from pipeline.errors import PipelineError
 from pipeline.faults import STDOUT, naming
+from pipeline.quoting import literal
 from pipeline.stages.base import Context, Stage
 from pipeline.tracking import Tracker
 from pipeline.trajectory.share import Share
@@ -46,6 +48,7 @@ def run(raw: DictConfig) -> None:
     check_spelling(HydraConfig.get().overrides.task)
     check_keys(raw)
     config = cast(PipelineConfig, OmegaConf.to_object(raw))
+    _expand_home(config)
     check(config)
     share = Share.from_environment()
     if share.world > 1:
@@ -67,7 +70,7 @@ def run(raw: DictConfig) -> None:
             _say(f"  {name:<14} {state:<7} {text}")
         return
     with _locked(run_dir):
-        write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(values)))
+        write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(_literal(values))))
         _say(f"{config.name}: {run_dir}")
         try:
             for name, stage in stages:
@@ -139,7 +142,7 @@ def _run_stage(context: Context, name: str, stage: Stage) -> None:
 
 
 def _log_summary(context: Context, name: str) -> None:
-    done = read_json(context.stage_dir(name) / "done.json")
+    done = read_own(context.stage_dir(name) / "done.json")
     numbers = {k: v for k, v in done["summary"].items() if isinstance(v, int | float)}
     context.tracker.summary(name, {"seconds": done["seconds"], **numbers})
 
@@ -176,7 +179,7 @@ def _state(context: Context, name: str, key: str) -> str:
     started = folder / "started.json"
     if not started.exists():
         return "run"
-    return "resume" if read_json(started, "key")["key"] == key else "stale"
+    return "resume" if read_own(started, "key")["key"] == key else "stale"
 
 
 def _set_aside(context: Context, name: str) -> None:
@@ -201,14 +204,46 @@ def _run_dir(config: PipelineConfig) -> Path:
         return Path(hydra.sweep.dir, hydra.sweep.subdir).resolve()
     wanted = _identity(asdict(config))
     for folder in sorted(Path("outputs", config.name).glob("*/config.yaml"), reverse=True):
-        stored = OmegaConf.to_container(OmegaConf.load(folder))
+        stored = _stored(folder)
         if isinstance(stored, dict) and _identity(stored) == wanted:
             return folder.parent.resolve()
     return Path(config.run.dir).resolve()
 
 
+def _stored(path: Path) -> Any:
+    """The content of a config.yaml."""
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise PipelineError(f"{path}: not valid YAML ({reason}); correct or remove it") from None
+
+
+def _literal(value: Any) -> Any:
+    """Plain values as OmegaConf reads them back: `${` in a text is no reference any more."""
+    if isinstance(value, dict):
+        return {key: _literal(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_literal(item) for item in value]
+    return literal(value) if isinstance(value, str) else value
+
+
+def _expand_home(config: PipelineConfig) -> None:
+    """`~` in a path: a shell leaves it as it is behind a `=`."""
+    sections = ((config.run, ("dir", "cache")), (config.model, ("path",)))
+    for section, keys in (*sections, (config.snapshot, ("source", "base"))):
+        for key in keys:
+            if getattr(section, key) is not None:
+                setattr(section, key, os.path.expanduser(getattr(section, key)))  # noqa: PTH111
+    for paths in (config.snapshot.checkpoints, config.evaluate.models):
+        for name, path in paths.items() if isinstance(paths, dict) else ():
+            if isinstance(path, str):
+                paths[name] = os.path.expanduser(path)  # noqa: PTH111
+
+
 def _dir_given() -> bool:
-    return any(item.startswith("run.dir=") for item in HydraConfig.get().overrides.task)
+    given = (split(item) for item in HydraConfig.get().overrides.task)
+    return any(pair is not None and pair[0] == "run.dir" for pair in given)
 
 
 def _mode() -> RunMode | None:

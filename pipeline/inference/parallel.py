@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import append_jsonl, read_json, read_jsonl, repair_jsonl, write_json
+from pipeline.artifacts import append_jsonl, read_jsonl, read_own, repair_jsonl, write_json
 from pipeline.ending import one_line
 from pipeline.errors import PipelineError
 from pipeline.inference.device import claim_devices
@@ -103,7 +103,7 @@ class Work:
     @staticmethod
     def load(path: Path) -> Work:
         """Read what `save` wrote."""
-        plain = read_json(path)
+        plain = read_own(path)
         return Work(
             plain["engine"],
             [Job(**{**job, "source": _source(job["source"])}) for job in plain["jobs"]],

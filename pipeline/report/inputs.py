@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.artifacts import read_json, read_jsonl
+from pipeline.artifacts import read_jsonl, read_own
 from pipeline.errors import PipelineError
 
 _PROBE_KEYS = (
@@ -101,7 +101,7 @@ def read_artefacts(run_dir: Path) -> Artefacts:
         rewards=read_jsonl(run_dir / "rl_train" / "metrics.jsonl"),
         extrapolations=_extrapolations(run_dir / "weight_extrap"),
         scores=_scores(run_dir / "evaluate" / "scores.json"),
-        done={path.parent.name: read_json(path) for path in sorted(run_dir.glob("*/done.json"))},
+        done={path.parent.name: read_own(path) for path in sorted(run_dir.glob("*/done.json"))},
     )
 
 
@@ -109,7 +109,7 @@ def _optional(path: Path, keys: Iterable[str]) -> dict[str, Any] | None:
     """The JSON object in `path`, with `keys` present, or None if the file is not there."""
     if not path.exists():
         return None
-    value = read_json(path)
+    value = read_own(path)
     if not isinstance(value, dict):
         raise PipelineError(f"{path}: an object was expected; delete it and rerun its stage")
     _require(value, keys, path, "")
@@ -152,7 +152,7 @@ def _extrapolations(folder: Path) -> list[Mapping[str, Any]]:
         number = path.parent.name.removeprefix("step_")
         if not number.isdecimal():
             raise PipelineError(f"{path.parent}: not a step; the folder must be named step_N")
-        entry = {**read_json(path), "method": path.parent.parent.name, "target": int(number)}
+        entry = {**read_own(path), "method": path.parent.parent.name, "target": int(number)}
         found.append(entry)
     return sorted(found, key=lambda entry: (entry["method"], entry["target"]))
 

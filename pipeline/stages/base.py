@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.artifacts import read_json
+from pipeline.artifacts import read_own
 from pipeline.config import PipelineConfig
 from pipeline.tracking import Tracker
 from pipeline.trajectory.share import Share
@@ -29,7 +29,7 @@ class Context:
 
     def done_key(self, stage: str) -> str:
         """Key of a finished stage: what its artefacts were made from."""
-        return str(read_json(self.stage_dir(stage) / "done.json", "key")["key"])
+        return str(read_own(self.stage_dir(stage) / "done.json", "key")["key"])
 
     def runs_or_done(self, stage: str) -> bool:
         return stage in self.config.stages or self.is_done(stage)

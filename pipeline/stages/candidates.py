@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.artifacts import hash_json, read_json
+from pipeline.artifacts import hash_json, read_own
 from pipeline.content import model_config, model_settings
 from pipeline.errors import PipelineError
 from pipeline.stages import models
@@ -115,7 +115,7 @@ def weight_candidates(context: Context, trajectory: Trajectory) -> list[Candidat
     found = []
     hashes = {file.sha256 for c in trajectory.checkpoints.values() for file in c.files}
     for path in sorted(context.stage_dir("weight_extrap").glob("*/step_*/extrapolation.json")):
-        record = read_json(path)
+        record = read_own(path)
         used = {file["sha256"] for item in record["inputs"] for file in item["files"]}
         if not used <= hashes:
             continue  # made from checkpoints that this run no longer has

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import read_json, write_json
+from pipeline.artifacts import read_own, write_json
 from pipeline.inference.predict import predict
 from pipeline.trajectory.plan import make_plan
 from pipeline.trajectory.sources import Trajectory
@@ -40,7 +40,7 @@ def write_formulas(
     todo = [
         target
         for target, path in paths.items()
-        if not path.exists() or read_json(path)["plan"] != records[target]["plan"]
+        if not path.exists() or read_own(path)["plan"] != records[target]["plan"]
     ]
     if todo:
         recipes = predict(trajectory, method, first, last, todo, hold, dtype, options)

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.artifacts import hash_json, read_json
+from pipeline.artifacts import hash_json, read_own
 from pipeline.errors import PipelineError
 from pipeline.faults import is_local, naming
 from pipeline.stages.base import Context
@@ -162,7 +162,7 @@ def load_trajectory(context: Context) -> Trajectory:
     """What the snapshot stage recorded."""
     from pipeline.trajectory.sources import Trajectory
 
-    return Trajectory.from_json(read_json(context.stage_dir("snapshot") / "trajectory.json"))
+    return Trajectory.from_json(read_own(context.stage_dir("snapshot") / "trajectory.json"))
 
 
 def end_steps(context: Context, steps: list[int]) -> tuple[int, int]:

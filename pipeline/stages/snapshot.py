@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.artifacts import hash_json, read_json, write_json
+from pipeline.artifacts import hash_json, read_own, write_json
 from pipeline.errors import PipelineError
 from pipeline.stages import models, outside
 from pipeline.stages.base import Context
@@ -57,12 +57,31 @@ def plan(context: Context) -> str:
         return f"record what the stage then finds of {' and '.join(names)} on the hub"
     trajectory = planned_trajectory(context)
     assert trajectory is not None  # given, and not on the hub
+    for step in context.config.snapshot.export:
+        if step not in trajectory.steps[1:]:
+            known = ", ".join(map(str, trajectory.steps[1:]))
+            raise PipelineError(
+                f"snapshot.export: no later checkpoint of step {step}; have {known}"
+            )
     size = sum(f.nbytes for c in trajectory.checkpoints.values() for f in c.files)
     return (
         f"{len(trajectory.steps)} checkpoints, steps {_range(trajectory.steps)}, "
         f"{trajectory.parameters:,} parameters in {trajectory.dtype}{_matched(trajectory)}; hash "
         f"{size / 1e9:.3g} GB"
+        f"{_left_out(context, trajectory)}"
     )
+
+
+def _left_out(context: Context, trajectory: Trajectory) -> str:
+    """A word on checkpoints beside the run's that have no step."""
+    from pipeline.trajectory.steps import left_out
+
+    snapshot = context.config.snapshot
+    if snapshot.source is None or snapshot.checkpoints:
+        return ""
+    used = {step: c.source for step, c in trajectory.checkpoints.items()}
+    names = left_out(Path(snapshot.source), used)
+    return f"; left out, having no step in their names: {', '.join(names)}" if names else ""
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -89,7 +108,7 @@ def planned_steps(context: Context) -> list[int] | None:
     """The steps of the trajectory, before there is one; None where only the hub knows them."""
     rl = context.config.rl_train
     if "snapshot" not in context.config.stages:
-        recorded = read_json(context.stage_dir("snapshot") / "trajectory.json")
+        recorded = read_own(context.stage_dir("snapshot") / "trajectory.json")
         return [int(step) for step in recorded["steps"]]
     if _given(context):
         trajectory = planned_trajectory(context)
@@ -98,7 +117,7 @@ def planned_steps(context: Context) -> list[int] | None:
         return [0, *range(rl.snapshot_every, rl.steps + 1, rl.snapshot_every)]
     if not context.is_done("rl_train"):
         return None
-    from pipeline.trajectory.sources import find_steps
+    from pipeline.trajectory.steps import find_steps
 
     return sorted({0, *find_steps(context.stage_dir("rl_train") / "snapshots")})
 

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 def sft_spec(context: Context, output: Path) -> SftSpec:
     """Supervised training of a model made from scratch. Always one process: it is small."""
-    from pipeline.training.spec import Architecture, Compute, Optimizer, SftSpec
+    from pipeline.training.spec import Architecture, Compute, Optimizer, SftSpec, build
 
     config = context.config
     sft = config.sft_train
     return SftSpec(
         output=str(output),
         task=_task(context, sft.split, sft.problems),
-        architecture=Architecture(**config.model.architecture),
+        architecture=build(Architecture, config.model.architecture, "model.architecture"),
         optimizer=Optimizer(
             learning_rate=sft.learning_rate,
             schedule=sft.lr_schedule,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
-from pipeline.artifacts import read_json
+from pipeline.artifacts import read_own
 from pipeline.config import DEFAULT_HOLD
 from pipeline.stages import models
 from pipeline.stages.base import Context
@@ -133,7 +133,7 @@ def _output_bytes(context: Context) -> float | None:
     recorded = context.stage_dir("snapshot") / "trajectory.json"
     parameters = context.config.model.parameters
     if recorded.exists():
-        parameters = float(read_json(recorded)["parameters"])
+        parameters = float(read_own(recorded)["parameters"])
     if parameters is None:
         return None
     extrap = context.config.weight_extrap

@@ -11,6 +11,7 @@ from pipeline.training.spec import DELTA, SNAPSHOT_DTYPES, RlSpec, SftSpec, Spec
 LAUNCHERS = ("none", "deepspeed", "torchrun")
 ROLLOUTS = ("transformers", "vllm_colocate", "vllm_server")
 TRAINERS = ("grpo", "rloo")
+SIZES = ("layers", "hidden", "intermediate", "heads", "kv_heads", "max_positions")
 
 
 def check(spec: Spec) -> None:
@@ -23,6 +24,8 @@ def check(spec: Spec) -> None:
     if isinstance(spec, SftSpec):
         if (spec.model is None) == (spec.architecture is None):
             raise PipelineError("sft spec: give exactly one of model and architecture")
+        for key in SIZES if spec.architecture is not None else ():
+            _positive(f"architecture.{key}", getattr(spec.architecture, key))
         if not 0 <= spec.wrong_answers < 1:
             raise PipelineError(f"wrong_answers is {spec.wrong_answers}; it is a share, below 1")
         _check_split("batch_size", spec.batch_size, spec)

@@ -12,7 +12,7 @@ import re
 import shutil
 from pathlib import Path
 
-from pipeline.artifacts import read_json, read_jsonl, write_json, write_text
+from pipeline.artifacts import read_jsonl, read_own, write_json, write_text
 from pipeline.faults import naming
 from pipeline.training.spec import Spec, fingerprint
 
@@ -42,7 +42,7 @@ def last_whole(folder: Path) -> tuple[Path, int] | None:
     if not found:
         return None
     path = max(found)[1]
-    return path, int(read_json(path / MARKER)["step"])
+    return path, int(read_own(path / MARKER)["step"])
 
 
 def prepare_output(spec: Spec) -> None:
@@ -54,7 +54,7 @@ def prepare_output(spec: Spec) -> None:
     """
     output = Path(spec.output)
     record, print_ = output / "fingerprint.json", {"fingerprint": fingerprint(spec)}
-    if record.exists() and read_json(record) != print_:
+    if record.exists() and read_own(record) != print_:
         for name in ("checkpoints", "snapshots", "model", "init"):
             shutil.rmtree(output / name, ignore_errors=True)
         (output / "metrics.jsonl").unlink(missing_ok=True)

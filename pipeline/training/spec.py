@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from pipeline.artifacts import hash_json, read_json, write_json
+from pipeline.artifacts import hash_json, read_own, write_json
 from pipeline.content import data_content, model_content
 from pipeline.errors import PipelineError
+from pipeline.fields import check_fields
 
 # How a snapshot is stored: a whole model, or (DELTA) its difference from the base model.
 DELTA = "delta_"
@@ -181,16 +182,20 @@ def read_spec(path: Path) -> Spec:
     Raises:
         PipelineError: the file is missing, or a key is unknown or missing.
     """
-    raw = read_json(path)
+    raw = read_own(path)
     kinds: dict[str, type[SftSpec] | type[RlSpec]] = {"sft": SftSpec, "rl": RlSpec}
     kind = raw.get("kind") if isinstance(raw, dict) else None
     if kind not in kinds:
         raise PipelineError(f"{path}: kind is {kind!r}; set it to one of {sorted(kinds)}")
-    return _build(kinds[kind], raw, str(path))
+    return build(kinds[kind], raw, str(path))
 
 
-def _build(cls: type[_T], raw: dict[str, Any], where: str) -> _T:
-    """`cls` from JSON, nested dataclasses included; unknown and missing keys are errors."""
+def build(cls: type[_T], raw: dict[str, Any], where: str) -> _T:
+    """`cls` from JSON, nested dataclasses included.
+
+    Raises:
+        PipelineError: an unknown or a missing key, a value of another type; after `where`.
+    """
     hints = get_type_hints(cls)
     unknown = sorted(set(raw) - set(hints))
     if unknown:
@@ -199,7 +204,8 @@ def _build(cls: type[_T], raw: dict[str, Any], where: str) -> _T:
     for key, value in raw.items():
         nested = [t for t in (hints[key], *get_args(hints[key])) if _is_dataclass_type(t)]
         inner = isinstance(value, dict) and nested
-        values[key] = _build(nested[0], value, f"{where}: {key}") if inner else value
+        values[key] = build(nested[0], value, f"{where}: {key}") if inner else value
+    check_fields(where, values, hints)
     try:
         return cls(**values)
     except TypeError as error:

@@ -6,7 +6,6 @@ checkpoint missing, positions would shift every later step.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,14 +15,12 @@ import torch
 
 from pipeline.artifacts import hash_file
 from pipeline.errors import PipelineError
+from pipeline.faults import why_missing
 from pipeline.trajectory.align import align
 from pipeline.trajectory.checkpoint import Checkpoint, WeightFile
-from pipeline.trajectory.layouts import PLAIN, hub, open_checkpoint
+from pipeline.trajectory.layouts import PLAIN, open_checkpoint
 from pipeline.trajectory.spellings import Matching
-
-# verl, transformers and TRL, ours, and OpenRLHF's (whose HF copies end in _hf)
-STEP_NAME = re.compile(r"(?:global_step_?|checkpoint-|step_)(\d+)(?:_hf)?")
-INNER = ("_actor",)  # OpenRLHF keeps DeepSpeed checkpoints of the actor one folder down
+from pipeline.trajectory.steps import check_distinct, find_steps
 
 
 @dataclass(frozen=True)
@@ -173,8 +170,8 @@ def discover(
     """Find and check the checkpoints of a run; reads headers only, so it is quick.
 
     Args:
-        source: folder with `global_step_N`, `checkpoint-N` or `step_N` folders, or
-            "hub:owner/name" with such revisions; ignored if `explicit` is given.
+        source: folder with `global_step_N`, `checkpoint-N`, `step_N` folders or the like (see
+            `names`), or "hub:owner/name" with such revisions; ignored if `explicit` is given.
         base: the model that training started from, taken as step 0; None if the run's lowest step
             is to be the start.
         explicit: {step: folder}, in place of looking for names.
@@ -184,6 +181,8 @@ def discover(
         PipelineError: nothing found, a step twice, a damaged or unlike checkpoint, a rule of
             `matching` that no name follows.
     """
+    if base is not None and not base.is_dir():
+        raise PipelineError(f"{base}: {why_missing(base, 'folder')} (snapshot.base)")
     folders = dict(explicit) if explicit else find_steps(source)
     if base is not None:
         if 0 in folders and folders[0].resolve() != base.resolve():
@@ -191,10 +190,7 @@ def discover(
                 f"step 0 twice: {folders[0]} and the base {base}; leave one of them out"
             )
         folders[0] = base
-    if not folders:
-        raise PipelineError(
-            f"{source}: no checkpoints; expected folders named global_step_N, checkpoint-N, step_N"
-        )
+    check_distinct(folders)
     return _open(folders, base, matching)
 
 
@@ -214,24 +210,3 @@ def _open(folders: Mapping[int, Path], base: Path | None, matching: Matching) ->
             )
     aligned = align(found, matching)
     return Trajectory({c.step: c for c in aligned}, base, matching)
-
-
-def find_steps(source: Path) -> dict[int, Path]:
-    """Checkpoint folders directly below `source`, by the number in their names."""
-    if str(source).startswith(hub.PREFIX):
-        return hub.download_steps(str(source).removeprefix(hub.PREFIX), STEP_NAME)
-    if not source.is_dir():
-        raise PipelineError(f"{source}: no such folder; set snapshot.source to a run's folder")
-    found: dict[int, Path] = {}
-    for folder in sorted(source.iterdir()):
-        match = STEP_NAME.fullmatch(folder.name)
-        if match is None or not folder.is_dir():
-            continue
-        step = int(match[1])
-        if step in found:
-            raise PipelineError(f"step {step} twice: {found[step]} and {folder}; remove one")
-        found[step] = folder
-    for inner in INNER:
-        if not found and (source / inner).is_dir():
-            found = find_steps(source / inner)
-    return found

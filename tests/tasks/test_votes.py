@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.report.metrics import majority
+from pipeline.report.voting import majority
 from pipeline.tasks import votes
 from pipeline.tasks.votes import merge_votes
 

@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import PipelineError
+from pipeline.faults import is_there, why_missing
 from pipeline.trajectory.checkpoint import (
     Checkpoint,
     Found,
     check_experts,
     weight_files,
 )
+from pipeline.trajectory.foreign import describe
 from pipeline.trajectory.layouts import delta, fsdp, hf, lora, zero, zero_files
 from pipeline.trajectory.layouts.content import check_content, is_factor
 from pipeline.trajectory.layouts.quantised import quantisation
+from pipeline.trajectory.model_config import check_config
 from pipeline.trajectory.spellings import Matching, plain_names
 from pipeline.trajectory.tying import resolve_ties
 
@@ -37,13 +40,14 @@ def open_checkpoint(
             truncated shard, no weights or quantised ones, no config.
     """
     if not source.is_dir():
-        raise PipelineError(f"step {step}: {source}: no such folder")
+        raise PipelineError(f"step {step}: {source}: {why_missing(source, 'folder')}")
     found = _read(step, source, base)
     folder = found.folder
-    if folder is None or not (folder / "config.json").exists():
+    if folder is None or not is_there(folder / "config.json"):
         if base is None:
             raise PipelineError(f"step {step}: {source}: no config.json; give snapshot.base")
         folder = base.folder
+    check_config(folder)
     # an adapter's config has the scale of its change: other weights without other tensors
     adapter = sorted(source.rglob("adapter_config.json")) if found.layout == "peft lora" else []
     check_content(source, found, folder, base)
@@ -99,8 +103,7 @@ def _read(step: int, source: Path, base: Checkpoint | None) -> Found:
     if zero_files.holds(source):
         return zero.read(source, base)
     raise PipelineError(
-        f"step {step}: {source}: no weights of a known layout in it (HF safetensors or .bin, "
-        "verl FSDP, DeepSpeed ZeRO, PEFT LoRA, deltas)"
+        f"step {step}: {source}: no weights of a known layout in it: {describe(source)}"
     )
 
 

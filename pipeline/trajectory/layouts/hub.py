@@ -5,7 +5,6 @@ Offline (HF_HUB_OFFLINE=1) the revisions that the local cache holds are the run.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, scan_cache_dir, snapshot_download
@@ -13,32 +12,26 @@ from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, LocalEntryNotF
 
 from pipeline.errors import PipelineError
 from pipeline.faults import is_local
+from pipeline.trajectory.names import KNOWN, by_step, parse
 
 PREFIX = "hub:"
 WANTED = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
 
 
-def download_steps(repo: str, names: re.Pattern[str]) -> dict[int, Path]:
+def download_steps(repo: str) -> dict[int, Path]:
     """The model folder of every revision whose name gives a step.
 
     Args:
         repo: "owner/name".
-        names: pattern of revision names; its first group is the step.
 
     Raises:
         PipelineError: repository not reachable or not in the cache, no such revisions, step twice.
     """
-    found: dict[int, str] = {}
-    for revision in _revisions(repo):
-        match = names.fullmatch(revision)
-        if match is None:
-            continue
-        step = int(match[1])
-        if step in found:
-            raise PipelineError(f"{repo}: step {step} twice: {found[step]} and {revision}")
-        found[step] = revision
+    revisions = _revisions(repo)
+    found = by_step(repo, [step for r in revisions if (step := parse(r)) is not None])
     if not found:
-        raise PipelineError(f"{repo}: no revisions named step_N, checkpoint-N or global_step_N")
+        others = f"; there are {', '.join(sorted(revisions)[:8])}" if revisions else ""
+        raise PipelineError(f"{repo}: no revisions named {KNOWN}{others}")
     return {step: _download(repo, revision) for step, revision in sorted(found.items())}
 
 
