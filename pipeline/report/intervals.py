@@ -11,14 +11,15 @@ variance of single answers over the variance of the problems' shares (1 <= r <= 
 design effect of survey statistics: Kish 1965; Korn & Graubard 1998, Survey Methodology 24:193).
 Where few problems carry the rarer outcome, that ratio is itself hardly known, and a score that
 rests on one lucky problem would look certain. So it is trusted as far as m problems carry that
-outcome, m = (sum x)^2 / sum x^2: n_eff = n r^(m^2 / (m^2 + 2.5^2)).
+outcome, m = (sum x)^2 / sum x^2: n_eff = n r^(m^2 / (m^2 + m0^2)), m0 = 2.5 for scores and 1.5 for
+differences.
 
 **Score**: Wilson's interval (1927, JASA 22:209) at n_eff. With one sample a problem it is exactly
 Wilson's. **Difference**: Tango's (1998, Statistics in Medicine 17:891) for the counts n_eff p+ and
 n_eff p-, p+ and p- the means of the problems' differences above and below zero. With one sample
 a problem these are the discordant pairs, and it is exactly Tango's.
 
-`benchmarks/coverage.py` shows how often they cover; 2.5 was chosen on its grid.
+`benchmarks/coverage.py` shows how often they cover; m0 was chosen on its grid.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 from pipeline.errors import PipelineError
 
 Array = NDArray[np.float64]
-TRUST = 2.5  # problems that carry an outcome from which on their spread is believed
+TRUST_SCORE, TRUST_DIFFERENCE = 2.5, 1.5  # problems from which on their spread is believed
 HALVINGS = 60  # of [-1, 1], until a bound is exact to the last bit
 FINEST = 1e15  # n_eff / n of shares that were not counted and hardly differ
 
@@ -51,7 +52,7 @@ def score_interval(shares: Array, samples: float, confidence: float = 0.95) -> t
     single = mean * (1 - mean)
     spread = np.maximum(values.var(-1), single / samples)
     carriers = np.minimum(_carriers(values), _carriers(1 - values))
-    number = values.shape[-1] * _ratio(single, spread, carriers)
+    number = values.shape[-1] * _ratio(single, spread, carriers / TRUST_SCORE)
     z = _quantile(confidence)
     middle = (mean + z**2 / (2 * number)) / (1 + z**2 / number)
     half = z / (1 + z**2 / number) * np.sqrt(single / number + (z / (2 * number)) ** 2)
@@ -81,7 +82,8 @@ def difference_interval(
     if samples > 1:  # the draws alone scatter so much
         noise = (one * (1 - one) + other * (1 - other)).mean(-1) / (samples - 1)
         spread = np.maximum(spread, noise)
-    number = values.shape[-1] * _ratio(single, spread, _carriers(np.abs(values)))
+    carriers = _carriers(np.abs(values))
+    number = values.shape[-1] * _ratio(single, spread, carriers / TRUST_DIFFERENCE)
     up, down = (moved + mean) / 2, (moved - mean) / 2
     z = _quantile(confidence)
     low = np.minimum(_tango(up, down, number, z), mean)
@@ -108,11 +110,11 @@ def _carriers(values: Array) -> Array:
     return np.divide(values.sum(-1) ** 2, squares, out=np.zeros_like(squares), where=squares > 0)
 
 
-def _ratio(single: Array, spread: Array, carriers: Array) -> Array:
-    """n_eff / n, [...], of at least 1: `single` over `spread`, as far as it is trusted."""
+def _ratio(single: Array, spread: Array, trust: Array) -> Array:
+    """n_eff / n, [...], of at least 1: `single` over `spread`, as far as it is trusted (m / m0)."""
     widest = np.maximum(spread, single / FINEST)
     ratio = np.divide(single, widest, out=np.ones_like(single), where=widest > 0)
-    return np.maximum(ratio, 1) ** (carriers**2 / (carriers**2 + TRUST**2))
+    return np.maximum(ratio, 1) ** (trust**2 / (trust**2 + 1))
 
 
 def _tango(up: Array, down: Array, number: Array, z: float) -> Array:
