@@ -42,7 +42,7 @@ def watched(value: Any, read: set[str], path: str = "") -> Any:
             read.add(f"{path}.{name}".lstrip("."))
         return found
 
-    copy = object.__new__(type(kind.__name__, (kind,), {"__getattribute__": look}))
+    copy: Any = object.__new__(type(kind.__name__, (kind,), {"__getattribute__": look}))
     for name in names:
         inner = watched(object.__getattribute__(value, name), read, f"{path}.{name}".lstrip("."))
         object.__setattr__(copy, name, inner)
@@ -197,10 +197,16 @@ def test_a_large_file_is_hashed_once_over_starts(
     """Gigabytes read at every start, or a file that is trusted although it has changed."""
     from pipeline.stages import outside
 
-    file, read = tmp_path / "large.bin", []
+    file = tmp_path / "large.bin"
+    read: list[Path] = []
+
+    def hashed(path: Path) -> str:
+        read.append(path)
+        return f"h{len(read)}"
+
     file.write_bytes(bytes(100))
     monkeypatch.setattr(outside, "REMEMBERED", 10)
-    monkeypatch.setattr(outside, "hash_file", lambda path: read.append(path) or f"h{len(read)}")
+    monkeypatch.setattr(outside, "hash_file", hashed)
 
     def start() -> str:
         monkeypatch.setattr(outside, "_known", {})

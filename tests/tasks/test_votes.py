@@ -22,7 +22,7 @@ WRONG = [r"\sqrt{8}", r"2\sqrt{2}", r"\frac{4}{\sqrt{2}}"]  # one number
 def ballot(
     right: int, wrong: Sequence[str | None], task: str = "maths", model: str = "m"
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    predictions: list[str | None] = ["7"] * right + list(wrong)
+    predictions: list[str | None] = [*(["7"] * right), *wrong]
     row = {"model": model, "task": task, "split": "test", "problem_id": "p"}
     grades = [
         {"correct": number < right, "prediction": prediction}
@@ -52,7 +52,7 @@ def test_several_ballots_are_apart() -> None:
     assert outcome(others) == pytest.approx(1 / 3)
 
 
-CERTAIN = {
+CERTAIN: dict[str, tuple[int, Sequence[str | None]]] = {
     "right whatever is equal": (4, WRONG),
     "wrong already": (1, ["9", "9", *WRONG]),
     "never right": (0, WRONG),
