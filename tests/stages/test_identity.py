@@ -60,6 +60,8 @@ def test_another_dtype_finds_no_rows_and_the_first_one_all_of_its_own(run_dir: P
     again = evaluated(context_of(run_dir, **short))
     assert len(generations(run_dir)) == count
     for key, row in again.items():
+        for each in (row, scores[key]):
+            del each["maj@budget"]  # what the cheapest of the evaluated models spends
         assert row == scores[key]
 
 
