@@ -36,6 +36,15 @@ socket.socket.connect, socket.getaddrinfo = connect, getaddrinfo
 """
 
 
+def settled(value: Any) -> Any:
+    """Without the log-probs and entropies of draws, whose last bits depend on the batch."""
+    if isinstance(value, list):
+        return [settled(item) for item in value]
+    if isinstance(value, dict):
+        return {k: settled(v) for k, v in value.items() if k not in ("logprob", "entropy")}
+    return value
+
+
 def content(run_dir: Path) -> dict[str, Any]:
     """What a run came to: hashes of weights, all generations, all scores, the probes."""
     weights = {
@@ -46,8 +55,8 @@ def content(run_dir: Path) -> dict[str, Any]:
     rows = read_jsonl(run_dir / "evaluate" / "generations.jsonl")
     return {
         "weights": weights,
-        "generations": sorted(json.dumps(row, sort_keys=True) for row in rows),
-        "scores": read_json(run_dir / "evaluate" / "scores.json"),
+        "generations": sorted(json.dumps(settled(row), sort_keys=True) for row in rows),
+        "scores": settled(read_json(run_dir / "evaluate" / "scores.json")),
         "linearity": read_json(run_dir / "linear_probe" / "weights.json"),
         "logprobs": read_json(run_dir / "linear_probe" / "logprobs.json"),
         "activations": read_json(run_dir / "linear_probe" / "activations.json"),
