@@ -19,7 +19,7 @@ Wilson's. **Difference**: Tango's (1998, Statistics in Medicine 17:891) for the 
 n_eff p-, p+ and p- the means of the problems' differences above and below zero. With one sample
 a problem these are the discordant pairs, and it is exactly Tango's.
 
-`benchmarks/coverage.py` shows how often they cover; m0 was chosen on its grid.
+`benchmarks/interval_coverage.py` shows how often they cover; m0 was chosen on its grid.
 """
 
 from __future__ import annotations

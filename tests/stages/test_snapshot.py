@@ -63,7 +63,7 @@ def test_a_hub_repository_with_a_revision_a_step(pico_run: Path, tmp_path: Path)
         *arguments, "snapshot.source=lab/none", f"run.dir={tmp_path / 'x'}", **offline
     )
     assert lost.returncode == 1
-    assert "lab/none: no revisions named step_N" in lost.stderr
+    assert "lab/none: no revisions named global_step_N, " in lost.stderr
 
 
 EARLY = [
