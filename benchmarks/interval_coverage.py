@@ -1,7 +1,7 @@
 """How often the 95 % intervals of scores.json cover: simulated evaluations whose truth is known.
 
     python benchmarks/interval_coverage.py                       # the table of docs/evaluate.md
-    python benchmarks/interval_coverage.py --peer --problems 30  # a percentile bootstrap beside them
+    python benchmarks/interval_coverage.py --peer --problems 30  # and a percentile bootstrap
 
 Of each problem the chance of a right answer is drawn, then k answers, then the interval is made;
 it should hold the mean chance in 95 of 100 evaluations. Problems are "alike" (all of one chance),
