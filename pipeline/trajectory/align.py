@@ -169,22 +169,25 @@ def _fixed(checkpoints: Sequence[Checkpoint]) -> frozenset[str]:
     found = set()
     with Files() as files:
         for name, entry in base.entries.items():
-            buffer = name.rpartition(".")[2] not in ("weight", "bias") and entry.is_float
-            if not buffer or _begins_finite(files, entry):
+            weight = name.rpartition(".")[2] in ("weight", "bias") or not entry.is_float
+            if weight or not _begins_like_a_mask(files, entry):
                 continue
             if all(equal(entry, checkpoint.entries[name]) for checkpoint in later):
                 found.add(name)
     return frozenset(found)
 
 
-def _begins_finite(files: Files, entry: Entry) -> bool:
+def _begins_like_a_mask(files: Files, entry: Entry) -> bool:
+    """Whether the first values are not all finite; NaN in a matrix is damage, not a mask."""
     values = torch.empty(min(entry.numel, stream.PIECE))
     raw = torch.empty(len(values) * 8, dtype=torch.uint8)
+    masked = False
     for piece in pieces([entry]):
         if piece.start >= LOOKED_AT:
             break
         part = values[: len(piece)]
         files.load(entry, piece.start, piece.stop, part, raw)
-        if not bool(part.isfinite().all()):
+        if len(entry.shape) > 1 and bool(part.isnan().any()):
             return False
-    return True
+        masked = masked or not bool(part.isfinite().all())
+    return masked

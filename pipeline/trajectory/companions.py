@@ -79,6 +79,11 @@ def companions(last: Checkpoint, base: Checkpoint) -> Companions:
     return Companions(files, tokenizer)
 
 
+def is_tokenizers(name: str) -> bool:
+    """True for the names of a tokenizer's own files."""
+    return any(pattern.fullmatch(name) for pattern in (VOCABULARY, BESIDE_VOCABULARY))
+
+
 def _places(checkpoint: Checkpoint, base: Checkpoint) -> Iterator[Path]:
     """The folders of a checkpoint that may have a tokenizer, the weights' own first."""
     if checkpoint.is_model or checkpoint.folder != base.folder or checkpoint is base:

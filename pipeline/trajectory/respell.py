@@ -76,8 +76,7 @@ def base_names(base: Checkpoint, names: Collection[str], source: Path) -> dict[s
     if not odd or found.known:
         return {name: found.names.get(name, name) for name in names}
     model = meta_model(base.folder)
-    shapes = {name: entry.shape for name, entry in base.entries.items()}
-    places = {} if model is None else origins(model, shapes)[0]
+    places = {} if model is None else origins(model, _shapes(base))[0]
     mapped = {name: name for name in names if name in known}
     for name in odd:
         origin = places.get(name)
@@ -91,8 +90,7 @@ def base_names(base: Checkpoint, names: Collection[str], source: Path) -> dict[s
 def _translation(base: Checkpoint, checkpoint: Checkpoint) -> Translation | None:
     """What transformers' tables say of the two spellings; None if it does not know the model."""
     stored = {name: entry.shape for name, entry in checkpoint.entries.items()}
-    wanted = {name: entry.shape for name, entry in base.entries.items()}
-    wanted |= {alias: wanted[target] for alias, target in base.ties.items() if target in wanted}
+    wanted = _shapes(base)
     config = read_json(base.folder / "config.json")
     key = hash_json([config, list(stored.items()), list(wanted.items())])
     if key not in _translations:
@@ -102,6 +100,12 @@ def _translation(base: Checkpoint, checkpoint: Checkpoint) -> Translation | None
         except PipelineError as error:
             raise PipelineError(f"{checkpoint.weights}: {error}") from None
     return _translations[key]
+
+
+def _shapes(base: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Of all tensors by name, those that are another one's included."""
+    shapes = {name: entry.shape for name, entry in base.entries.items()}
+    return shapes | {a: shapes[target] for a, target in base.ties.items() if target in shapes}
 
 
 def _with_heads(

@@ -11,9 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import hash_json
+from pipeline.artifacts import hash_file, hash_json
 from pipeline.errors import PipelineError
-from pipeline.trajectory.companions import CONFIG, Companions
+from pipeline.trajectory.companions import CONFIG, TEMPLATES, Companions, is_tokenizers
 
 CHAT = [
     {"role": "user", "content": "What is 2 + 3?"},
@@ -74,9 +74,10 @@ class _UnreadableError(Exception):
 
 
 def _stamp(folder: Path) -> str:
-    """Changes when a file in the folder does."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return hash_json(sorted([str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files))
+    """Changes when a file that the tokenizer is read from does."""
+    parts = [p for p in folder.iterdir() if p.name == CONFIG or is_tokenizers(p.name)]
+    parts += (folder / TEMPLATES).glob("*.jinja")
+    return hash_json(sorted([str(path), hash_file(path)] for path in parts if path.is_file()))
 
 
 @lru_cache(maxsize=64)  # many targets have the same source

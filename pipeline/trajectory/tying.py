@@ -8,7 +8,9 @@ reads it: nested configurations and the architecture's default included.
 
 from __future__ import annotations
 
+import json
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -48,6 +50,7 @@ HEAD_NAMES = (
     ("backbone.embeddings.weight", "lm_head.weight"),
 )
 BLOCK = 1 << 24  # bytes that are compared at once
+SETTLED = 2_000_000_000  # nanoseconds after which a file's time stamp tells of every change
 
 
 def is_head(name: str) -> bool:
@@ -165,10 +168,10 @@ def equal(first: Entry, second: Entry) -> bool:
         return False
     if replace(first, name=second.name) == second:
         return True
-    stamps = tuple(
-        (path, path.stat().st_size, path.stat().st_mtime_ns)
-        for path in sorted(first.paths | second.paths)
-    )
+    states = [(path, path.stat()) for path in sorted(first.paths | second.paths)]
+    stamps = tuple((path, state.st_size, state.st_mtime_ns) for path, state in states)
+    if time.time_ns() - max(state.st_mtime_ns for _, state in states) < SETTLED:
+        return _equal.__wrapped__(first, second, stamps)  # it may change again within the same tick
     return _equal(first, second, stamps)
 
 
@@ -235,13 +238,12 @@ def says_tied(folder: Path) -> bool:
     An architecture that transformers does not know (its own code, say) follows its flags, and
     without any is taken to be tied.
     """
-    path = folder / "config.json"
-    return _says_tied(folder, path.stat().st_mtime_ns if path.exists() else 0)
+    return _says_tied(folder, json.dumps(_config(folder)))
 
 
 @lru_cache(maxsize=4096)
-def _says_tied(folder: Path, stamp: int) -> bool:
-    config = _config(folder)
+def _says_tied(folder: Path, content: str) -> bool:
+    config = json.loads(content)
     own, flags = config.get("tie_word_embeddings"), set(_flags(config))
     if flags == {own} and not config.get("is_encoder_decoder"):  # T5 reads the flag otherwise
         return bool(own)
