@@ -188,3 +188,13 @@ def test_other_infinities_are_refused(tmp_path: Path, name: str, moving: bool) -
         check_finite(trajectory)
     with pytest.raises(PipelineError, match=rf"tensor {name}: 1 of 2"):
         extrapolate(trajectory, "two_point", 0, 40, [90], {90: tmp_path / "out"})
+
+
+def test_nan_in_a_matrix_is_no_mask(tmp_path: Path) -> None:
+    """Fused experts have no name that says weight; the same damage everywhere is damage."""
+    run = run_tensors([0, 20, 40])
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    for tensors in run.values():
+        tensors[name] = torch.tensor([[1.0, float("nan")], [2.0, 3.0]])
+    with pytest.raises(PipelineError, match=rf"tensor {name}: 1 of 4 values are NaN"):
+        check_finite(discover(write_run(tmp_path / "run", run), None))
