@@ -1,7 +1,10 @@
-"""Shared by all tests: a quiet, offline environment and one finished pico run."""
+"""Shared by all tests: a quiet, offline environment, one finished pico run, and how the tests are
+dealt over two workers.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -16,6 +19,9 @@ PICO = ["+experiment=pico", "tracking.mode=disabled"]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+if WORKER is not None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # Two workers on two cores: one thread each.
 
 Pipeline = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -47,16 +53,45 @@ def on_checkpoints(pico_run: Path) -> list[str]:
     ]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """For several workers: a file stays together, as its fixtures are made once, and whatever
+    starts vLLM or a Slurm job is one group, so that there is one engine at a time. The longest
+    group comes first: what is short fills up the other worker.
+    """
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        engine = any(item.get_closest_marker(name) for name in ("vllm", "slurm"))
+        group = "engine" if engine else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("engine",))
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder `name`, filled by `make` in the first worker that comes; the others wait."""
+    root = factory.getbasetemp() if WORKER is None else factory.getbasetemp().parent
+    folder, made = root / name, root / f"{name}.made"
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def pico_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache for the base model of all pico runs."""
-    return tmp_path_factory.mktemp("cache")
+    return made_once(tmp_path_factory, "cache", lambda folder: None)
 
 
 @pytest.fixture(scope="session")
 def pico_run(tmp_path_factory: pytest.TempPathFactory, pico_cache: Path) -> Path:
     """A whole pico run, finished; treat it as read-only."""
-    run_dir = tmp_path_factory.mktemp("pico") / "run"
-    done = run_pipeline(*PICO, f"run.dir={run_dir}", f"run.cache={pico_cache}")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return run_dir
+
+    def make(folder: Path) -> None:
+        done = run_pipeline(*PICO, f"run.dir={folder / 'run'}", f"run.cache={pico_cache}")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return made_once(tmp_path_factory, "pico", make) / "run"

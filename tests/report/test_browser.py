@@ -74,7 +74,9 @@ def test_figures_decode_and_nothing_overflows(width: int, page: Path, tmp_path: 
     shown = chromium(tmp_path / "profile", *flags, host.as_uri())
     title = shown.split("<title>")[1].split("</title>")[0]
     ready, images, overflow, wide = (int(float(number)) for number in title.split())
-    assert (ready, images) == (12, 12)
+    drawn = [png for png in page.parent.glob("*.png") if not png.stem.endswith("-dark")]
+    assert images == len(drawn)
+    assert ready == images > 10
     assert overflow <= 0
     assert wide == 0
 

@@ -149,7 +149,7 @@ def test_rows_of_draws_are_intervals_each() -> None:
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """A part of the benchmark's grid, seeded."""
     out = tmp_path_factory.mktemp("coverage") / "cells.json"
-    command = [sys.executable, str(ROOT / "benchmarks" / "coverage.py"), "--draws", "1000"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "interval_coverage.py"), "--draws", "1000"]
     command += ["--problems", "30", "150", "--samples", "1", "16", "--json", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline.training.worker import run
+from tests.conftest import made_once
 from tests.training.pico import sft_spec
 
 
@@ -15,9 +16,7 @@ from tests.training.pico import sft_spec
 def sft_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder of a finished SFT run; treat it as read-only."""
     torch.set_num_threads(1)
-    output = tmp_path_factory.mktemp("sft")
-    run(sft_spec(output))
-    return output
+    return made_once(tmp_path_factory, "sft", lambda folder: run(sft_spec(folder)))
 
 
 @pytest.fixture(scope="session")

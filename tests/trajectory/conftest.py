@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, made_once
 
 
 @pytest.fixture(scope="session")
@@ -19,9 +19,11 @@ def zero(tmp_path_factory: pytest.TempPathFactory) -> Path:
     With parameter groups, a frozen parameter and a buffer.
     """
     pytest.importorskip("deepspeed")
-    root = tmp_path_factory.mktemp("zero")
-    command = [sys.executable, "-m", "tests.trajectory.deepspeed_runs", str(root)]
-    environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    child = subprocess.run(command, cwd=ROOT, capture_output=True, env=environment)
-    assert child.returncode == 0, child.stderr.decode()[-3000:]
-    return root
+
+    def make(folder: Path) -> None:
+        command = [sys.executable, "-m", "tests.trajectory.deepspeed_runs", str(folder)]
+        environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+        child = subprocess.run(command, cwd=ROOT, capture_output=True, env=environment)
+        assert child.returncode == 0, child.stderr.decode()[-3000:]
+
+    return made_once(tmp_path_factory, "zero", make)
