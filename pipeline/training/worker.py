@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.artifacts import write_text
 from pipeline.ending import one_line
+from pipeline.globbing import plain_path
 from pipeline.training.callbacks import Log
 from pipeline.training.check import check
 from pipeline.training.checkpoints import last_whole, prepare_output
@@ -84,7 +85,7 @@ def _run_rl(spec: RlSpec, log: Log | None) -> None:
 
 def _train(trainer: Trainer, output: Path) -> None:
     resumed = last_whole(output / "checkpoints")
-    trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed[0]))
+    trainer.train(resume_from_checkpoint=None if resumed is None else str(plain_path(resumed[0])))
 
 
 def main() -> int:
