@@ -46,8 +46,8 @@ def run(raw: DictConfig) -> None:
             it can be.
     """
     check_spelling(HydraConfig.get().overrides.task)
-    check_keys(raw)
     config = cast(PipelineConfig, OmegaConf.to_object(raw))
+    check_keys(raw)
     _expand_home(config)
     check(config)
     share = Share.from_environment()
