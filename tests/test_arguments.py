@@ -118,3 +118,9 @@ def test_types_of_keys() -> None:
     assert not is_text("nothing.at.all")
     assert field_type("weight_extrap.targets") == list[int]
     assert rewritten("rl_train.steps=1#2") is None
+
+
+def test_references_to_other_values_still_work(refused: Refused) -> None:  # noqa: F811
+    """Catches arguments that are resolved before there is a configuration to resolve them in."""
+    line = refused(EXPERIMENT, "snapshot.source=/nowhere/${name}", "tracking.mode=disabled")
+    assert line.startswith("/nowhere/from_checkpoints: no such folder")
