@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -20,13 +21,15 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline import config as schema
 from pipeline.ending import TRACEBACK, one_line
 
+CONF = Path(__file__).resolve().parent.parent / "conf"
 STUMBLES = (ValueError, TypeError, AssertionError, AttributeError, LookupError)
 _composed = False  # whether Hydra has done its part: what fails before that are the arguments
 
 schema.register()
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+# The whole path: a relative one is found from `python -m pipeline`, not from the installed command.
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _run(config: DictConfig) -> None:
     global _composed
     _composed = True
