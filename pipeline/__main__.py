@@ -1,7 +1,7 @@
 """The entry point: `python -m pipeline +experiment=tiny`.
 
 Composes the configuration, refuses what cannot work in one line (exit code 1), and hands over to
-the runner. It must sit beside `conf/`'s parent for Hydra to find it, and imports nothing heavy.
+the runner. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _composed = False  # whether Hydra has done its part: what fails before that are
 schema.register()
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(schema.CONF), config_name="config")
 def _run(config: DictConfig) -> None:
     global _composed
     _composed = True

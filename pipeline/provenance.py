@@ -34,9 +34,14 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of this checkout ("+" if it has changes), or None outside of one."""
-    root = Path(__file__).resolve().parent.parent
+    """The commit of this checkout ("+" if it has changes), or None outside of one.
+
+    An environment often lies in the repository of another project, whose commit says nothing.
+    """
+    code = Path(__file__).resolve()
+    root = code.parent.parent
     try:
+        _git(root, "ls-files", "--error-unmatch", str(code))
         commit = _git(root, "rev-parse", "HEAD")
         return commit + ("+" if _git(root, "status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
