@@ -26,6 +26,7 @@ _composed = False  # whether Hydra has done its part: what fails before that are
 schema.register()
 
 
+# The whole path: a relative one is looked for where the command is started, too.
 @hydra.main(version_base="1.3", config_path=str(schema.CONF), config_name="config")
 def _run(config: DictConfig) -> None:
     global _composed

@@ -53,6 +53,7 @@ def on_checkpoints(pico_run: Path) -> list[str]:
     ]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """For several workers: a file stays together, as its fixtures are made once, and whatever
     starts vLLM or a Slurm job is one group, so that there is one engine at a time. The longest
