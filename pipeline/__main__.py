@@ -1,7 +1,7 @@
 """The entry point: `python -m pipeline +experiment=tiny`.
 
 Composes the configuration, refuses what cannot work in one line (exit code 1), and hands over to
-the runner. It must sit beside `conf/`'s parent for Hydra to find it, and imports nothing heavy.
+the runner. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,7 +20,6 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline import config as schema
 from pipeline.ending import TRACEBACK, one_line
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 STUMBLES = (ValueError, TypeError, AssertionError, AttributeError, LookupError)
 SWEEP = ("-m", "--multirun")
 _composed = False  # whether Hydra has done its part: what fails before that are the arguments
@@ -29,8 +27,8 @@ _composed = False  # whether Hydra has done its part: what fails before that are
 schema.register()
 
 
-# The whole path: a relative one is found from `python -m pipeline`, not from the installed command.
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+# The whole path: a relative one is looked for where the command is started, too.
+@hydra.main(version_base="1.3", config_path=str(schema.CONF), config_name="config")
 def _run(config: DictConfig) -> None:
     global _composed
     _composed = True

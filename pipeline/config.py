@@ -7,11 +7,15 @@ is refused before anything runs; `pipeline.checks` adds what types cannot say.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+_PACKAGE = Path(__file__).resolve().parent
+# A wheel has the YAML files inside the package, a checkout beside it.
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 STAGES = (
     "sft_train",
     "rl_train",

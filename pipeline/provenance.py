@@ -36,9 +36,14 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """The commit of this checkout ("+" if it has changes), or None outside of one, or where git
-    does not answer: a stage that has run for hours is not lost for that."""
-    root = Path(__file__).resolve().parent.parent
+    does not answer: a stage that has run for hours is not lost for that.
+
+    An environment often lies in the repository of another project, whose commit says nothing.
+    """
+    code = Path(__file__).resolve()
+    root = code.parent.parent
     try:
+        _git(root, "ls-files", "--error-unmatch", str(code))
         commit = _git(root, "rev-parse", "HEAD")
         return commit + ("+" if _git(root, "status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
