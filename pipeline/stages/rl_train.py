@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import read_jsonl
 from pipeline.errors import PipelineError
 from pipeline.stages import models, outside, problems, specs
-from pipeline.stages.base import Context
+from pipeline.stages.base import DONE, RESUME, Context
 
-SECTIONS = ("rl_train", "algorithm", "model", "task", "compute", "seed")
-OUTPUTS = ("snapshots",)
+SECTIONS = (
+    *("rl_train", "algorithm", "task", "compute", "seed"),
+    *("model.path", "model.revision", "model.package", "model.gguf"),
+)
 REUSES = False
 TAIL = 20  # steps that the final reward is averaged over
 
@@ -25,6 +28,26 @@ def inputs(context: Context) -> dict[str, Any]:
     config = context.config
     data = outside.task_data(context, [config.task])
     return {**data, **outside.model(context, config.model.path)}
+
+
+def standing(context: Context) -> str:
+    """A run of more steps, or with more snapshots, has what is asked for as well."""
+    from pipeline.training import checkpoints
+
+    spec = specs.rl_spec(context, context.stage_dir("rl_train"), Path())
+    if checkpoints.finished(spec):
+        return DONE
+    resumed, whole = checkpoints.resumable(spec), checkpoints.newest_step(spec)
+    if resumed is not None and resumed[1] == whole:
+        return RESUME
+    if missing := checkpoints.missing_snapshots(spec, min(whole, spec.steps)):
+        return (
+            f"rl_train.snapshot_every={spec.snapshot_every}: no snapshot of step {missing[0]} was "
+            "written"
+        )
+    if whole == 0 and not context.is_done("rl_train"):
+        return RESUME  # killed before the first checkpoint
+    return f"no checkpoint of at most rl_train.steps={spec.steps} is left to continue from"
 
 
 def plan(context: Context) -> str:
