@@ -49,15 +49,16 @@ def prepare_output(spec: Spec) -> None:
     """Make `spec.output` fit to start or resume from; run by one process before the others go on.
 
     What another spec left there is removed: its checkpoints must not be resumed, nor its snapshots
-    mixed with ours. Half-written checkpoints and snapshots are removed, and metrics rows of steps
-    that will be run again.
+    mixed with ours. Half-written checkpoints and snapshots are removed, and rows (metrics, jumps) of
+    steps that will be run again.
     """
     output = Path(spec.output)
     record, print_ = output / "fingerprint.json", {"fingerprint": fingerprint(spec)}
     if record.exists() and read_own(record) != print_:
         for name in ("checkpoints", "snapshots", "model", "init"):
             shutil.rmtree(output / name, ignore_errors=True)
-        (output / "metrics.jsonl").unlink(missing_ok=True)
+        for name in ("metrics.jsonl", "regrounds.jsonl"):
+            (output / name).unlink(missing_ok=True)
         record.unlink()
     if not record.exists():
         write_json(record, print_)
@@ -67,10 +68,11 @@ def prepare_output(spec: Spec) -> None:
         if not (checkpoint / MARKER).is_file():
             shutil.rmtree(checkpoint)
     resumed = last_whole(output / "checkpoints")
-    _cut_metrics(output / "metrics.jsonl", 0 if resumed is None else resumed[1])
+    for name in ("metrics.jsonl", "regrounds.jsonl"):
+        _cut_rows(output / name, 0 if resumed is None else resumed[1])
 
 
-def _cut_metrics(path: Path, step: int) -> None:
+def _cut_rows(path: Path, step: int) -> None:
     rows = read_jsonl(path)
     kept = [row for row in rows if row["step"] <= step]
     if path.exists() and (len(kept) < len(rows) or not path.read_bytes().endswith(b"\n")):
