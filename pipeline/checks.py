@@ -184,8 +184,8 @@ def _check_reground(config: PipelineConfig) -> None:
     if jumps.every is None:
         if jumps.jump:
             raise PipelineError(
-                f"rl_train.reground.jump={jumps.jump} without rl_train.reground.every; give the real "
-                "steps from jump to jump, too"
+                f"rl_train.reground.jump={jumps.jump} without rl_train.reground.every; give the "
+                "real steps from jump to jump, too"
             )
         return
     if jumps.jump < 1:

@@ -49,8 +49,8 @@ def prepare_output(spec: Spec) -> None:
     """Make `spec.output` fit to start or resume from; run by one process before the others go on.
 
     What another spec left there is removed: its checkpoints must not be resumed, nor its snapshots
-    mixed with ours. Half-written checkpoints and snapshots are removed, and rows (metrics, jumps) of
-    steps that will be run again.
+    mixed with ours. Half-written checkpoints and snapshots are removed, and rows (metrics, jumps)
+    of steps that will be run again.
     """
     output = Path(spec.output)
     record, print_ = output / "fingerprint.json", {"fingerprint": fingerprint(spec)}
