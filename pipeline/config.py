@@ -32,6 +32,7 @@ IDLE = "idle"  # metadata of a field that decides no number of any result (pipel
 CONSTANT_SCHEDULES = ("constant", "constant_with_warmup")  # as long as they last
 DTYPES = ("bfloat16", "float16", "float32")
 ONLY_IN_BASE = ("refuse", "keep")
+REGROUND_OPTIMIZERS = ("keep", "reset")
 SNAPSHOT_DTYPES = (*DTYPES, "delta_bfloat16", "delta_float32")
 
 T = TypeVar("T")
@@ -162,12 +163,35 @@ class SftConfig:
 
 
 @dataclass
+class GuardConfig:
+    problems: int = 0  # of the validation split, answered before and after a jump; 0: no guard
+    samples: int = 1  # responses to each
+    threshold: float = 0.02  # accuracy that a jump may cost
+    tries: int = 3  # β, then half the way to 1, and again; then the jump is not made
+
+
+@dataclass
+class RegroundConfig:
+    """Jumps along the line of the run itself; see pipeline/training/reground.py."""
+
+    every: int | None = None  # M, real steps from jump to jump; null: none
+    jump: int = 0  # N, steps that a jump goes on
+    hold: list[str] = field(default_factory=lambda: [DEFAULT_HOLD])  # tensors that do not jump
+    optimizer: str = "keep"  # or reset: moments start anew after a jump, as published
+    momentum: float = 0.0  # outer Nesterov momentum over the segments
+    adaptive: bool = False  # N times the straightness of the segment
+    max_movement: float | None = None  # of a jump, relative to the norm of the weights
+    guard: GuardConfig = field(default_factory=GuardConfig)
+
+
+@dataclass
 class RlConfig:
     steps: int = MISSING
     snapshot_every: int = _idle(MISSING)
     snapshot_dtype: str = "float32"  # of whole models; delta_*: of the difference from the base
     checkpoint_every: int = _idle(MISSING)
     problems: int | None = None  # null: all of the training split
+    reground: RegroundConfig = field(default_factory=RegroundConfig)
 
 
 @dataclass

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import read_jsonl
+from pipeline.config import RegroundConfig
 from pipeline.errors import PipelineError
 from pipeline.stages import models, outside, problems, specs
 from pipeline.stages.base import DONE, RESUME, Context
@@ -54,7 +55,10 @@ def plan(context: Context) -> str:
     config = context.config
     rl, algorithm, compute = config.rl_train, config.algorithm, config.compute
     base = models.describe_base(context)
-    problems.check_task(context, config.task, ("train", rl.problems))
+    sets: list[tuple[str, int | None]] = [("train", rl.problems)]
+    if rl.reground.every is not None and rl.reground.guard.problems:
+        sets.append(("validation", rl.reground.guard.problems))
+    problems.check_task(context, config.task, *sets)
     for package, wanted in (
         ("deepspeed", compute.launcher == "deepspeed" or compute.zero_stage > 0),
         ("vllm", compute.vllm_rollouts),
@@ -72,7 +76,7 @@ def plan(context: Context) -> str:
     return (
         f"{algorithm.name} on {config.task.name} from {base}: {rl.steps} steps of "
         f"{algorithm.prompts_per_step} x {algorithm.rollouts_per_prompt} rollouts, {where}; "
-        f"{snapshots} snapshots{_disk(context, snapshots)}"
+        f"{snapshots} snapshots{_disk(context, snapshots)}{_jumps(rl.reground, rl.steps)}"
     )
 
 
@@ -89,6 +93,14 @@ def run(context: Context) -> dict[str, Any]:
         "reward_first": sum(row["reward"] for row in first) / len(first),
         "reward_last": sum(row["reward"] for row in last) / len(last),
     }
+
+
+def _jumps(reground: RegroundConfig, steps: int) -> str:
+    if reground.every is None:
+        return ""
+    guard = f", guarded by {reground.guard.problems} problems" if reground.guard.problems else ""
+    count = steps // reground.every
+    return f"; {count} jumps of {reground.jump} after {reground.every} steps each{guard}"
 
 
 def _disk(context: Context, snapshots: int) -> str:

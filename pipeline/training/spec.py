@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pipeline.artifacts import hash_json, read_own, write_json
-from pipeline.config import CONSTANT_SCHEDULES
+from pipeline.config import CONSTANT_SCHEDULES, RegroundConfig
 from pipeline.content import data_content, model_content
 from pipeline.errors import PipelineError
 from pipeline.fields import check_fields
@@ -159,6 +159,7 @@ class RlSpec:
     vllm_host: str = "0.0.0.0"  # server
     vllm_port: int = 8000
     snapshot_dtype: str = "float32"  # one of SNAPSHOT_DTYPES
+    reground: RegroundConfig = field(default_factory=RegroundConfig)
     compute: Compute = field(default_factory=Compute)
     trust_remote_code: bool = False
     seed: int = 0
