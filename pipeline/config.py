@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
+
+from pipeline.tasks.task import TaskConfig
 
 STAGES = (
     "sft_train",
@@ -47,28 +48,6 @@ class ModelConfig:
     dtype: str = "bfloat16"  # weights and activations in generation and scoring
     attention: str = "sdpa"
     trust_remote_code: bool = False
-
-
-@dataclass
-class DatasetConfig:
-    path: str = MISSING  # hub id, or a .jsonl / .parquet file
-    name: str | None = None
-    revision: str | None = None
-    split: str = "test"
-    problem: str = "problem"
-    answer: str = "answer"
-
-
-@dataclass
-class TaskConfig:
-    name: str = MISSING
-    kind: str = MISSING  # which loader and grader (pipeline/tasks)
-    dataset: DatasetConfig | None = None
-    prompt_template: str | None = None  # holds {problem}; null: as the kind poses it
-    system_prompt: str | None = None
-    grade_after: str | None = None  # only what follows this mark is graded, e.g. "</think>"
-    max_prompt_tokens: int = 2048
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -251,6 +230,8 @@ def register() -> None:
     Options are open: which ones there are depends on the task or the method, whose code refuses
     unknown ones. So the command line may set any of them without a `+`.
     """
+    from hydra.core.config_store import ConfigStore
+
     schema = OmegaConf.structured(PipelineConfig)
     for free in (schema.task.options, schema.eval_tasks, schema.extrapolation.options):
         OmegaConf.set_struct(free, False)

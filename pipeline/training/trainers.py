@@ -24,7 +24,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from pipeline.errors import PipelineError
 from pipeline.tasks import reward_function
 from pipeline.training.callbacks import Log, MetricsCallback, SnapshotCallback, WholeCheckpoints
-from pipeline.training.data import rl_rows, sft_rows, training_problems
+from pipeline.training.data import rl_rows, sft_rows, task_config, training_problems
 from pipeline.training.devices import rollout_arguments, trainer_arguments
 from pipeline.training.spec import RlSpec, SftSpec, Spec
 
@@ -120,7 +120,7 @@ def build_rl(spec: RlSpec, args: GRPOConfig | RLOOConfig, log: Log | None) -> Tr
     trainer_class: Any = Rloo if spec.trainer == "rloo" else Grpo
     trainer: WholeCheckpoints = trainer_class(
         model=spec.model,
-        reward_funcs=reward_function(spec.task.name, kind=spec.task.kind, **spec.task.options),
+        reward_funcs=reward_function(task_config(spec.task)),
         args=args,
         train_dataset=rl_rows(problems, spec.steps * spec.prompts_per_step, spec.seed),
         processing_class=tokenizer,

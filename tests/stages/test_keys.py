@@ -14,8 +14,9 @@ import pytest
 
 from pipeline import runner
 from pipeline.artifacts import read_json, write_json
-from pipeline.config import STAGES, DatasetConfig
+from pipeline.config import STAGES
 from pipeline.stages.base import Context
+from pipeline.tasks import DatasetConfig
 from tests.stages.contexts import context_of
 
 # Read, and of no effect on what comes out: where things are, how much runs at once.
