@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import decode
+from pipeline.artifacts import decode, kind_of
 from pipeline.errors import PipelineError
 from pipeline.faults import is_local
 from pipeline.tasks.task import TaskConfig
@@ -23,7 +23,7 @@ def load_rows(task: TaskConfig) -> list[dict[str, Any]]:
     """
     file = local_file(task)
     if file is None:
-        return _from_hub(task)
+        return _texts(task, _from_hub(task))
     try:
         rows = _parse(file)
     except (OSError, ValueError) as error:
@@ -39,6 +39,19 @@ def load_rows(task: TaskConfig) -> list[dict[str, Any]]:
             f"task {task.name}: {file}: row {wrong} is no object with named columns; write each "
             'problem as {"problem": ..., "answer": ...}'
         )
+    return _texts(task, rows)
+
+
+def _texts(task: TaskConfig, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, whose problems must be texts: the words "None" or "[...]" would be no problem."""
+    source = task.source
+    name = source.problem
+    for number, row in enumerate(rows, 1):
+        if name in row and not isinstance(row[name], str):
+            raise PipelineError(
+                f"task {task.name}: {source.path}: row {number}: {name} is "
+                f"{kind_of(row[name])}, not text; correct the row or leave it out"
+            )
     return rows
 
 
