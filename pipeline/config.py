@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
+
+from pipeline.tasks.task import TaskConfig
 
 _PACKAGE = Path(__file__).resolve().parent
 # A wheel has the YAML files inside the package, a checkout beside it.
@@ -62,28 +63,6 @@ class ModelConfig:
     dtype: str = "bfloat16"  # weights and activations in generation and scoring
     attention: str = _idle("sdpa")
     trust_remote_code: bool = _idle(False)
-
-
-@dataclass
-class DatasetConfig:
-    path: str = MISSING  # hub id, or a .jsonl / .parquet file
-    name: str | None = None
-    revision: str | None = None
-    split: str = "test"
-    problem: str = "problem"
-    answer: str = "answer"
-
-
-@dataclass
-class TaskConfig:
-    name: str = MISSING
-    kind: str = MISSING  # which loader and grader (pipeline/tasks)
-    dataset: DatasetConfig | None = None
-    prompt_template: str | None = None  # holds {problem}; null: as the kind poses it
-    system_prompt: str | None = None
-    grade_after: str | None = None  # only what follows this mark is graded, e.g. "</think>"
-    max_prompt_tokens: int = 2048
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -289,6 +268,8 @@ def register() -> None:
     Options are open: which ones there are depends on the task or the method, whose code refuses
     unknown ones. So the command line may set any of them without a `+`.
     """
+    from hydra.core.config_store import ConfigStore
+
     schema = OmegaConf.structured(PipelineConfig)
     for free in (schema.task.options, schema.eval_tasks, schema.extrapolation.options):
         OmegaConf.set_struct(free, False)

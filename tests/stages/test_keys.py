@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from pipeline.artifacts import read_json, write_json
-from pipeline.config import STAGES, DatasetConfig, TaskConfig
+from pipeline.config import STAGES
 from pipeline.records import load_stage, record
 from pipeline.settings import deciding
 from pipeline.stages.base import Context
+from pipeline.tasks import DatasetConfig, TaskConfig
 from tests.stages.contexts import context_of
 
 # Read, and of no effect on what comes out: where things are and what they are called, how much runs
