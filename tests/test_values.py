@@ -118,7 +118,7 @@ def test_no_value_of_any_key_is_a_traceback(given: list[str], tmp_path: Path) ->
     assert not [case for case in wrong if case[0] not in ELSEWHERE]
 
 
-REFUSED = {
+REFUSED: dict[str, list[Any]] = {
     "weight_extrap.targets": [[[1]], [-1], [0], [10**30]],
     "logit_extrap.alphas": [[float("nan")], [float("inf")], [[1.5]]],
     "evaluate.temperature": [float("nan"), -1, float("inf")],
