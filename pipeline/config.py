@@ -232,7 +232,7 @@ class EvaluateConfig:
     temperature: float = 1.0
     top_p: float = 1.0
     max_tokens: int = 1024
-    bootstrap: int = 10_000
+    bootstrap: int = 10_000  # random sign flips behind the p-value of a difference
     controls: bool = True  # the reported models greedy and at lower temperatures, too
     control_temperatures: list[float] | None = None  # null: 0.3 and 0.6 of evaluate.temperature
     control_samples: int = 4  # responses to a problem at each of them (greedy: 1)

@@ -13,6 +13,7 @@ from pipeline.report.html import Section, absent_section, score, table
 from pipeline.report.inputs import Artefacts
 
 Row = Mapping[str, Any]
+UNGRADED = ("grading_timeouts", "extraction_failures", "no_reference")
 
 
 def score_table(run: Artefacts) -> Section:
@@ -41,8 +42,24 @@ def score_table(run: Artefacts) -> Section:
         lines = [f'<tr><th class="group" colspan="{len(header)}">{escape(title)}</th></tr>']
         lines += [_score_line(row, shown) for row in sorted(group, key=_row_order)]
         bodies.append(lines)
-    note = '<p class="small">Shaded: chosen on validation. Ranges are 95 % intervals.</p>'
-    return Section("scores", "Scores", "All scores", table(header, bodies, wide=True) + note)
+    note = "Shaded: chosen on validation. Ranges are 95 % intervals." + _unread_references(run.rows)
+    body = table(header, bodies, wide=True) + f'<p class="small">{note}</p>'
+    return Section("scores", "Scores", "All scores", body)
+
+
+def _unread_references(rows: Sequence[Row]) -> str:
+    """Responses that count as wrong because of their problem: no model's fault."""
+    found: dict[str, int] = {}
+    for row in rows:
+        place = f"{row['task']}, {row['split']}"
+        found[place] = found.get(place, 0) + int(row.get("no_reference") or 0)
+    counts = [f"{number} of {escape(place)}" for place, number in found.items() if number]
+    if not counts:
+        return ""
+    return (
+        " Responses not judged, as the reference answer of their problem cannot be read: "
+        f"{'; '.join(counts)} (all models together). They count as wrong, for every model alike."
+    )
 
 
 def _row_order(row: Row) -> tuple[int, str, float]:
@@ -60,7 +77,7 @@ def _score_line(row: Row, ks: Sequence[int]) -> str:
     p = difference.get("p") if difference else None
     tokens, truncated = row.get("tokens_mean"), row.get("truncated_share")
     majority = row.get("maj@k")
-    ungraded = sum(int(row.get(key) or 0) for key in ("grading_timeouts", "extraction_failures"))
+    ungraded = sum(int(row.get(key) or 0) for key in UNGRADED)
     cells = [
         score(row),
         *(f"{100 * passes[str(k)]:.1f}" if str(k) in passes else "" for k in ks),
