@@ -21,6 +21,7 @@ from pipeline import config as schema
 from pipeline.ending import TRACEBACK, one_line
 
 STUMBLES = (ValueError, TypeError, AssertionError, AttributeError, LookupError)
+SWEEP = ("-m", "--multirun")
 _composed = False  # whether Hydra has done its part: what fails before that are the arguments
 
 schema.register()
@@ -43,6 +44,7 @@ def main() -> None:
     if _verbose():
         os.environ[TRACEBACK] = "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions reach the handlers
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda a: a not in SWEEP)  # argparse wants it there
     for stream in (sys.stdout, sys.stderr):  # a path of any letters can be said on any terminal
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     with one_line(_explain, quiet=True):

@@ -22,6 +22,7 @@ from pipeline.artifacts import read_jsonl
 from pipeline.errors import PipelineError
 from pipeline.training.callbacks import Log
 from pipeline.training.check import check
+from pipeline.training.checkpoints import check_output, finished
 from pipeline.training.devices import child_environment
 from pipeline.training.processes import die_with_parent, end_group
 from pipeline.training.spec import Compute, Spec, write_spec
@@ -42,6 +43,9 @@ def launch(spec: Spec, log: Log | None = None) -> None:
             else with the exit code (their traceback is on stderr).
     """
     check(spec)
+    check_output(spec)
+    if finished(spec):
+        return
     output = Path(spec.output)
     path = output / "spec.json"
     write_spec(spec, path)

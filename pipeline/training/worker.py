@@ -23,7 +23,7 @@ from pipeline.ending import one_line
 from pipeline.globbing import plain_path
 from pipeline.training.callbacks import Log
 from pipeline.training.check import check
-from pipeline.training.checkpoints import last_whole, prepare_output
+from pipeline.training.checkpoints import check_output, finished, prepare_output, resumable
 from pipeline.training.devices import join_processes
 from pipeline.training.processes import die_with_parent
 from pipeline.training.scratch import make_model
@@ -48,6 +48,9 @@ def run(spec: Spec, log: Log | None = None) -> None:
         PipelineError: a bad value, a missing model, or a loss that is not finite.
     """
     check(spec)
+    check_output(spec)
+    if finished(spec):
+        return
     transformers_logging.disable_progress_bar()
     # it warns that checkpoints are put in numerical order, which is what we want
     logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
@@ -69,7 +72,7 @@ def _run_sft(spec: SftSpec, log: Log | None) -> None:
                 make_model(spec.architecture, output / ".init.partial", spec.seed)
                 (output / ".init.partial").rename(output / "init")
     trainer = build_sft(spec, args, start, log)
-    _train(trainer, output)
+    _train(trainer, spec)
     model: Any = trainer.model
     tokenizer: Any = trainer.processing_class
     weights = master_weights(model, keep=PartialState().is_main_process)
@@ -82,11 +85,11 @@ def _run_rl(spec: RlSpec, log: Log | None) -> None:
     with PartialState().main_process_first():
         if PartialState().is_main_process:
             prepare_output(spec)
-    _train(build_rl(spec, args, log), Path(spec.output))
+    _train(build_rl(spec, args, log), spec)
 
 
-def _train(trainer: Trainer, output: Path) -> None:
-    resumed = last_whole(output / "checkpoints")
+def _train(trainer: Trainer, spec: Spec) -> None:
+    resumed = resumable(spec)
     trainer.train(resume_from_checkpoint=None if resumed is None else str(plain_path(resumed[0])))
 
 

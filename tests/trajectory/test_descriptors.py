@@ -20,7 +20,7 @@ from tests.trajectory.pico import load_model, run_tensors, write_run
 
 
 def open_descriptors() -> set[str]:
-    return set(os.listdir("/proc/self/fd"))
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
 def test_at_most_so_many_stay_open(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_numpy_arrays_and_empty_folders(tmp_path: Path) -> None:
 
 
 def test_a_dead_link_is_not_an_unknown_layout(tmp_path: Path) -> None:
-    """Catches "no weights" where the hub's cache was cleaned, and the base's config in its place."""
+    """Catches "no weights" where the hub's cache was cleaned, and the base's config for it."""
     base = open_checkpoint(0, write_model(tmp_path / "base", random_tensors(1)))
     model = write_model(tmp_path / "model", random_tensors(0))
     (model / "config.json").unlink()
