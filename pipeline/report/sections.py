@@ -191,6 +191,6 @@ def compared(run: Artefacts, task: str) -> list[Row]:
 
 
 def _marked_step(run: Artefacts) -> int | None:
-    """The last step that extrapolation may see, if RL went on beyond it."""
+    """The last step that extrapolation may see, if RL continued beyond it."""
     last = run.last_step
     return last if last is not None and run.steps and last < run.steps[-1] else None

@@ -234,7 +234,7 @@ def grade_many(
     Of a problem with a mark (load_problems: grade_after) only what follows it is graded.
 
     Args:
-        done: called once a response or so as grading goes on (progress).
+        done: called once a response or so as grading proceeds (progress).
         options: as for load_problems.
     """
     if not pairs:
