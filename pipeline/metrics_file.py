@@ -2,7 +2,7 @@
 
 A killed run has logged steps that the next start trains again. Its rows stand here, flushed, when
 the run resumes from the checkpoint before them; so a row that comes again replaces what was
-written from its step on, and the file holds the values of the run that went on.
+written from its step on, and the file holds the values of the run that resumed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sample to a JSONL file that grows as responses finish and that a killed run goes on with.
+"""Sample to a JSONL file that grows as responses finish and that a killed run resumes with.
 
 A row is known by (model fingerprint, task, split, problem, prompt, sample, sampling hash). Rows
 that are in the file are not made again, so running twice adds nothing, and a larger `n` or more

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from html import escape
-
-from pipeline.report.html import Section
+from pipeline.report.html import Section, render
 
 GLOSSARY = (
     (
@@ -99,5 +97,5 @@ GLOSSARY = (
 
 def glossary() -> Section:
     """What each number on the page means."""
-    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in GLOSSARY)
-    return Section("glossary", "Terms", "What the numbers mean", f"<dl>{items}</dl>")
+    body = render("glossary", terms=GLOSSARY)
+    return Section("glossary", "Terms", "What the numbers mean", body)

@@ -15,7 +15,7 @@ SIZES = ("layers", "hidden", "intermediate", "heads", "kv_heads", "max_positions
 
 
 def check(spec: Spec) -> None:
-    """Refuse values that cannot work, naming the key and the mend.
+    """Refuse values that cannot work, naming the key and the fix.
 
     Raises:
         PipelineError: at the first bad value.

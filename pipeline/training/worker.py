@@ -36,7 +36,7 @@ SUPERVISED = "PIPELINE_SUPERVISED"  # environment variable: `launch` waits for t
 
 
 def run(spec: Spec, log: Log | None = None) -> None:
-    """Train to the end, going on from the last whole checkpoint below `spec.output`.
+    """Train to the end, resuming from the last whole checkpoint below `spec.output`.
 
     Args:
         log: called on rank 0 with every row that goes to metrics.jsonl.

@@ -55,7 +55,7 @@ def extrapolate(
         method: a name in `coefficients.METHODS`.
         targets: steps to predict.
         out: folder for each target. Finished ones of the same plan are left as they are; one that
-            was begun goes on after its last whole shard.
+            was begun resumes after its last whole shard.
         hold: globs of tensor names copied bit by bit (own dtype) from `last`.
         dtype: "bfloat16", "float16", "float32", or "same" for each tensor's own.
         options: the method's own, and for every method `damping` and `alpha_by_tensor`.
