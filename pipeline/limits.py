@@ -96,9 +96,9 @@ def _check(section: Any, prefix: str) -> None:
         key, value = prefix + field.name, getattr(section, field.name)
         if dataclasses.is_dataclass(value):
             _check(value, f"{key}.")
-        elif field.name == "eval_tasks":
-            for name, task in value.items():
-                _check(task, f"{key}.{name}.")
+        elif field.name in ("eval_tasks", "extrapolations"):
+            for name, entry in value.items():
+                _check(entry, f"{key}.{name}.")
         else:
             hint = hints[field.name]
             if not fits(value, hint):

@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from pipeline import progress, provenance
-from pipeline.arguments import check_keys, check_spelling, split
+from pipeline.arguments import check_keys, check_methods, check_spelling, split
 from pipeline.artifacts import hash_json, read_own, write_json, write_text
 from pipeline.checks import check, check_shared
 from pipeline.config import STAGES, PipelineConfig
@@ -48,6 +48,7 @@ def run(raw: DictConfig) -> None:
     check_spelling(HydraConfig.get().overrides.task)
     check_keys(raw)
     config = cast(PipelineConfig, OmegaConf.to_object(raw))
+    check_methods(HydraConfig.get().overrides.task, bool(config.extrapolations))
     _expand_home(config)
     check(config)
     share = Share.from_environment()
