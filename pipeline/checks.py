@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.config import (
     DTYPES,
     ONLY_IN_BASE,
+    REGROUND_OPTIMIZERS,
     SHARED_STAGES,
     SNAPSHOT_DTYPES,
     STAGES,
@@ -40,6 +41,7 @@ def check(config: PipelineConfig) -> None:
     _one_of("weight_extrap.dtype", config.weight_extrap.dtype, DTYPES)
     _one_of("rl_train.snapshot_dtype", config.rl_train.snapshot_dtype, SNAPSHOT_DTYPES)
     _one_of("snapshot.only_in_base", config.snapshot.only_in_base, ONLY_IN_BASE)
+    _one_of("rl_train.reground.optimizer", config.rl_train.reground.optimizer, REGROUND_OPTIMIZERS)
     _check_paths(config)
     _check_checkpoints(config.snapshot.checkpoints)
     _check_rename(config.snapshot.rename)
@@ -188,6 +190,7 @@ def _check_training(config: PipelineConfig) -> None:
             "compute.launcher=none runs one process; "
             "use compute.launcher=deepspeed or torchrun for more"
         )
+    _check_reground(config)
     rollouts = algorithm.prompts_per_step * algorithm.rollouts_per_prompt
     shares = compute.processes * compute.nodes * algorithm.updates_per_step
     if rollouts % shares:
@@ -201,6 +204,32 @@ def _check_training(config: PipelineConfig) -> None:
     if config.snapshot.source is not None:
         raise PipelineError(
             "snapshot.source names finished checkpoints, but stages contains rl_train; drop one"
+        )
+
+
+def _check_reground(config: PipelineConfig) -> None:
+    rl, jumps = config.rl_train, config.rl_train.reground
+    if jumps.every is None:
+        if jumps.jump:
+            raise PipelineError(
+                f"rl_train.reground.jump={jumps.jump} without rl_train.reground.every; give the "
+                "real steps from jump to jump, too"
+            )
+        return
+    if jumps.jump < 1:
+        raise PipelineError(
+            "rl_train.reground.jump: must be at least 1 where rl_train.reground.every is set"
+        )
+    if jumps.every > rl.steps:
+        raise PipelineError(
+            f"rl_train.reground.every={jumps.every} is more than rl_train.steps={rl.steps}: there "
+            "would be no jump"
+        )
+    ranks = config.compute.processes * config.compute.nodes
+    if 0 < jumps.guard.problems * jumps.guard.samples < ranks:
+        raise PipelineError(
+            f"rl_train.reground.guard: {jumps.guard.problems} problems x {jumps.guard.samples} "
+            f"samples do not give each of {ranks} ranks a response; raise guard.problems"
         )
 
 

@@ -7,11 +7,16 @@ is refused before anything runs; `pipeline.checks` adds what types cannot say.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from pipeline.tasks.task import TaskConfig
+
+_PACKAGE = Path(__file__).resolve().parent
+# A wheel has the YAML files inside the package, a checkout beside it.
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 STAGES = (
     "sft_train",
     "rl_train",
@@ -24,56 +29,45 @@ STAGES = (
 )
 SHARED_STAGES = ("weight_extrap",)  # that several processes can divide among them
 DEFAULT_HOLD = "*norm*"
+IDLE = "idle"  # metadata of a field that decides no number of any result (pipeline/settings.py)
+CONSTANT_SCHEDULES = ("constant", "constant_with_warmup")  # as long as they last
 DTYPES = ("bfloat16", "float16", "float32")
 ONLY_IN_BASE = ("refuse", "keep")
+REGROUND_OPTIMIZERS = ("keep", "reset")
 SNAPSHOT_DTYPES = (*DTYPES, "delta_bfloat16", "delta_float32")
+
+T = TypeVar("T")
+
+
+def _idle(default: T) -> T:
+    """The default of a field with IDLE."""
+    return field(default=default, metadata={IDLE: True})
 
 
 @dataclass
 class RunConfig:
     dir: str = MISSING  # where this run's artefacts go
     cache: str = MISSING  # what several runs share: converted models, the tiny base model
+    discard: bool = False  # set aside more than a minute of work that other values have made
 
 
 @dataclass
 class ModelConfig:
-    name: str = MISSING
+    name: str = _idle(MISSING)
     path: str | None = None  # folder or hub id; null: sft_train makes the model
     revision: str | None = None
     package: str | None = None  # a Python package that ships the weights as GGUF
     gguf: str | None = None  # the file's name in that package
     architecture: dict[str, Any] = field(default_factory=dict)  # of a model made from scratch
-    parameters: float | None = None  # for estimates before a download
+    parameters: float | None = _idle(None)  # for estimates before a download
     dtype: str = "bfloat16"  # weights and activations in generation and scoring
-    attention: str = "sdpa"
-    trust_remote_code: bool = False
-
-
-@dataclass
-class DatasetConfig:
-    path: str = MISSING  # hub id, or a .jsonl / .parquet file
-    name: str | None = None
-    revision: str | None = None
-    split: str = "test"
-    problem: str = "problem"
-    answer: str = "answer"
-
-
-@dataclass
-class TaskConfig:
-    name: str = MISSING
-    kind: str = MISSING  # which loader and grader (pipeline/tasks)
-    dataset: DatasetConfig | None = None
-    prompt_template: str | None = None  # holds {problem}; null: as the kind poses it
-    system_prompt: str | None = None
-    grade_after: str | None = None  # only what follows this mark is graded, e.g. "</think>"
-    max_prompt_tokens: int = 2048
-    options: dict[str, Any] = field(default_factory=dict)
+    attention: str = _idle("sdpa")
+    trust_remote_code: bool = _idle(False)
 
 
 @dataclass
 class AlgorithmConfig:
-    name: str = MISSING
+    name: str = _idle(MISSING)
     trainer: str = "grpo"  # grpo (all its loss types) or rloo
     loss_type: str = "grpo"
     learning_rate: float = 1e-6
@@ -87,7 +81,7 @@ class AlgorithmConfig:
     prompts_per_step: int = 128
     rollouts_per_prompt: int = 16
     updates_per_step: int = 1  # optimiser updates from one batch of rollouts
-    micro_batch: int = 16  # sequences per forward pass and process
+    micro_batch: int = _idle(16)  # sequences per forward pass and process
     epsilon: float = 0.2
     epsilon_high: float = 0.28
     kl_beta: float = 0.0
@@ -101,28 +95,28 @@ class AlgorithmConfig:
 @dataclass
 class EngineConfig:
     name: str = MISSING  # hf or vllm
-    batch_size: int = 256  # sequences at once
-    tensor_parallel: int = 1
-    replicas: int = 1  # engines side by side, problems dealt out: GPUs / tensor_parallel
-    gpu_memory_utilization: float = 0.9
-    max_model_len: int | None = None
-    enforce_eager: bool = False
-    kv_cache_gib: float = 1.0  # CPU build of vLLM only
+    batch_size: int = _idle(256)  # sequences at once
+    tensor_parallel: int = _idle(1)
+    replicas: int = _idle(1)  # engines side by side, problems dealt out: GPUs / tensor_parallel
+    gpu_memory_utilization: float = _idle(0.9)
+    max_model_len: int | None = _idle(None)
+    enforce_eager: bool = _idle(False)
+    kv_cache_gib: float = _idle(1.0)  # CPU build of vLLM only
 
 
 @dataclass
 class ComputeConfig:
-    name: str = MISSING
-    launcher: str = "none"  # none: in this process; deepspeed; torchrun
+    name: str = _idle(MISSING)
+    launcher: str = _idle("none")  # none: in this process; deepspeed; torchrun
     processes: int = 1  # per node
     nodes: int = 1
     zero_stage: int = 0
-    offload: bool = False  # optimiser state in host memory
+    offload: bool = _idle(False)  # optimiser state in host memory
     bf16: bool = False
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = _idle(False)
     vllm_rollouts: bool = False  # rollouts by vLLM inside the trainer (needs CUDA)
-    vllm_memory: float = 0.3  # its share of GPU memory
-    threads: int | None = None  # CPU threads per process
+    vllm_memory: float = _idle(0.3)  # its share of GPU memory
+    threads: int | None = _idle(None)  # CPU threads per process
 
 
 @dataclass
@@ -148,19 +142,42 @@ class SftConfig:
 
 
 @dataclass
+class GuardConfig:
+    problems: int = 0  # of the validation split, answered before and after a jump; 0: no guard
+    samples: int = 1  # responses to each
+    threshold: float = 0.02  # accuracy that a jump may cost
+    tries: int = 3  # β, then half the way to 1, and again; then the jump is not made
+
+
+@dataclass
+class RegroundConfig:
+    """Jumps along the line of the run itself; see pipeline/training/reground.py."""
+
+    every: int | None = None  # M, real steps from jump to jump; null: none
+    jump: int = 0  # N, steps that a jump goes on
+    hold: list[str] = field(default_factory=lambda: [DEFAULT_HOLD])  # tensors that do not jump
+    optimizer: str = "keep"  # or reset: moments start anew after a jump, as published
+    momentum: float = 0.0  # outer Nesterov momentum over the segments
+    adaptive: bool = False  # N times the straightness of the segment
+    max_movement: float | None = None  # of a jump, relative to the norm of the weights
+    guard: GuardConfig = field(default_factory=GuardConfig)
+
+
+@dataclass
 class RlConfig:
     steps: int = MISSING
-    snapshot_every: int = MISSING
+    snapshot_every: int = _idle(MISSING)
     snapshot_dtype: str = "float32"  # of whole models; delta_*: of the difference from the base
-    checkpoint_every: int = MISSING
+    checkpoint_every: int = _idle(MISSING)
     problems: int | None = None  # null: all of the training split
+    reground: RegroundConfig = field(default_factory=RegroundConfig)
 
 
 @dataclass
 class SnapshotConfig:
     source: str | None = None  # default: what rl_train wrote
     base: str | None = None  # default: the model rl_train started from, or the first step
-    export: list[int] = field(default_factory=list)  # steps to write as plain HF folders
+    export: list[int] = field(default_factory=list, metadata={IDLE: True})  # steps, as HF folders
     checkpoints: Any = None  # {step: path}, not by name (a typed map could not be overridden)
     rename: Any = None  # {beginning of tensors' names: the base's, or null to leave them out}
     only_in_base: str = "refuse"  # keep: tensors and rows that only the base has are taken from it
@@ -264,6 +281,8 @@ def register() -> None:
     Options are open: which ones there are depends on the task or the method, whose code refuses
     unknown ones. So the command line may set any of them without a `+`.
     """
+    from hydra.core.config_store import ConfigStore
+
     schema = OmegaConf.structured(PipelineConfig)
     maps = (schema.eval_tasks, schema.extrapolations)
     for free in (schema.task.options, schema.extrapolation.options, *maps):

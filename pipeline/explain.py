@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from hydra.errors import (
     MissingConfigException,
@@ -26,6 +25,7 @@ from pipeline.arguments import (
     rewritten,
     split,
 )
+from pipeline.config import CONF
 
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*)'$", re.MULTILINE)
 _READ_OTHERWISE = set("[{$")  # what begins a list, a map, a reference to another value
@@ -35,7 +35,6 @@ _MAPS = (  # type of the entries, group, map
     ("MethodConfig", "extrapolation", "extrapolations"),
 )
 _FULL_KEY = re.compile(r"full_key: (\S+)")
-CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 def explain(error: BaseException, arguments: Sequence[str] = ()) -> str:

@@ -1,16 +1,15 @@
 """Runs the stages in order: skips what is done, goes on with what is half done.
 
-A stage's key is the hash of the configuration it reads, of its outside inputs, and of the keys of
-the stages it builds on. `done.json` carries the key and is written last, so a stage counts as done
-exactly if all of it is there and made from the same things. `started.json` carries the key of work
-that has begun: with the same key the stage goes on, with another one the old folder is moved to
-`stale/`, never deleted.
+A stage's record (`pipeline.records`) says what decides its results; its key is the hash of that.
+`done.json` carries the record and is written last, so a stage counts as done exactly if all of it
+is there and made from the same things. `started.json` carries the record of work that has begun:
+with the same key the stage goes on, with another one the old folder is moved to `stale/`, never
+deleted, and not without being asked for if it took long.
 """
 
 from __future__ import annotations
 
 import fcntl
-import importlib
 import os
 import time
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
-from pipeline import progress, provenance
+from pipeline import progress, provenance, records
 from pipeline.arguments import check_keys, check_methods, check_spelling, split
 from pipeline.artifacts import hash_json, read_own, write_json, write_text
 from pipeline.checks import check, check_shared
@@ -33,6 +32,7 @@ from pipeline.config import STAGES, PipelineConfig
 from pipeline.errors import PipelineError
 from pipeline.faults import STDOUT, naming
 from pipeline.quoting import literal
+from pipeline.settings import deciding
 from pipeline.stages.base import Context, Stage
 from pipeline.tracking import Tracker
 from pipeline.trajectory.share import Share
@@ -45,10 +45,10 @@ def run(raw: DictConfig) -> None:
         PipelineError: something the user can mend; found before anything costly starts where
             it can be.
     """
-    check_spelling(HydraConfig.get().overrides.task)
-    check_keys(raw)
+    check_spelling(_arguments())
     config = cast(PipelineConfig, OmegaConf.to_object(raw))
-    check_methods(HydraConfig.get().overrides.task, bool(config.extrapolations))
+    check_keys(raw)
+    check_methods(_arguments(), bool(config.extrapolations))
     _expand_home(config)
     check(config)
     share = Share.from_environment()
@@ -59,7 +59,7 @@ def run(raw: DictConfig) -> None:
     values = asdict(config)
     tracker = Tracker(run_dir, config.name, values, config.tracking)
     context = Context(config, run_dir, tracker, share)
-    stages = [(name, _load(name)) for name in STAGES if name in config.stages]
+    stages = [(name, records.load_stage(name)) for name in STAGES if name in config.stages]
     plans = _plan(context, stages)
     if share.rank > 0:
         if not config.dry_run:
@@ -82,55 +82,58 @@ def run(raw: DictConfig) -> None:
     _say(f"report: {page}" if page.exists() else f"done: {run_dir}")
 
 
-def _load(name: str) -> Stage:
-    return cast(Stage, importlib.import_module(f"pipeline.stages.{name}"))
-
-
 def _plan(context: Context, stages: list[tuple[str, Stage]]) -> list[tuple[str, str, str]]:
-    """(stage, "done" | "resume" | "run", words) of every stage; each checks what is cheap."""
+    """(stage, state as of `records.state`, words) of every stage; each checks what is cheap.
+
+    Raises:
+        PipelineError: a mistake, or work that would be lost.
+    """
     plans = []
+    keys: dict[str, str] = {}  # as the stages will have them
+    why: dict[str, list[str]] = {}  # stages are stale
     ahead: set[str] = set()
     for name, stage in stages:
-        missing = [s for s in stage.needs(context) if s not in ahead and not context.is_done(s)]
+        missing = [s for s in stage.needs(context) if s not in keys and not context.is_done(s)]
         if missing:
             raise PipelineError(
                 f"{name} needs {missing[0]}, which is not done in {context.run_dir}; "
                 f"add {missing[0]} to stages"
             )
-        state = "run"
-        if all(context.is_done(need) and need not in ahead for need in stage.needs(context)):
-            state = _state(context, name, _key(context, name, stage))
+        words = stage.plan(context)
+        wanted = records.record(context, name, keys)
+        keys[name] = wanted.key
+        state = records.state(context, wanted)
+        if state == "stale":
+            why[name] = records.check_loss(context, wanted, why)
+        if state == "done" and ahead.intersection(stage.needs(context)):
+            state = "run"
         if state != "done":
             ahead.add(name)
-        plans.append((name, state, stage.plan(context)))
+        plans.append((name, state, words))
     return plans
 
 
 def _run_stage(context: Context, name: str, stage: Stage) -> None:
-    key = _key(context, name, stage)
-    state = _state(context, name, key)
-    folder = context.stage_dir(name)
+    record = records.record(context, name)
+    state = records.state(context, record)
     if state == "done":
         _log_summary(context, name)  # a kill may have come between done.json and this
         _say(f"[{name}] done already, skipped")
         return
-    if state == "stale":
-        _set_aside(context, name)
+    if state == "stale" and not stage.REUSES:
+        aside = records.set_aside(context, name)
+        _say(f"[{name}] was made with other settings; kept in {aside}")
     if state != "resume":
         context.tracker.begin(name)
-    write_json(folder / "started.json", {"key": key})
-    (folder / "done.json").unlink(missing_ok=True)
+    records.begin(context, record, resumed=state == "resume")
     _say(f"[{name}] {'goes on' if state == 'resume' else 'starts'}: {stage.plan(context)}")
     start = time.monotonic()
     summary = stage.run(context)
     seconds = time.monotonic() - start
     write_json(
-        folder / "done.json",
+        context.stage_dir(name) / "done.json",
         {
-            "stage": name,
-            "key": key,
-            "config": _sections(context, stage),
-            "inputs": {need: context.done_key(need) for need in stage.needs(context)},
+            **record.to_json(),
             "seconds": round(seconds, 3),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "summary": summary,
@@ -152,48 +155,8 @@ def _help(context: Context, stages: list[tuple[str, Stage]]) -> None:
     """What a process beside the first does: its share of the files, and no word of its own."""
     progress.silence()
     for name, stage in stages:
-        if _state(context, name, _key(context, name, stage)) != "done":
+        if records.state(context, records.record(context, name)) != "done":
             stage.run(context)
-
-
-def _key(context: Context, name: str, stage: Stage) -> str:
-    return hash_json(
-        {
-            "stage": name,
-            "config": _sections(context, stage),
-            "inputs": stage.inputs(context),
-            "needs": {need: context.done_key(need) for need in stage.needs(context)},
-        }
-    )
-
-
-def _sections(context: Context, stage: Stage) -> dict[str, Any]:
-    values = asdict(context.config)
-    return {section: values[section] for section in stage.SECTIONS}
-
-
-def _state(context: Context, name: str, key: str) -> str:
-    folder = context.stage_dir(name)
-    there = all((folder / output).exists() for output in _load(name).OUTPUTS)
-    if there and context.is_done(name) and context.done_key(name) == key:
-        return "done"
-    started = folder / "started.json"
-    if not started.exists():
-        return "run"
-    return "resume" if read_own(started, "key")["key"] == key else "stale"
-
-
-def _set_aside(context: Context, name: str) -> None:
-    """Another configuration's artefacts: kept in stale/, unless the stage can build on them."""
-    if _load(name).REUSES:
-        return
-    folder = context.stage_dir(name)
-    number = 1
-    while (aside := context.run_dir / "stale" / f"{name}-{number}").exists():
-        number += 1
-    aside.parent.mkdir(exist_ok=True)
-    os.replace(folder, aside)
-    _say(f"[{name}] was made with other settings; kept in {aside}")
 
 
 def _run_dir(config: PipelineConfig) -> Path:
@@ -243,8 +206,15 @@ def _expand_home(config: PipelineConfig) -> None:
 
 
 def _dir_given() -> bool:
-    given = (split(item) for item in HydraConfig.get().overrides.task)
+    given = (split(argument) for argument in _arguments())
     return any(pair is not None and pair[0] == "run.dir" for pair in given)
+
+
+def _arguments() -> list[str]:
+    """The overrides as they were typed: a reference in one of them is not Hydra's to resolve."""
+    typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(typed, list)
+    return typed
 
 
 def _mode() -> RunMode | None:
@@ -252,9 +222,9 @@ def _mode() -> RunMode | None:
 
 
 def _identity(values: dict[Any, Any]) -> str:
-    """What makes two runs the same: everything but where, which stages, and how they are logged."""
+    """What makes two runs the same: what decides their results, wherever and whichever stages."""
     apart = ("run", "stages", "dry_run", "tracking")
-    return hash_json({key: value for key, value in values.items() if key not in apart})
+    return hash_json(deciding(values, [key for key in values if key not in apart], places=True))
 
 
 @contextmanager

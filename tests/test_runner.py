@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from pipeline import records, runner
 from pipeline.artifacts import read_json, write_json
+from pipeline.errors import PipelineError
 from tests.conftest import on_checkpoints, pipeline_command, run_pipeline
+from tests.stages.contexts import context_of
 
 
 @pytest.fixture
@@ -89,8 +94,6 @@ def test_a_deleted_artefact_is_made_again(source: list[str], tmp_path: Path) -> 
 
 def test_a_changed_checkpoint_is_seen(source: list[str], tmp_path: Path, pico_run: Path) -> None:
     """Would catch a trajectory that is trusted although a file behind it has changed."""
-    import shutil
-
     copy = tmp_path / "snapshots"
     shutil.copytree(pico_run / "rl_train" / "snapshots", copy)
     arguments = [*source, f"snapshot.source={copy}", f"run.dir={tmp_path / 'run'}"]
@@ -111,3 +114,125 @@ def test_two_processes_in_one_run_directory(source: list[str], tmp_path: Path) -
     assert done.returncode == 1
     assert "another pipeline works here" in done.stderr
     assert [path.name for path in run_dir.iterdir()] == [".lock"]
+
+
+@pytest.fixture
+def long_run(pico_run: Path, tmp_path: Path) -> Path:
+    """A finished run whose training is said to have taken two hours."""
+    run_dir = Path(shutil.copytree(pico_run, tmp_path / "long"))
+    done = read_json(run_dir / "rl_train" / "done.json")
+    write_json(run_dir / "rl_train" / "done.json", {**done, "seconds": 7200.0})
+    return run_dir
+
+
+def states(run_dir: Path, *stages: str, **values: object) -> dict[str, str]:
+    """What would become of each stage."""
+    context = context_of(run_dir, stages=list(stages), **values)
+    plans = runner._plan(context, [(name, records.load_stage(name)) for name in stages])
+    return {name: state for name, state, _ in plans}
+
+
+RL = ("sft_train", "rl_train")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rl_train__checkpoint_every", 3),
+        ("rl_train__snapshot_every", 2),  # all that is asked for is there
+        ("rl_train__steps", 5),
+        ("compute__threads", 2),
+        ("compute__vllm_memory", 0.1),
+        ("model__dtype", "bfloat16"),
+        ("model__attention", "eager"),
+        ("algorithm__micro_batch", 8),
+        ("engine__gpu_memory_utilization", 0.1),
+        ("tracking__mode", "offline"),
+    ],
+)
+def test_what_decides_nothing_leaves_a_run_done(long_run: Path, key: str, value: object) -> None:
+    """Would catch hours of training set aside for a value that changes no number of it."""
+    assert states(long_run, *RL, **{key: value}) == dict.fromkeys(RL, "done")
+
+
+def test_more_steps_are_a_continuation(long_run: Path) -> None:
+    """Would catch a longer run that trains its first steps again."""
+    assert states(long_run, *RL, rl_train__steps=9) == {"sft_train": "done", "rl_train": "resume"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"algorithm__learning_rate": 2e-4}, r"algorithm\.learning_rate: 0\.0001 → 0\.0002"),
+        ({"sft_train__steps": 90}, r"sft_train\.steps: 80 → 90"),  # of the stage before it
+        ({"algorithm__lr_schedule": "cosine"}, r"algorithm\.lr_schedule: constant → cosine, rl_t"),
+        ({"rl_train__snapshot_dtype": "bfloat16"}, r"float32 → bfloat16"),
+        ({"seed": 1}, r"seed: 0 → 1"),
+    ],
+)
+def test_hours_of_work_are_not_set_aside_unasked(
+    long_run: Path, changed: dict[str, object], said: str
+) -> None:
+    """Would catch work that is thrown away for a slip, and a refusal that names no value."""
+    with pytest.raises(PipelineError, match=rf"rl_train: 2 h of work.*{said}") as caught:
+        states(long_run, *RL, **changed)
+    assert "run.discard=true" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert states(long_run, *RL, **changed, run__discard=True)["rl_train"] == "stale"
+
+
+def test_steps_under_another_schedule_and_snapshots_between_the_written_ones(
+    long_run: Path,
+) -> None:
+    """Would catch a run that continues although its first part would have been another, or that
+    counts as done without a snapshot that is asked for."""
+    shutil.rmtree(long_run / "rl_train" / "snapshots" / "step_1")
+    with pytest.raises(PipelineError, match=r"snapshot_every=1: no snapshot of step 1"):
+        states(long_run, *RL)
+    assert states(long_run, *RL, rl_train__snapshot_every=2)["rl_train"] == "done"
+    shutil.rmtree(long_run / "rl_train" / "checkpoints")
+    with pytest.raises(PipelineError, match=r"no checkpoint of at most rl_train\.steps=8 is left"):
+        states(long_run, *RL, rl_train__snapshot_every=2, rl_train__steps=8)
+
+
+def test_begun_work_counts_from_its_beginning(long_run: Path) -> None:
+    """Would catch a run of hours that was killed before its end, and is thrown away."""
+    folder = long_run / "rl_train"
+    (folder / "done.json").unlink()
+    started = read_json(folder / "started.json")
+    newest = max(path.stat().st_mtime for path in folder.rglob("*"))
+    write_json(folder / "started.json", {**started, "since": newest - 1800})
+    os.utime(folder / "started.json", (newest, newest))
+    with pytest.raises(PipelineError, match="rl_train: 30 min of work"):
+        states(long_run, *RL, seed=1)
+    assert states(long_run, *RL, rl_train__steps=9)["rl_train"] == "resume"
+
+
+def test_a_refusal_changes_nothing(long_run: Path) -> None:
+    """From the command line: one line, exit code 1, every file as it was."""
+    before = {path: path.stat().st_mtime_ns for path in long_run.rglob("*")}
+    arguments = ["+experiment=pico", "tracking.mode=disabled", f"run.dir={long_run}"]
+    done = run_pipeline(*arguments, "algorithm.learning_rate=2e-4", "stages=[sft_train,rl_train]")
+    assert done.returncode == 1
+    assert "algorithm.learning_rate: 0.0001 → 0.0002" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert before == {path: path.stat().st_mtime_ns for path in long_run.rglob("*")}
+
+
+def test_a_record_of_an_earlier_version(long_run: Path) -> None:
+    """Would catch a run of an earlier version that crashes the plan, or is taken for something."""
+    for name in ("started.json", "done.json"):
+        path = long_run / "rl_train" / name
+        kept = {k: v for k, v in read_json(path).items() if k in ("stage", "seconds", "finished")}
+        write_json(path, {**kept, "key": "0" * 64, "inputs": {"sft_train": "0" * 64}})
+    with pytest.raises(PipelineError, match="an earlier version made it"):
+        states(long_run, *RL)
+
+
+def test_another_export_keeps_the_trajectory(long_run: Path) -> None:
+    """Would catch everything behind the trajectory made again for a folder beside it."""
+    stages = ("snapshot", "linear_probe")
+    found = states(long_run, *stages, snapshot__export=[2])
+    assert found["snapshot"] == "resume"
+    context = context_of(long_run, snapshot__export=[2])
+    assert records.record(context, "linear_probe").key == context.done_key("linear_probe")

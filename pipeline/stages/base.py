@@ -11,6 +11,8 @@ from pipeline.config import PipelineConfig
 from pipeline.tracking import Tracker
 from pipeline.trajectory.share import Share
 
+DONE, RESUME = "done", "resume"
+
 
 @dataclass(frozen=True)
 class Context:
@@ -31,6 +33,11 @@ class Context:
         """Key of a finished stage: what its artefacts were made from."""
         return str(read_own(self.stage_dir(stage) / "done.json", "key")["key"])
 
+    def standing(self, stage: str, *outputs: str) -> str:
+        """DONE if these are in a stage's folder, else RESUME."""
+        there = all((self.stage_dir(stage) / output).exists() for output in outputs)
+        return DONE if there else RESUME
+
     def runs_or_done(self, stage: str) -> bool:
         return stage in self.config.stages or self.is_done(stage)
 
@@ -38,20 +45,23 @@ class Context:
 class Stage(Protocol):
     """A module in this package.
 
-    SECTIONS: the sections of the configuration that its result depends on.
-    OUTPUTS: what must be in its folder for the stage to count as done.
+    SECTIONS: the parts of the configuration that its result depends on, as dotted keys; what is
+        below them and decides nothing is left out (`pipeline.settings`).
     REUSES: True if it recognises by itself what an earlier configuration left that still holds.
     """
 
     SECTIONS: tuple[str, ...]
-    OUTPUTS: tuple[str, ...]
     REUSES: bool
 
     def needs(self, context: Context) -> tuple[str, ...]:
         """The stages whose artefacts it reads."""
 
     def inputs(self, context: Context) -> dict[str, Any]:
-        """What it reads from outside the run directory, as something to hash."""
+        """What it reads from outside the run directory, as something to hash, each named."""
+
+    def standing(self, context: Context) -> str:
+        """What its folder holds, if it was made from the same things: DONE (all that is asked for),
+        RESUME (a beginning), or in words why it is of no use."""
 
     def plan(self, context: Context) -> str:
         """What it would do, in words; checks everything that is cheap to check."""

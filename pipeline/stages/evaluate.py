@@ -23,10 +23,9 @@ SECTIONS = (
     "task",
     "eval_tasks",
     "engine",
-    "model",
+    "model.dtype",
     "seed",
 )
-OUTPUTS = ("generations.jsonl", "scores.json")
 REUSES = True  # rows know what they were made from
 
 
@@ -40,6 +39,10 @@ def inputs(context: Context) -> dict[str, Any]:
     tasks = [task for task, _, _ in problems.evaluation_sets(context)]
     data = outside.task_data(context, tasks)
     return {**named_models.inputs(context), **data, **outside.recorded_settings(context)}
+
+
+def standing(context: Context) -> str:
+    return context.standing("evaluate", "generations.jsonl", "scores.json")
 
 
 def plan(context: Context) -> str:

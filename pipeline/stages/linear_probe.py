@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from pipeline.trajectory.recipe import Recipe
     from pipeline.trajectory.sources import Trajectory
 
-SECTIONS = ("linear_probe", "task", "engine", "model", "seed")
-OUTPUTS = ("weights.json",)
+SECTIONS = ("linear_probe", "task", "engine", "model.dtype", "seed")
 REUSES = False
 
 
@@ -28,6 +27,10 @@ def needs(context: Context) -> tuple[str, ...]:
 
 def inputs(context: Context) -> dict[str, Any]:
     return {"problems": problems.probed(context), **outside.recorded_settings(context)}
+
+
+def standing(context: Context) -> str:
+    return context.standing("linear_probe", "weights.json")
 
 
 def plan(context: Context) -> str:

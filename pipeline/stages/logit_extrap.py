@@ -19,10 +19,9 @@ SECTIONS = (
     "task",
     "eval_tasks",
     "engine",
-    "model",
+    "model.dtype",
     "seed",
 )
-OUTPUTS = ("generations.jsonl",)
 REUSES = True  # rows know what they were made from
 
 
@@ -33,6 +32,10 @@ def needs(context: Context) -> tuple[str, ...]:
 def inputs(context: Context) -> dict[str, Any]:
     tasks = [task for task, _, _ in problems.evaluation_sets(context)]
     return {**outside.task_data(context, tasks), **outside.recorded_settings(context)}
+
+
+def standing(context: Context) -> str:
+    return context.standing("logit_extrap", "generations.jsonl")
 
 
 def plan(context: Context) -> str:

@@ -8,7 +8,6 @@ from pipeline.config import STAGES
 from pipeline.stages.base import Context
 
 SECTIONS = ()
-OUTPUTS = ("index.html",)
 REUSES = True
 
 
@@ -19,6 +18,10 @@ def needs(context: Context) -> tuple[str, ...]:
 
 def inputs(context: Context) -> dict[str, Any]:
     return {}
+
+
+def standing(context: Context) -> str:
+    return context.standing("report", "index.html")
 
 
 def plan(context: Context) -> str:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import read_jsonl
+from pipeline.config import RegroundConfig
 from pipeline.errors import PipelineError
 from pipeline.stages import models, outside, problems, specs
-from pipeline.stages.base import Context
+from pipeline.stages.base import DONE, RESUME, Context
 
-SECTIONS = ("rl_train", "algorithm", "model", "task", "compute", "seed")
-OUTPUTS = ("snapshots",)
+SECTIONS = (
+    *("rl_train", "algorithm", "task", "compute", "seed"),
+    *("model.path", "model.revision", "model.package", "model.gguf"),
+)
 REUSES = False
 TAIL = 20  # steps that the final reward is averaged over
 
@@ -27,11 +31,34 @@ def inputs(context: Context) -> dict[str, Any]:
     return {**data, **outside.model(context, config.model.path)}
 
 
+def standing(context: Context) -> str:
+    """A run of more steps, or with more snapshots, has what is asked for as well."""
+    from pipeline.training import checkpoints
+
+    spec = specs.rl_spec(context, context.stage_dir("rl_train"), Path())
+    if checkpoints.finished(spec):
+        return DONE
+    resumed, whole = checkpoints.resumable(spec), checkpoints.newest_step(spec)
+    if resumed is not None and resumed[1] == whole:
+        return RESUME
+    if missing := checkpoints.missing_snapshots(spec, min(whole, spec.steps)):
+        return (
+            f"rl_train.snapshot_every={spec.snapshot_every}: no snapshot of step {missing[0]} was "
+            "written"
+        )
+    if whole == 0 and not context.is_done("rl_train"):
+        return RESUME  # killed before the first checkpoint
+    return f"no checkpoint of at most rl_train.steps={spec.steps} is left to continue from"
+
+
 def plan(context: Context) -> str:
     config = context.config
     rl, algorithm, compute = config.rl_train, config.algorithm, config.compute
     base = models.describe_base(context)
-    problems.check_task(context, config.task, ("train", rl.problems))
+    sets: list[tuple[str, int | None]] = [("train", rl.problems)]
+    if rl.reground.every is not None and rl.reground.guard.problems:
+        sets.append(("validation", rl.reground.guard.problems))
+    problems.check_task(context, config.task, *sets)
     for package, wanted in (
         ("deepspeed", compute.launcher == "deepspeed" or compute.zero_stage > 0),
         ("vllm", compute.vllm_rollouts),
@@ -49,7 +76,7 @@ def plan(context: Context) -> str:
     return (
         f"{algorithm.name} on {config.task.name} from {base}: {rl.steps} steps of "
         f"{algorithm.prompts_per_step} x {algorithm.rollouts_per_prompt} rollouts, {where}; "
-        f"{snapshots} snapshots{_disk(context, snapshots)}"
+        f"{snapshots} snapshots{_disk(context, snapshots)}{_jumps(rl.reground, rl.steps)}"
     )
 
 
@@ -66,6 +93,14 @@ def run(context: Context) -> dict[str, Any]:
         "reward_first": sum(row["reward"] for row in first) / len(first),
         "reward_last": sum(row["reward"] for row in last) / len(last),
     }
+
+
+def _jumps(reground: RegroundConfig, steps: int) -> str:
+    if reground.every is None:
+        return ""
+    guard = f", guarded by {reground.guard.problems} problems" if reground.guard.problems else ""
+    count = steps // reground.every
+    return f"; {count} jumps of {reground.jump} after {reground.every} steps each{guard}"
 
 
 def _disk(context: Context, snapshots: int) -> str:

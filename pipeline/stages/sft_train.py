@@ -14,8 +14,7 @@ from pipeline.faults import naming
 from pipeline.stages import outside, problems, specs
 from pipeline.stages.base import Context
 
-SECTIONS = ("sft_train", "model", "task", "seed")
-OUTPUTS = ("model/config.json",)
+SECTIONS = ("sft_train", "model.architecture", "task", "seed")
 REUSES = False
 
 
@@ -25,6 +24,10 @@ def needs(context: Context) -> tuple[str, ...]:
 
 def inputs(context: Context) -> dict[str, Any]:
     return outside.task_data(context, [context.config.task])
+
+
+def standing(context: Context) -> str:
+    return context.standing("sft_train", "model/config.json")
 
 
 def plan(context: Context) -> str:

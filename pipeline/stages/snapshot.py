@@ -17,8 +17,7 @@ from pipeline.stages.base import Context
 if TYPE_CHECKING:
     from pipeline.trajectory.sources import Trajectory
 
-SECTIONS = ("snapshot", "model")
-OUTPUTS = ("trajectory.json",)
+SECTIONS = ("snapshot",)
 REUSES = False
 
 _found: dict[str, Trajectory] = {}  # several stages ask, and a file system may be slow
@@ -32,9 +31,9 @@ def needs(context: Context) -> tuple[str, ...]:
 
 def inputs(context: Context) -> dict[str, Any]:
     """Names, sizes and times of the given weight files, and the models' configs and tokenizer, so
-    that a changed one is seen."""
+    that a changed one is seen; of our own run, the steps."""
     if not _given(context):
-        return {}
+        return {"steps of rl_train": _own_steps(context)}
     if names := _hub_names(context):  # looked up when the stage runs, not for a dry run
         return {"hub": names}
     trajectory = _discover(context)
@@ -44,6 +43,11 @@ def inputs(context: Context) -> dict[str, Any]:
         for file in checkpoint.files
     }
     return {**files, "settings": outside.settings(trajectory.paths)}
+
+
+def standing(context: Context) -> str:
+    exported = [f"exported/step_{step}" for step in context.config.snapshot.export]
+    return context.standing("snapshot", "trajectory.json", *exported)
 
 
 def plan(context: Context) -> str:
@@ -106,20 +110,27 @@ def run(context: Context) -> dict[str, Any]:
 
 def planned_steps(context: Context) -> list[int] | None:
     """The steps of the trajectory, before there is one; None where only the hub knows them."""
-    rl = context.config.rl_train
     if "snapshot" not in context.config.stages:
         recorded = read_own(context.stage_dir("snapshot") / "trajectory.json")
         return [int(step) for step in recorded["steps"]]
     if _given(context):
         trajectory = planned_trajectory(context)
         return None if trajectory is None else trajectory.steps
+    steps = _own_steps(context)
+    return None if steps is None else [0, *steps]
+
+
+def _own_steps(context: Context) -> list[int] | None:
+    """The steps of our own run that are asked for, of which rl_train may have more; where it does
+    not belong to the stages, those that it has. None if there are none yet."""
+    rl = context.config.rl_train
     if "rl_train" in context.config.stages:
-        return [0, *range(rl.snapshot_every, rl.steps + 1, rl.snapshot_every)]
+        return [*range(rl.snapshot_every, rl.steps + 1, rl.snapshot_every)]
     if not context.is_done("rl_train"):
         return None
     from pipeline.trajectory.steps import find_steps
 
-    return sorted({0, *find_steps(context.stage_dir("rl_train") / "snapshots")})
+    return sorted(find_steps(context.stage_dir("rl_train") / "snapshots"))
 
 
 def planned_trajectory(context: Context) -> Trajectory | None:
@@ -165,7 +176,8 @@ def _discover(context: Context) -> Trajectory:
     matching = Matching(rename, snapshot.only_in_base == "keep")
     if not _given(context):
         source = context.stage_dir("rl_train") / "snapshots"
-        return discover(source, models.base_model(context), matching=matching)
+        own = {step: source / f"step_{step}" for step in _own_steps(context) or []}
+        return discover(source, models.base_model(context), own, matching)
     explicit = {int(step): Path(path) for step, path in (snapshot.checkpoints or {}).items()}
     base = models.model_folder(snapshot.base, "snapshot.base") if snapshot.base else None
     given = snapshot.source or "."

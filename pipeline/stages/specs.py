@@ -61,6 +61,7 @@ def rl_spec(context: Context, output: Path, model: Path) -> RlSpec:
         snapshot_every=rl.snapshot_every,
         snapshot_dtype=rl.snapshot_dtype,
         checkpoint_every=rl.checkpoint_every,
+        reground=rl.reground,
         prompts_per_step=algorithm.prompts_per_step,
         rollouts_per_prompt=algorithm.rollouts_per_prompt,
         max_response_tokens=algorithm.max_response_tokens,

@@ -11,7 +11,6 @@ from pipeline.stages.snapshot import planned_steps, planned_trajectory
 from pipeline.trajectory.share import telling
 
 SECTIONS = ("extrapolation", "extrapolations", "weight_extrap")
-OUTPUTS: tuple[str, ...] = ()
 REUSES = True  # a finished folder is recognised by what it was made from
 
 
@@ -21,6 +20,10 @@ def needs(context: Context) -> tuple[str, ...]:
 
 def inputs(context: Context) -> dict[str, Any]:
     return {}
+
+
+def standing(context: Context) -> str:
+    return context.standing("weight_extrap")
 
 
 def plan(context: Context) -> str:

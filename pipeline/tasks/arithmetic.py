@@ -15,10 +15,13 @@ from dataclasses import dataclass, field
 from pipeline.errors import PipelineError
 from pipeline.tasks.answers.notation import join_digits
 from pipeline.tasks.draws import draw
+from pipeline.tasks.kind import Example, Kind, one_by_one
 from pipeline.tasks.problem import Grade, Problem, Request
 from pipeline.tasks.splits import DEFAULT_SPLITS, check_splits
 
 ADDITION_ALPHABET = "0123456789+="  # every character of prompts and answers of kind `addition`
+MOST_DIGITS, MOST_OPERANDS = 18, 200  # so that a product has fewer digits than int() reads
+LONGEST = 4000  # digits of an answer
 
 OPERATIONS: dict[str, Callable[[Sequence[int]], int]] = {
     "sum": sum,
@@ -31,7 +34,10 @@ NUMBER = re.compile(r"(?<![\w.])-?\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|(?<![\w.])-
 
 @dataclass(frozen=True)
 class AdditionOptions:
-    """digits: operands lie in [0, 10**digits - 1]; splits, split_seed: see splits.py."""
+    """digits: operands lie in [0, 10**digits - 1]; splits, split_seed: see splits.py.
+
+    At most 18 digits and 200 operands, as of `ArithmeticOptions`.
+    """
 
     digits: int = 2
     operands: int = 2
@@ -67,14 +73,16 @@ PROMPTS = {
 
 def load_addition(request: Request, o: AdditionOptions) -> list[Problem]:
     """Problems such as `12+34=` with answer `46`; no padding, no spaces."""
-    check_splits(request.task, request.split, o.splits)
-    if o.digits < 1 or o.operands < 2:
+    check_splits(request, o.splits)
+    if not 1 <= o.digits <= MOST_DIGITS:
         raise PipelineError(
-            f"task {request.task}: options.digits must be >= 1 and options.operands >= 2"
+            f"task {request.task.name}: options.digits must be between 1 and {MOST_DIGITS}, "
+            f"not {o.digits}"
         )
+    _check_operands(request.task.name, o.operands)
     drawn = draw(request, o, range(10**o.digits), o.operands, _same_numbers)
     return [
-        Problem(text, request.pose(f"{text}=", chat=False), str(sum(n)), request.split)
+        Problem(text, request.task.pose(f"{text}=", chat=False), str(sum(n)), request.split)
         for n in drawn
         for text in ["+".join(map(str, n))]
     ]
@@ -82,20 +90,32 @@ def load_addition(request: Request, o: AdditionOptions) -> list[Problem]:
 
 def load_arithmetic(request: Request, o: ArithmeticOptions) -> list[Problem]:
     """Chat problems: one user turn, the answer an integer."""
-    task = request.task
-    check_splits(task, request.split, o.splits)
+    task = request.task.name
+    check_splits(request, o.splits)
     if o.operation not in OPERATIONS:
         raise PipelineError(
             f"task {task}: options.operation {o.operation!r} is none of {', '.join(OPERATIONS)}"
         )
     if o.extract not in ("first", "last"):
         raise PipelineError(f"task {task}: options.extract must be first or last")
+    _check_operands(task, o.operands)
+    if max(abs(o.low), abs(o.high)) >= 10**MOST_DIGITS:
+        raise PipelineError(
+            f"task {task}: options.low and options.high can have {MOST_DIGITS} digits at most"
+        )
     distinct = o.operation in ("largest", "smallest")
-    if o.operands < 2 or o.high - o.low + 1 < (o.operands if distinct else 1):
+    if o.high - o.low + 1 < (o.operands if distinct else 1):
         raise PipelineError(f"task {task}: options.low..high has too few numbers for the operands")
     key = _same_distinct_numbers if distinct else _same_numbers
     drawn = draw(request, o, range(o.low, o.high + 1), o.operands, key)
     return [_in_words(request, o, numbers) for numbers in drawn]
+
+
+def _check_operands(task: str, operands: int) -> None:
+    if not 2 <= operands <= MOST_OPERANDS:
+        raise PipelineError(
+            f"task {task}: options.operands must be between 2 and {MOST_OPERANDS}, not {operands}"
+        )
 
 
 def _same_numbers(numbers: Sequence[int]) -> str:
@@ -116,7 +136,7 @@ def _in_words(request: Request, o: ArithmeticOptions, numbers: Sequence[int]) ->
     )
     return Problem(
         id=f"{o.operation}:{','.join(map(str, numbers))}",
-        prompt=request.pose(content),
+        prompt=request.task.pose(content),
         answer=str(OPERATIONS[o.operation](numbers)),
         split=request.split,
         meta={"extract": o.extract},
@@ -146,5 +166,27 @@ def grade_arithmetic(problem: Problem, text: str) -> Grade:
 
 
 def _integer(text: str) -> int | None:
-    # 4,300 digits is Python's limit for int(); no answer here is longer than a few
-    return int(text) if re.fullmatch(r"-?\d{1,40}", text) else None
+    return int(text) if len(text) <= LONGEST and re.fullmatch(r"-?\d+", text) else None
+
+
+ADDITION = Kind(
+    AdditionOptions,
+    load_addition,
+    one_by_one(grade_addition),
+    Example(
+        prompt="12+34=",
+        right="46",
+        wrong="12+34=46",  # the answer and nothing else is asked for
+    ),
+)
+ARITHMETIC = Kind(
+    ArithmeticOptions,
+    load_arithmetic,
+    one_by_one(grade_arithmetic),
+    Example(
+        options={"operation": "product", "low": 2, "high": 12},
+        prompt="What is 7 x 12?",
+        right="7 times 12 makes 84.",
+        wrong="84 is 7 x 12",  # the last number counts
+    ),
+)

@@ -26,6 +26,7 @@ from pipeline.errors import PipelineError
 from pipeline.faults import naming
 from pipeline.progress import bar
 from pipeline.training.checkpoints import mark_whole
+from pipeline.training.reground import RegroundCallback
 from pipeline.training.snapshots import (
     DeltaWriter,
     each_master_weight,
@@ -206,6 +207,9 @@ class WholeCheckpoints(Trainer):
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{step}"
         with naming(folder):
             super()._save_checkpoint(model, trial)
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, RegroundCallback):
+                    callback.save(folder, self.args.process_index)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             mark_whole(folder, step // self.updates)

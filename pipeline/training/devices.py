@@ -13,6 +13,9 @@ from pipeline.errors import PipelineError
 from pipeline.training.check import micro_batches
 from pipeline.training.spec import Compute, RlSpec, Spec
 
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to look
+
 
 def cores() -> int:
     """CPU cores this process may use (an affinity mask or a cgroup may hide some)."""

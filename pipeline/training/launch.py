@@ -22,10 +22,11 @@ from pipeline.artifacts import read_jsonl
 from pipeline.errors import PipelineError
 from pipeline.training.callbacks import Log
 from pipeline.training.check import check
+from pipeline.training.checkpoints import check_output, finished
 from pipeline.training.devices import child_environment
 from pipeline.training.processes import die_with_parent, end_group
 from pipeline.training.spec import Compute, Spec, write_spec
-from pipeline.training.worker import ERROR_FILE, run
+from pipeline.training.worker import ERROR_FILE, SUPERVISED, run
 
 MODULE = "pipeline.training.worker"
 
@@ -42,6 +43,9 @@ def launch(spec: Spec, log: Log | None = None) -> None:
             else with the exit code (their traceback is on stderr).
     """
     check(spec)
+    check_output(spec)
+    if finished(spec):
+        return
     output = Path(spec.output)
     path = output / "spec.json"
     write_spec(spec, path)
@@ -68,7 +72,7 @@ def command(compute: Compute, spec: Path) -> list[str]:
     """
     port = compute.master_port
     if compute.launcher == "torchrun":
-        line = [sys.executable, "-m", "torch.distributed.run"]
+        line = [sys.executable, "-m", "pipeline.training.elastic"]
         line += ["--nproc-per-node", str(compute.processes), "--nnodes", str(compute.nodes)]
         if compute.nodes == 1 and port is None:
             line.append("--standalone")
@@ -80,7 +84,7 @@ def command(compute: Compute, spec: Path) -> list[str]:
             endpoint = f"{compute.master_address or '127.0.0.1'}:{port or 29500}"
             line += ["--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint]
         return [*line, "--module", MODULE, str(spec)]
-    end = ["--no_local_rank", "--log_level", "error", "--module", MODULE, str(spec)]
+    end = ["--no_local_rank", "--log_level", "critical", "--module", MODULE, str(spec)]
     if compute.nodes == 1:
         # The part of the deepspeed launcher that starts a node's ranks. Its front end would only
         # find out that there is one node, and leaves the ranks behind when it is told to end.
@@ -119,6 +123,7 @@ def _supervise(line: list[str], compute: Compute, metrics: Path, log: Log | None
     root = str(Path(pipeline.__file__).resolve().parents[1])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, **child_environment(compute), "PYTHONPATH": os.pathsep.join(paths)}
+    environment[SUPERVISED] = "1"
     process = subprocess.Popen(
         line, env=environment, start_new_session=True, preexec_fn=die_with_parent
     )

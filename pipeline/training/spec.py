@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pipeline.artifacts import hash_json, read_own, write_json
+from pipeline.config import CONSTANT_SCHEDULES, RegroundConfig
 from pipeline.content import data_content, model_content
 from pipeline.errors import PipelineError
 from pipeline.fields import check_fields
 
 # How a snapshot is stored: a whole model, or (DELTA) its difference from the base model.
 DELTA = "delta_"
+_DECIDING_COMPUTE = ("processes", "nodes", "zero_stage", "bf16")
 SNAPSHOT_DTYPES = ("float32", "bfloat16", "float16", f"{DELTA}bfloat16", f"{DELTA}float32")
 
 
@@ -157,6 +159,7 @@ class RlSpec:
     vllm_host: str = "0.0.0.0"  # server
     vllm_port: int = 8000
     snapshot_dtype: str = "float32"  # one of SNAPSHOT_DTYPES
+    reground: RegroundConfig = field(default_factory=RegroundConfig)
     compute: Compute = field(default_factory=Compute)
     trust_remote_code: bool = False
     seed: int = 0
@@ -217,20 +220,26 @@ def _is_dataclass_type(hint: Any) -> bool:
 
 
 def fingerprint(spec: Spec) -> str:
-    """Hash of everything that decides the result: of the model that training starts from and of
+    """Hash of everything that decides the weights: of the model that training starts from and of
     local data files the content.
 
-    A checkpoint may only be resumed under the same fingerprint. Where the run is written, where
-    model and data lie, and how often it is checkpointed decide nothing.
+    A checkpoint may only be resumed under the same fingerprint. Where things lie, what is written
+    how often, and in which order the same numbers are added up decide nothing (what that means for
+    a configuration: `pipeline.settings`).
     """
     values = asdict(spec)
     data = data_content(spec.task.dataset)
     if data is not None:
         values["task"]["dataset"]["path"] = data
-    for key in ("output", "checkpoint_every"):
+    for key in ("output", "checkpoint_every", "micro_batch", "trust_remote_code"):
         del values[key]
-    for key in ("threads", "master_address", "master_port", "hostfile"):
-        del values["compute"][key]
+    values["compute"] = {key: values["compute"][key] for key in _DECIDING_COMPUTE}
+    values["task"]["options"].pop("workers", None)
+    if isinstance(spec, RlSpec):
+        for key in ("snapshot_every", "vllm_memory", "vllm_host", "vllm_port"):
+            del values[key]
+        if spec.optimizer.schedule in CONSTANT_SCHEDULES:
+            del values["steps"]  # a shorter run is the beginning of a longer one
     folder = Path(spec.model) if spec.model is not None else None
     if folder is not None and folder.is_dir():
         values["model"] = model_content(folder)

@@ -22,10 +22,12 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from pipeline.errors import PipelineError
-from pipeline.tasks import reward_function
+from pipeline.tasks import Problem, grade_many, load_problems, reward_function
 from pipeline.training.callbacks import Log, MetricsCallback, SnapshotCallback, WholeCheckpoints
-from pipeline.training.data import rl_rows, sft_rows, training_problems
+from pipeline.training.data import rl_rows, sft_rows, task_config, training_problems
 from pipeline.training.devices import rollout_arguments, trainer_arguments
+from pipeline.training.guard import Guard
+from pipeline.training.reground import RegroundCallback
 from pipeline.training.spec import RlSpec, SftSpec, Spec
 
 
@@ -120,7 +122,7 @@ def build_rl(spec: RlSpec, args: GRPOConfig | RLOOConfig, log: Log | None) -> Tr
     trainer_class: Any = Rloo if spec.trainer == "rloo" else Grpo
     trainer: WholeCheckpoints = trainer_class(
         model=spec.model,
-        reward_funcs=reward_function(spec.task.name, kind=spec.task.kind, **spec.task.options),
+        reward_funcs=reward_function(task_config(spec.task)),
         args=args,
         train_dataset=rl_rows(problems, spec.steps * spec.prompts_per_step, spec.seed),
         processing_class=tokenizer,
@@ -128,7 +130,26 @@ def build_rl(spec: RlSpec, args: GRPOConfig | RLOOConfig, log: Log | None) -> Tr
     )
     trainer.updates = spec.updates_per_step
     trainer.remove_callback(PrinterCallback)
+    if spec.reground.every is not None:
+        output, guard = Path(spec.output), _guard(spec, trainer)
+        jumps = RegroundCallback(spec.reground, output, spec.updates_per_step, guard)
+        trainer.add_callback(jumps)  # behind the snapshots: they hold what real steps made
     return trainer
+
+
+def _guard(spec: RlSpec, trainer: Trainer) -> Guard | None:
+    """What judges jumps, if anything: the task's grader on problems of its validation split."""
+    guard, task = spec.reground.guard, spec.task
+    if guard.problems == 0:
+        return None
+    asked = task_config(task)
+    problems = load_problems(asked, "validation", guard.problems, task.seed)
+
+    def right(pairs: list[tuple[Problem, str]]) -> list[bool]:
+        return [grade.correct for grade in grade_many(asked, pairs)]
+
+    batch = spec.rollouts_per_step // (spec.updates_per_step * spec.compute.world_size)
+    return Guard(trainer, problems, right, guard, batch)
 
 
 def load_tokenizer(model: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -19,9 +20,10 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.artifacts import write_text
 from pipeline.ending import one_line
+from pipeline.globbing import plain_path
 from pipeline.training.callbacks import Log
 from pipeline.training.check import check
-from pipeline.training.checkpoints import last_whole, prepare_output
+from pipeline.training.checkpoints import check_output, finished, prepare_output, resumable
 from pipeline.training.devices import join_processes
 from pipeline.training.processes import die_with_parent
 from pipeline.training.scratch import make_model
@@ -30,6 +32,7 @@ from pipeline.training.spec import RlSpec, SftSpec, Spec, read_spec
 from pipeline.training.trainers import build_rl, build_sft, rl_arguments, sft_arguments
 
 ERROR_FILE = "error.txt"
+SUPERVISED = "PIPELINE_SUPERVISED"  # environment variable: `launch` waits for this rank
 
 
 def run(spec: Spec, log: Log | None = None) -> None:
@@ -45,6 +48,9 @@ def run(spec: Spec, log: Log | None = None) -> None:
         PipelineError: a bad value, a missing model, or a loss that is not finite.
     """
     check(spec)
+    check_output(spec)
+    if finished(spec):
+        return
     transformers_logging.disable_progress_bar()
     # it warns that checkpoints are put in numerical order, which is what we want
     logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
@@ -66,7 +72,7 @@ def _run_sft(spec: SftSpec, log: Log | None) -> None:
                 make_model(spec.architecture, output / ".init.partial", spec.seed)
                 (output / ".init.partial").rename(output / "init")
     trainer = build_sft(spec, args, start, log)
-    _train(trainer, output)
+    _train(trainer, spec)
     model: Any = trainer.model
     tokenizer: Any = trainer.processing_class
     weights = master_weights(model, keep=PartialState().is_main_process)
@@ -79,27 +85,39 @@ def _run_rl(spec: RlSpec, log: Log | None) -> None:
     with PartialState().main_process_first():
         if PartialState().is_main_process:
             prepare_output(spec)
-    _train(build_rl(spec, args, log), Path(spec.output))
+    _train(build_rl(spec, args, log), spec)
 
 
-def _train(trainer: Trainer, output: Path) -> None:
-    resumed = last_whole(output / "checkpoints")
-    trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed[0]))
+def _train(trainer: Trainer, spec: Spec) -> None:
+    resumed = resumable(spec)
+    trainer.train(resume_from_checkpoint=None if resumed is None else str(plain_path(resumed[0])))
 
 
 def main() -> int:
-    """Run the spec named on the command line; a PipelineError is one line and exit code 1."""
+    """Run the spec named on the command line; a mistake is one line and exit code 1.
+
+    Under `launch` the line goes to a file that it reads, and `launch` says it.
+    """
     if len(sys.argv) != 2:
         print("usage: python -m pipeline.training.worker SPEC.json", file=sys.stderr)
         return 2
     die_with_parent(signal.SIGKILL)  # a launcher that was killed cannot end its ranks
     path = Path(sys.argv[1])
+    said = path.with_name(ERROR_FILE)
 
-    def tell(line: str) -> None:
+    def tell(line: str) -> bool:
         with contextlib.suppress(OSError):  # the disk may be what the line is about
-            write_text(path.with_name(ERROR_FILE), f"{line}\n")
+            if not said.exists():
+                write_text(said, f"{line}\n")
+            return SUPERVISED in os.environ
+        return False
 
-    with one_line(tell=tell):
+    def explain(error: BaseException) -> str | None:
+        """Where another rank has failed, this one only loses touch with it."""
+        lost = isinstance(error, RuntimeError) and SUPERVISED in os.environ and said.exists()
+        return "this rank ends, since another one has failed" if lost else None
+
+    with one_line(explain, tell=tell):
         run(read_spec(path))
     return 0
 

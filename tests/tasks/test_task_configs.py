@@ -8,6 +8,7 @@ import yaml
 
 from pipeline.errors import PipelineError
 from pipeline.tasks import check_task, load_problems
+from tests.tasks.make import task
 
 FOLDER = Path(__file__).resolve().parents[2] / "conf" / "task"
 TASKS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(FOLDER.glob("*.yaml"))}
@@ -31,7 +32,7 @@ def test_task_files_hold_known_options(name: str) -> None:
     """Catches a misspelt option or shares that are no partition in a file of ours."""
     if REAL[name]["kind"] == "reasoning_gym":
         pytest.importorskip("reasoning_gym")
-    check_task(REAL[name]["name"], **arguments(REAL[name]))
+    check_task(task(REAL[name]["name"], **arguments(REAL[name])))
 
 
 @pytest.mark.parametrize("name", [n for n, t in REAL.items() if not t.get("dataset")])
@@ -40,7 +41,7 @@ def test_generated_tasks_have_all_three_splits(name: str) -> None:
     if REAL[name]["kind"] == "reasoning_gym":
         pytest.importorskip("reasoning_gym")
     for split in ("train", "validation", "test"):
-        assert len(load_problems(name, split, 8, 0, **arguments(REAL[name]))) == 8
+        assert len(load_problems(task(name, **arguments(REAL[name])), split, 8, 0)) == 8
 
 
 @pytest.mark.parametrize(
@@ -57,5 +58,5 @@ def test_mistakes_are_found_without_loading(changes: dict[str, Any], part: str) 
     """Catches a dry run that says all is well."""
     call = {"kind": "math", "dataset": {"path": "some/hub_id"}, **changes}
     with pytest.raises(PipelineError, match=part):
-        check_task("t", **call)
-    check_task("t", kind="math", dataset={"path": "some/hub_id"})
+        check_task(task("t", **call))
+    check_task(task("t", kind="math", dataset={"path": "some/hub_id"}))

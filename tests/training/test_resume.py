@@ -3,6 +3,7 @@ an uninterrupted one, that starts from half a checkpoint, or counts a step twice
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,14 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.artifacts import append_jsonl, read_jsonl, write_json
+from pipeline.errors import PipelineError
 from pipeline.training import callbacks
-from pipeline.training.checkpoints import MARKER, last_whole, mark_whole, prepare_output
+from pipeline.training.checkpoints import MARKER, mark_whole, prepare_output, resumable
 from pipeline.training.launch import launch
 from pipeline.training.spec import TaskSpec, write_spec
 from pipeline.training.worker import run
-from tests.training.pico import assert_same, rl_spec, sft_spec
+from tests.training.pico import assert_same, rl_spec, sft_spec, weights
 
 # 8 problems, 4 a step: the run goes three times through them, so the order of data matters
 FEW = TaskSpec(name="addition", options={"digits": 1}, problems=8)
@@ -62,7 +65,7 @@ def test_killed_outright_and_started_again(tmp_path: Path, base: Path, whole: Pa
         [sys.executable, "-c", KILLED, str(tmp_path / "spec.json"), "5"], cwd=root, check=False
     )
     assert dead.returncode == -signal.SIGKILL
-    found = last_whole(tmp_path / "checkpoints")
+    found = resumable(spec)
     assert found is not None
     assert found[1] == 4
     launch(spec)
@@ -84,7 +87,7 @@ def test_half_a_checkpoint_does_not_count(
         run(spec)
     monkeypatch.undo()
     assert (tmp_path / "checkpoints/checkpoint-8/model.safetensors").exists()
-    found = last_whole(tmp_path / "checkpoints")
+    found = resumable(spec)
     assert found is not None
     assert found[1] == 2
     run(spec)
@@ -120,11 +123,60 @@ def test_sft_resumes_bit_for_bit(tmp_path: Path, sft_output: Path) -> None:
     assert_same(tmp_path / "model", sft_output / "model")
 
 
+def test_a_longer_run_continues_a_shorter_one(tmp_path: Path, base: Path, whole: Path) -> None:
+    """Would catch steps that are trained again, or other data, rates or draws in the rest."""
+    run(replace(rl_spec(tmp_path, base, task=FEW), steps=3))
+    steps: list[object] = []
+    run(rl_spec(tmp_path, base, task=FEW), lambda row: steps.append(row["step"]))
+    assert steps == [4, 5, 6]
+    _equal(tmp_path, whole)
+
+
+def test_another_micro_batch_resumes_the_same_run(tmp_path: Path, base: Path, whole: Path) -> None:
+    """Would catch rows that are skipped or seen twice where a pass takes fewer of them."""
+    spec = rl_spec(tmp_path, base, task=FEW, steps=4)
+    run(spec)
+    steps: list[object] = []
+    other = replace(spec, steps=6, micro_batch=2, checkpoint_every=3)
+    run(other, lambda row: steps.append(row["step"]))
+    assert steps == [5, 6]
+    ours, theirs = (read_jsonl(path / "metrics.jsonl") for path in (tmp_path, whole))
+    assert [row["reward"] for row in ours] == [row["reward"] for row in theirs]
+    one, two = (weights(path / "snapshots/step_6") for path in (tmp_path, whole))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-5)
+
+
+def test_what_a_finished_run_has_is_not_made_again(tmp_path: Path, whole: Path, base: Path) -> None:
+    """Would catch snapshots beyond the asked ones removed, or a run that trains for nothing."""
+    output = Path(shutil.copytree(whole, tmp_path / "run"))
+    before = sorted(path for path in output.rglob("*"))
+
+    def never(row: dict[str, object]) -> None:
+        raise AssertionError(row)
+
+    for changes in ({"steps": 4}, {"snapshot_every": 4}, {"steps": 5, "snapshot_every": 1000}):
+        run(rl_spec(output, base, task=FEW, **changes), never)
+    assert sorted(path for path in output.rglob("*")) == before
+
+
+def test_snapshots_between_the_written_ones_are_trained_again(
+    tmp_path: Path, whole: Path, base: Path
+) -> None:
+    """Would catch a finer trajectory with a hole at its beginning."""
+    output = Path(shutil.copytree(whole, tmp_path / "run"))
+    run(rl_spec(output, base, task=FEW, snapshot_every=3))
+    names = {path.name for path in (output / "snapshots").iterdir()}
+    assert names == {"step_3", "step_6"}
+    assert_same(output / "snapshots/step_6", whole / "snapshots/step_6")
+
+
 def test_leftovers_of_a_kill_are_cleared(tmp_path: Path, base: Path) -> None:
     spec = rl_spec(tmp_path, base)
     prepare_output(spec)
     whole, half = tmp_path / "checkpoints/checkpoint-4", tmp_path / "checkpoints/checkpoint-6"
-    for folder in (whole, half, tmp_path / "snapshots/.step_4.partial"):
+    snapshots = [tmp_path / "snapshots" / name for name in ("step_2", "step_4", ".step_6.partial")]
+    for folder in (whole, half, *snapshots):
         folder.mkdir(parents=True)
     write_json(whole / MARKER, {"step": 2})
     append_jsonl(tmp_path / "metrics.jsonl", [{"step": step} for step in (1, 2, 3)])
@@ -132,20 +184,15 @@ def test_leftovers_of_a_kill_are_cleared(tmp_path: Path, base: Path) -> None:
         file.write('{"step": 4, "rew')
     prepare_output(spec)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-4"]
-    assert list((tmp_path / "snapshots").iterdir()) == []
+    assert [path.name for path in (tmp_path / "snapshots").iterdir()] == ["step_2"]
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
-def test_another_spec_inherits_nothing(tmp_path: Path, base: Path) -> None:
-    spec = rl_spec(tmp_path, base)
-    prepare_output(spec)
-    for name in ("checkpoints/checkpoint-4", "snapshots/step_2"):
-        (tmp_path / name).mkdir(parents=True)
-    write_json(tmp_path / "checkpoints/checkpoint-4" / MARKER, {"step": 2})
-    append_jsonl(tmp_path / "metrics.jsonl", [{"step": 1}])
-    prepare_output(replace(spec, checkpoint_every=3))  # decides nothing: all is kept
-    assert (tmp_path / "snapshots/step_2").exists()
-    prepare_output(replace(spec, temperature=0.5))
-    assert last_whole(tmp_path / "checkpoints") is None
-    assert not (tmp_path / "snapshots").exists()
-    assert not (tmp_path / "metrics.jsonl").exists()
+def test_another_spec_inherits_and_removes_nothing(tmp_path: Path, base: Path) -> None:
+    spec = rl_spec(tmp_path, base, steps=2)
+    run(spec)
+    before = sorted(path for path in tmp_path.rglob("*"))
+    for other in (replace(spec, temperature=0.5), rl_spec(tmp_path, tmp_path / "snapshots/step_2")):
+        with pytest.raises(PipelineError, match="holds a run from another model, data or values"):
+            run(other)
+    assert sorted(path for path in tmp_path.rglob("*")) == before

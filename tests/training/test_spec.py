@@ -111,7 +111,7 @@ def test_rollouts_are_dealt_to_updates_processes_and_passes(tmp_path: Path) -> N
 def test_the_fingerprint_sees_weights_and_values_but_not_places(tmp_path: Path, base: Path) -> None:
     spec = rl_spec(tmp_path / "a", base)
     same = replace(spec, output=str(tmp_path / "b"), checkpoint_every=5)
-    same = replace(same, compute=replace(spec.compute, threads=2))
+    same = replace(same, compute=replace(spec.compute, threads=2), micro_batch=2, steps=9)
     moved = tmp_path / "moved"
     shutil.copytree(base, moved)
     assert fingerprint(same) == fingerprint(spec) == fingerprint(replace(spec, model=str(moved)))
