@@ -198,7 +198,19 @@ class ProbeConfig:
 
 
 @dataclass
+class MethodConfig:
+    """One of several methods; its name, of its folder and in scores, is its key."""
+
+    name: str | None = None  # what its file calls it where it is the only one
+    method: str = MISSING
+    hold: list[str] | None = None  # null: extrapolation.hold
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class ExtrapolationConfig:
+    """What all methods share (first, last, hold), and the method where there is one only."""
+
     name: str = MISSING  # of the output folder: one for each method and set of options
     method: str = MISSING
     first: int = 0
@@ -211,7 +223,7 @@ class ExtrapolationConfig:
 class WeightExtrapConfig:
     targets: list[int] = field(default_factory=list)
     alphas: list[float] = field(default_factory=list)  # where targets is empty
-    write: bool = True  # false: only the formula; evaluate builds the weights in memory
+    write: bool = True  # false: only the recipe; evaluate builds the weights in memory
     dtype: str = "bfloat16"
 
 
@@ -227,7 +239,7 @@ class EvaluateConfig:
     validation_problems: int | None = None
     test_problems: int | None = None
     checkpoints: list[int] | None = None  # steps of RL to evaluate; null: all
-    models: Any = None  # {name: model}, beside the run's own; see stages/named_models.py
+    models: Any = None  # {name: folder, hub id or {method, target}}; see stages/named_models.py
     pass_k: list[int] = field(default_factory=lambda: [1])
     temperature: float = 1.0
     top_p: float = 1.0
@@ -253,6 +265,7 @@ class PipelineConfig:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     extrapolation: ExtrapolationConfig = field(default_factory=ExtrapolationConfig)
+    extrapolations: dict[str, MethodConfig] = field(default_factory=dict)  # empty: the one above
     sft_train: SftConfig = field(default_factory=SftConfig)
     rl_train: RlConfig = field(default_factory=RlConfig)
     snapshot: SnapshotConfig = field(default_factory=SnapshotConfig)
@@ -271,6 +284,7 @@ def register() -> None:
     from hydra.core.config_store import ConfigStore
 
     schema = OmegaConf.structured(PipelineConfig)
-    for free in (schema.task.options, schema.eval_tasks, schema.extrapolation.options):
+    maps = (schema.eval_tasks, schema.extrapolations)
+    for free in (schema.task.options, schema.extrapolation.options, *maps):
         OmegaConf.set_struct(free, False)
     ConfigStore.instance().store(name="schema", node=schema)

@@ -105,9 +105,9 @@ def _check(section: Any, prefix: str) -> None:
         hint = hints[field.name]
         if not fits(value, hint):
             raise PipelineError(f"{key}: {value!r} is {kind_of(value)}, not {words(hint)}")
-        if field.name == "eval_tasks":
-            for name, task in value.items():
-                _check(task, f"{key}.{name}.")
+        if field.name in ("eval_tasks", "extrapolations"):
+            for name, entry in value.items():
+                _check(entry, f"{key}.{name}.")
         else:
             for number in value if isinstance(value, list) else [value]:
                 if isinstance(number, int | float) and not isinstance(number, bool):
