@@ -8,13 +8,14 @@ starts with exactly the rows of a shorter one.
 from __future__ import annotations
 
 import random
+from dataclasses import asdict
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import PipelineError
 from pipeline.tasks import Problem, encode_prompt, keep_short, load_problems, training_rows
-from pipeline.training.spec import SftSpec, TaskSpec
+from pipeline.training.spec import SftSpec, Spec
 
 
 def order(problems: int, rows: int, seed: int) -> list[int]:
@@ -26,20 +27,25 @@ def order(problems: int, rows: int, seed: int) -> list[int]:
     return indices[:rows]
 
 
-def training_problems(task: TaskSpec, tokenizer: PreTrainedTokenizerBase) -> list[Problem]:
-    """The problems of `task.split`, without prompts longer than `task.max_prompt_tokens` tokens.
+def training_problems(spec: Spec, tokenizer: PreTrainedTokenizerBase) -> list[Problem]:
+    """The problems to train on, without prompts longer than `task.max_prompt_tokens` tokens.
 
     Raises:
         PipelineError: nothing is left, or the tokenizer has no token for a character of a prompt
             or answer (a byte-level tokenizer without that byte drops it silently).
     """
+    task = spec.task
+    if isinstance(spec, SftSpec):
+        split, count = spec.sft_train.split, spec.sft_train.problems
+    else:
+        split, count = "train", spec.rl_train.problems
     problems = load_problems(
         task.name,
-        task.split,
-        task.problems,
-        task.seed,
+        split,
+        count,
+        spec.seed,
         kind=task.kind,
-        dataset=task.dataset,
+        dataset=None if task.dataset is None else asdict(task.dataset),
         prompt_template=task.prompt_template,
         system_prompt=task.system_prompt,
         grade_after=task.grade_after,
@@ -48,7 +54,7 @@ def training_problems(task: TaskSpec, tokenizer: PreTrainedTokenizerBase) -> lis
     short, _ = keep_short(tokenizer, problems, task.max_prompt_tokens)
     if not short:
         raise PipelineError(
-            f"task {task.name}: no {task.split} problem has a prompt of at most "
+            f"task {task.name}: no {split} problem has a prompt of at most "
             f"{task.max_prompt_tokens} tokens; raise max_prompt_tokens"
         )
     for problem in short:
@@ -75,11 +81,12 @@ def sft_rows(problems: list[Problem], spec: SftSpec, tokenizer: PreTrainedTokeni
         ]
         for problem in problems
     ]
+    sft = spec.sft_train
     rng = random.Random(f"wrong answers/{spec.seed}")
     rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-    for row, index in enumerate(order(len(problems), spec.steps * spec.batch_size, spec.seed)):
+    for row, index in enumerate(order(len(problems), sft.steps * sft.batch_size, spec.seed)):
         draw, other = rng.random(), rng.randrange(len(problems))
-        wrong = draw < spec.wrong_answers and row >= spec.wrong_from * spec.batch_size
+        wrong = draw < sft.wrong_answers and row >= sft.wrong_from * sft.batch_size
         answer = answers[other if wrong else index]
         rows["input_ids"].append(prompts[index] + answer)
         rows["labels"].append([-100] * len(prompts[index]) + answer)

@@ -58,8 +58,8 @@ def sft_arguments(spec: SftSpec) -> SFTConfig:
 
 def build_sft(spec: SftSpec, args: SFTConfig, model: str, log: Log | None) -> Trainer:
     """The trainer for `spec`, starting from the folder or hub id `model`."""
-    tokenizer = load_tokenizer(model, spec.trust_remote_code)
-    problems = training_problems(spec.task, tokenizer)
+    tokenizer = load_tokenizer(model, spec.model.trust_remote_code)
+    problems = training_problems(spec, tokenizer)
     trainer = Sft(
         model=model,
         args=args,
@@ -73,60 +73,61 @@ def build_sft(spec: SftSpec, args: SFTConfig, model: str, log: Log | None) -> Tr
 
 def rl_arguments(spec: RlSpec) -> GRPOConfig | RLOOConfig:
     """TRL's configuration for `spec`. Building it joins the process group."""
-    shared = trainer_arguments(spec)
-    updates = spec.updates_per_step
+    shared, algorithm = trainer_arguments(spec), spec.algorithm
+    updates = algorithm.updates_per_step
     common: dict[str, Any] = {
         "output_dir": str(Path(spec.output) / "checkpoints"),
         "max_steps": spec.steps * updates,
         "save_steps": spec.checkpoint_every * updates,
         "logging_steps": updates,
         "steps_per_generation": shared["gradient_accumulation_steps"] * updates,
-        "num_generations": spec.rollouts_per_prompt,
-        "max_completion_length": spec.max_response_tokens,
-        "temperature": spec.temperature,
-        "top_p": spec.top_p,
-        "top_k": spec.top_k,
-        "beta": spec.kl_beta,
-        "epsilon": spec.epsilon,
-        "epsilon_high": spec.epsilon_high,
-        "mask_truncated_completions": spec.mask_truncated,
+        "num_generations": algorithm.rollouts_per_prompt,
+        "max_completion_length": algorithm.max_response_tokens,
+        "temperature": algorithm.temperature,
+        "top_p": algorithm.top_p,
+        "top_k": algorithm.top_k,
+        "beta": algorithm.kl_beta,
+        "epsilon": algorithm.epsilon,
+        "epsilon_high": algorithm.epsilon_high,
+        "mask_truncated_completions": algorithm.mask_truncated,
         "shuffle_dataset": False,
         "model_init_kwargs": _model_arguments(spec),
         **rollout_arguments(spec),
         **shared,
     }
-    if spec.trainer == "rloo":
+    if algorithm.trainer == "rloo":
         return RLOOConfig(**common)
     return GRPOConfig(
-        loss_type=spec.loss_type,
-        importance_sampling_level=spec.importance_sampling_level,
-        scale_rewards=spec.scale_rewards,
+        loss_type=algorithm.loss_type,
+        importance_sampling_level=algorithm.importance_sampling_level,
+        scale_rewards=algorithm.scale_rewards,
         **common,
     )
 
 
 def build_rl(spec: RlSpec, args: GRPOConfig | RLOOConfig, log: Log | None) -> Trainer:
     """The trainer for `spec`, with snapshots."""
-    tokenizer = load_tokenizer(spec.model, spec.trust_remote_code)
-    problems = training_problems(spec.task, tokenizer)
+    task, algorithm, model = spec.task, spec.algorithm, str(spec.model.path)
+    tokenizer = load_tokenizer(model, spec.model.trust_remote_code)
+    problems = training_problems(spec, tokenizer)
     snapshots = SnapshotCallback(
         Path(spec.output) / "snapshots",
-        spec.snapshot_every,
-        spec.updates_per_step,
-        spec.snapshot_dtype,
+        spec.rl_train.snapshot_every,
+        algorithm.updates_per_step,
+        spec.rl_train.snapshot_dtype,
         tokenizer,
-        Path(spec.model),
+        Path(model),
     )
-    trainer_class: Any = Rloo if spec.trainer == "rloo" else Grpo
+    trainer_class: Any = Rloo if algorithm.trainer == "rloo" else Grpo
     trainer: WholeCheckpoints = trainer_class(
-        model=spec.model,
-        reward_funcs=reward_function(spec.task.name, kind=spec.task.kind, **spec.task.options),
+        model=model,
+        reward_funcs=reward_function(task.name, kind=task.kind, **task.options),
         args=args,
-        train_dataset=rl_rows(problems, spec.steps * spec.prompts_per_step, spec.seed),
+        train_dataset=rl_rows(problems, spec.steps * algorithm.prompts_per_step, spec.seed),
         processing_class=tokenizer,
-        callbacks=[snapshots, _metrics(spec, spec.updates_per_step, log)],
+        callbacks=[snapshots, _metrics(spec, algorithm.updates_per_step, log)],
     )
-    trainer.updates = spec.updates_per_step
+    trainer.updates = algorithm.updates_per_step
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -154,7 +155,7 @@ def _metrics(spec: Spec, updates: int, log: Log | None) -> MetricsCallback:
 def _model_arguments(spec: Spec) -> dict[str, Any]:
     return {
         "dtype": "float32",  # master weights; bf16 is what the forward pass is cast to
-        "attn_implementation": spec.compute.attention,
-        "trust_remote_code": spec.trust_remote_code,
+        "attn_implementation": spec.model.attention,
+        "trust_remote_code": spec.model.trust_remote_code,
         "device_map": None,
     }
