@@ -63,7 +63,7 @@ def missing_snapshots(spec: Spec, until: int) -> list[int]:
     if not isinstance(spec, RlSpec):
         return []
     folder = Path(spec.output) / "snapshots"
-    due = range(spec.snapshot_every, until + 1, spec.snapshot_every)
+    due = range(every := spec.rl_train.snapshot_every, until + 1, every)
     return [step for step in due if not (folder / f"step_{step}").is_dir()]
 
 
