@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from pipeline.inference.device import ADAPT
 from pipeline.inference.engine import Engine, Sampling, open_engine
-from pipeline.inference.recipe import Recipe
+from pipeline.trajectory.recipe import Recipe
 
 ALPHA = 1.5
 SEED = 1  # lengths of the responses, and so the speed, hang on the draw

@@ -15,8 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from scipy import stats
 
-from pipeline.trajectory.combine import extrapolate
+from pipeline.trajectory.combine import write
 from pipeline.trajectory.linearity import probe_weights
+from pipeline.trajectory.plan import make_plan
+from pipeline.trajectory.rule import make_rule
 from pipeline.trajectory.sources import discover
 
 SCALES = {  # layers, hidden, intermediate, key/value width, vocabulary
@@ -110,7 +112,7 @@ def floor(root: Path, out: Path, reads: int, writes: int) -> None:
 
 def combine(root: Path, out: Path, method: str, targets: list[int], last: int) -> None:
     folders = {t: out / f"step_{t}" for t in targets}
-    extrapolate(discover(root, None), method, 0, last, targets, folders, ["*norm*"], "bfloat16")
+    write(make_plan(discover(root, None), make_rule(method), 0, last, targets, ["*norm*"]), folders)
 
 
 def probe(root: Path, out: Path) -> None:

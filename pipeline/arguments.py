@@ -138,6 +138,30 @@ def check_spelling(arguments: Iterable[str]) -> None:
             )
 
 
+def check_methods(arguments: Iterable[str], several: bool) -> None:
+    """Refuse what would be given for a method and not be used.
+
+    Args:
+        several: whether `extrapolations` holds methods, which then are all there are.
+
+    Raises:
+        PipelineError: says how to give it instead.
+    """
+    shared = tuple(f"extrapolation.{key}" for key in ("first", "last", "hold"))
+    for argument in arguments:
+        key, value = split(argument) or ("", "")
+        named = re.fullmatch(r"extrapolations\.([^.]+)\.name", key)
+        if named is not None:
+            raise PipelineError(f"{key}: among several methods a name is its key; rename the key")
+        one = key == "extrapolation" or (key.startswith("extrapolation.") and key not in shared)
+        if one and (several or (key == "extrapolation" and value.startswith("["))):
+            raise PipelineError(
+                f"{argument}: is for a single method; for several give each as "
+                "+extrapolation@extrapolations.NAME=OPTION, and its options as "
+                "extrapolations.NAME.options.KEY=VALUE"
+            )
+
+
 def check_keys(config: DictConfig) -> None:
     """Refuse keys that the schema does not know: `+key=value` adds any, and nobody would read them.
 
@@ -156,8 +180,8 @@ def _unknown(config: DictConfig, schema: type, prefix: str) -> Iterator[str]:
             yield f"{prefix}{name}"
         elif isinstance(node, DictConfig):
             sections = {f"{prefix}{name}.": node}
-            if name == "eval_tasks":
-                sections = {f"{prefix}{name}.{task}.": node[task] for task in map(str, node)}
+            if name in ("eval_tasks", "extrapolations"):
+                sections = {f"{prefix}{name}.{entry}.": node[entry] for entry in map(str, node)}
             for below, section in sections.items():
                 kind = OmegaConf.get_type(section)
                 if dataclasses.is_dataclass(kind):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 from pipeline.config import (
     DTYPES,
@@ -14,7 +15,11 @@ from pipeline.config import (
     PipelineConfig,
 )
 from pipeline.errors import PipelineError
+from pipeline.fields import check_fields
 from pipeline.limits import check_values
+
+# a model that is predicted, among evaluate.models
+PREDICTION = {"method": str, "target": int, "options": dict[str, Any], "hold": list[str]}
 
 
 def check(config: PipelineConfig) -> None:
@@ -85,20 +90,43 @@ def _check_paths(config: PipelineConfig) -> None:
         ("model.path", config.model.path),
         ("snapshot.source", config.snapshot.source),
         ("snapshot.base", config.snapshot.base),
-        ("extrapolation.name", config.extrapolation.name),
+        *_names(config),
     ):
         if value is not None and not value.strip():
             raise PipelineError(f"{key}: is empty; give a value, or null where there may be none")
-    for key, value in (("name", config.name), ("extrapolation.name", config.extrapolation.name)):
+    for key, value in (("name", config.name), *_names(config)):
         if "/" in value or value in (".", ".."):
             raise PipelineError(f"{key}: {value!r} names a folder, so it can hold no /")
+    for key, value in _names(config):
+        if value in ("base", "rl", "logit"):
+            raise PipelineError(f"{key}: other models are called {value}-N; choose another")
+
+
+def _names(config: PipelineConfig) -> list[tuple[str, str]]:
+    """The methods' names, each with the key that gives it."""
+    if not config.extrapolations:
+        return [("extrapolation.name", config.extrapolation.name)]
+    return [(f"extrapolations.{name}", str(name)) for name in config.extrapolations]
 
 
 def _check_models(models: object) -> None:
     if models is None:
         return
-    if not isinstance(models, dict) or not all(isinstance(v, str) for v in models.values()):
-        raise PipelineError(f"evaluate.models={models}: give {{name: model}}, models as text")
+    if not isinstance(models, dict):
+        raise PipelineError(f"evaluate.models={models}: give {{name: model}}")
+    for name, model in models.items():
+        key = f"evaluate.models.{name}"
+        if isinstance(model, str):
+            continue
+        if not isinstance(model, dict) or not {"method", "target"} <= set(model):
+            raise PipelineError(
+                f"{key}: {model!r} is no folder, no hub id and no {{method: METHOD, target: STEP}}"
+            )
+        unknown = [field for field in model if field not in PREDICTION]
+        if unknown:
+            known = ", ".join(PREDICTION)
+            raise PipelineError(f"{key}.{unknown[0]}: no such key; there are {known}")
+        check_fields(key, model, PREDICTION)
 
 
 def _check_checkpoints(value: object) -> None:

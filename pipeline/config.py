@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
+
+from pipeline.tasks.task import TaskConfig
 
 _PACKAGE = Path(__file__).resolve().parent
 # A wheel has the YAML files inside the package, a checkout beside it.
@@ -62,28 +63,6 @@ class ModelConfig:
     dtype: str = "bfloat16"  # weights and activations in generation and scoring
     attention: str = _idle("sdpa")
     trust_remote_code: bool = _idle(False)
-
-
-@dataclass
-class DatasetConfig:
-    path: str = MISSING  # hub id, or a .jsonl / .parquet file
-    name: str | None = None
-    revision: str | None = None
-    split: str = "test"
-    problem: str = "problem"
-    answer: str = "answer"
-
-
-@dataclass
-class TaskConfig:
-    name: str = MISSING
-    kind: str = MISSING  # which loader and grader (pipeline/tasks)
-    dataset: DatasetConfig | None = None
-    prompt_template: str | None = None  # holds {problem}; null: as the kind poses it
-    system_prompt: str | None = None
-    grade_after: str | None = None  # only what follows this mark is graded, e.g. "</think>"
-    max_prompt_tokens: int = 2048
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -219,7 +198,19 @@ class ProbeConfig:
 
 
 @dataclass
+class MethodConfig:
+    """One of several methods; its name, of its folder and in scores, is its key."""
+
+    name: str | None = None  # what its file calls it where it is the only one
+    method: str = MISSING
+    hold: list[str] | None = None  # null: extrapolation.hold
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class ExtrapolationConfig:
+    """What all methods share (first, last, hold), and the method where there is one only."""
+
     name: str = MISSING  # of the output folder: one for each method and set of options
     method: str = MISSING
     first: int = 0
@@ -232,7 +223,7 @@ class ExtrapolationConfig:
 class WeightExtrapConfig:
     targets: list[int] = field(default_factory=list)
     alphas: list[float] = field(default_factory=list)  # where targets is empty
-    write: bool = True  # false: only the formula; evaluate builds the weights in memory
+    write: bool = True  # false: only the recipe; evaluate builds the weights in memory
     dtype: str = "bfloat16"
 
 
@@ -248,12 +239,12 @@ class EvaluateConfig:
     validation_problems: int | None = None
     test_problems: int | None = None
     checkpoints: list[int] | None = None  # steps of RL to evaluate; null: all
-    models: Any = None  # {name: model}, beside the run's own; see stages/named_models.py
+    models: Any = None  # {name: folder, hub id or {method, target}}; see stages/named_models.py
     pass_k: list[int] = field(default_factory=lambda: [1])
     temperature: float = 1.0
     top_p: float = 1.0
     max_tokens: int = 1024
-    bootstrap: int = 10_000
+    bootstrap: int = 10_000  # random sign flips behind the p-value of a difference
     controls: bool = True  # the reported models greedy and at lower temperatures, too
     control_temperatures: list[float] | None = None  # null: 0.3 and 0.6 of evaluate.temperature
     control_samples: int = 4  # responses to a problem at each of them (greedy: 1)
@@ -274,6 +265,7 @@ class PipelineConfig:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     extrapolation: ExtrapolationConfig = field(default_factory=ExtrapolationConfig)
+    extrapolations: dict[str, MethodConfig] = field(default_factory=dict)  # empty: the one above
     sft_train: SftConfig = field(default_factory=SftConfig)
     rl_train: RlConfig = field(default_factory=RlConfig)
     snapshot: SnapshotConfig = field(default_factory=SnapshotConfig)
@@ -289,7 +281,10 @@ def register() -> None:
     Options are open: which ones there are depends on the task or the method, whose code refuses
     unknown ones. So the command line may set any of them without a `+`.
     """
+    from hydra.core.config_store import ConfigStore
+
     schema = OmegaConf.structured(PipelineConfig)
-    for free in (schema.task.options, schema.eval_tasks, schema.extrapolation.options):
+    maps = (schema.eval_tasks, schema.extrapolations)
+    for free in (schema.task.options, schema.extrapolation.options, *maps):
         OmegaConf.set_struct(free, False)
     ConfigStore.instance().store(name="schema", node=schema)

@@ -30,6 +30,10 @@ from pipeline.config import CONF
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*)'$", re.MULTILINE)
 _READ_OTHERWISE = set("[{$")  # what begins a list, a map, a reference to another value
 _OPTION = re.compile(r"(?!null$)[A-Za-z_][\w/-]*")  # what a group's option is called
+_MAPS = (  # type of the entries, group, map
+    ("TaskConfig", "task", "eval_tasks"),
+    ("MethodConfig", "extrapolation", "extrapolations"),
+)
 _FULL_KEY = re.compile(r"full_key: (\S+)")
 
 
@@ -52,9 +56,10 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> str:
     key = cause.full_key or ""
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
         return f"{key}: no such key{nearest(key, all_keys())}"
-    if "not a subclass of TaskConfig" in str(cause):
-        name = key.removeprefix("eval_tasks.")
-        return f"eval_tasks.{name}: no such task; add one with +task@eval_tasks.{name}=NAME"
+    for kind, group, several in _MAPS:
+        if f"not a subclass of {kind}" in str(cause):
+            key = f"{several}.{key.removeprefix(f'{several}.')}"
+            return f"{key}: no such {group}; add one with +{group}@{key}=NAME"
     if isinstance(cause, MissingMandatoryValue):
         return f"{key}: needs a value; give {key}=..."
     line = f"{key}: {_first_line(cause)}" if key else _first_line(cause)

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.trajectory import combine, sources
+from pipeline.trajectory import sources
+from pipeline.trajectory.combine import write
 from pipeline.trajectory.folder import RECORD
 from pipeline.trajectory.linearity import probe_weights
+from pipeline.trajectory.plan import make_plan
+from pipeline.trajectory.rule import make_rule
 from pipeline.trajectory.sources import Trajectory
 from pipeline.trajectory.spellings import Matching
 
@@ -103,17 +106,16 @@ def extrapolate(
     names = trajectory.base.entries
     if hold is None:
         hold = [NORMS] if any(fnmatchcase(name, NORMS) for name in names) else []
-    return combine.extrapolate(
+    plan = make_plan(
         trajectory,
-        method=method,
-        first=steps[0] if first is None else first,
-        last=steps[-1] if last is None else last,
-        targets=sorted(folders),
-        out=_replaceable(trajectory, folders),
-        hold=hold,
-        dtype=dtype,
-        options=options,
+        make_rule(method, options),
+        steps[0] if first is None else first,
+        steps[-1] if last is None else last,
+        sorted(folders),
+        hold,
+        dtype,
     )
+    return write(plan, _replaceable(trajectory, folders))
 
 
 def _replaceable(trajectory: Trajectory, folders: dict[int, Path]) -> dict[int, Path]:

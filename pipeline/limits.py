@@ -101,13 +101,14 @@ def _check(section: Any, prefix: str) -> None:
         key, value = prefix + field.name, getattr(section, field.name)
         if dataclasses.is_dataclass(value):
             _check(value, f"{key}.")
-        elif field.name == "eval_tasks":
-            for name, task in value.items():
-                _check(task, f"{key}.{name}.")
+            continue
+        hint = hints[field.name]
+        if not fits(value, hint):
+            raise PipelineError(f"{key}: {value!r} is {kind_of(value)}, not {words(hint)}")
+        if field.name in ("eval_tasks", "extrapolations"):
+            for name, entry in value.items():
+                _check(entry, f"{key}.{name}.")
         else:
-            hint = hints[field.name]
-            if not fits(value, hint):
-                raise PipelineError(f"{key}: {value!r} is {kind_of(value)}, not {words(hint)}")
             for number in value if isinstance(value, list) else [value]:
                 if isinstance(number, int | float) and not isinstance(number, bool):
                     _check_number(key, number)

@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from pipeline import progress, provenance, records
-from pipeline.arguments import check_keys, check_spelling, split
+from pipeline.arguments import check_keys, check_methods, check_spelling, split
 from pipeline.artifacts import hash_json, read_own, write_json, write_text
 from pipeline.checks import check, check_shared
 from pipeline.config import STAGES, PipelineConfig
@@ -48,6 +48,7 @@ def run(raw: DictConfig) -> None:
     check_spelling(_arguments())
     config = cast(PipelineConfig, OmegaConf.to_object(raw))
     check_keys(raw)
+    check_methods(_arguments(), bool(config.extrapolations))
     _expand_home(config)
     check(config)
     share = Share.from_environment()

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 from pipeline.artifacts import hash_json
 from pipeline.errors import PipelineError
-from pipeline.inference.recipe import Recipe
+from pipeline.trajectory.recipe import Recipe
 
 FinishReason = Literal["stop", "length"]
 Source = Path | Recipe  # where weights come from

@@ -14,8 +14,9 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.errors import PipelineError
 from pipeline.inference.engine import Source
-from pipeline.inference.recipe import Recipe, RecipeWeights
 from pipeline.trajectory.conversions import Origin, Whole, origins
+from pipeline.trajectory.recipe import Recipe
+from pipeline.trajectory.recipe_weights import RecipeWeights
 
 
 def load_model(path: Path, dtype: torch.dtype, device: torch.device, untied: bool = False) -> Any:

@@ -29,7 +29,6 @@ from pipeline.ending import one_line
 from pipeline.errors import PipelineError
 from pipeline.inference.device import claim_devices
 from pipeline.inference.engine import Engine, Sampling, Source, open_engine
-from pipeline.inference.recipe import Recipe
 from pipeline.inference.run import (
     PromptItem,
     missing_samples,
@@ -38,6 +37,7 @@ from pipeline.inference.run import (
     row_key,
     sample_to_jsonl,
 )
+from pipeline.trajectory.recipe import Recipe
 
 PR_SET_PDEATHSIG = 1
 

@@ -26,8 +26,9 @@ from pipeline.inference.engine import (
     check_prompts,
     check_source,
 )
-from pipeline.inference.recipe import Recipe, has_own_head
 from pipeline.inference.vllm_plugin import mixture_overrides, register
+from pipeline.trajectory.recipe import Recipe
+from pipeline.trajectory.recipe_weights import has_own_head
 
 EXTENSION = "pipeline.inference.vllm_worker.WorkerExtension"
 WAITING = 4  # requests queued in vLLM, as a multiple of the batch

@@ -21,8 +21,8 @@ from vllm.model_executor.models.utils import init_vllm_registered_model, maybe_p
 from vllm.platforms import current_platform
 
 from pipeline.errors import PipelineError
-from pipeline.inference.recipe import checkpoint_tensors
 from pipeline.inference.vllm_sharing import part, share
+from pipeline.trajectory.recipe_weights import checkpoint_tensors
 
 CPU_ROWS = 16  # of logits that are mixed at once
 NAMES = "abcdefgh"  # prefixes hold no digits: vLLM reads the layer number off the prefix

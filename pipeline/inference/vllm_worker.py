@@ -19,8 +19,9 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 )
 from vllm.utils.torch_utils import set_random_seed
 
-from pipeline.inference.recipe import Recipe, checkpoint_tensors, recipe_tensors
 from pipeline.inference.vllm_checksum import Pieces, Sums, counted, read_back
+from pipeline.trajectory.recipe import Recipe
+from pipeline.trajectory.recipe_weights import checkpoint_tensors, recipe_tensors
 from pipeline.trajectory.tying import EMBEDDING, head_name, is_head
 
 

@@ -89,8 +89,8 @@ GLOSSARY = (
     ),
     (
         "ungraded",
-        "Responses without an answer that could be found, and gradings that hit the time limit. "
-        "Both count as wrong.",
+        "Responses without an answer that could be found, gradings that hit the time limit, and "
+        "responses to problems whose reference answer cannot be read. All count as wrong.",
     ),
 )
 

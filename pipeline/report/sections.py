@@ -44,7 +44,8 @@ def horizon(run: Artefacts, album: Album) -> Section:
         "95 % intervals of predicted weights"
         + (f", made from steps {run.first_step} to {last} only (dotted line)" if last else "")
         + ". A prediction is worth something where it lies above real RL at the same step, "
-        "since it costs no training. The ring marks the horizon chosen on validation; "
+        "since it costs no training. The ring marks the "
+        f"{'method and ' if len(methods_of(run)) > 1 else ''}horizon chosen on validation; "
         "the test panel shows what that choice was worth."
     )
     if beyond:

@@ -1,4 +1,4 @@
-"""Choose horizon and alpha on the validation split; the test split only reports."""
+"""Choose method, horizon and alpha on the validation split; the test split only reports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ def choose(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
     Args:
         rows: of scores.json. With several validation tasks the mean over them decides. Of equal
-            models the shorter horizon is taken: it asks less of the line.
+            models the shorter horizon is taken: it asks less of the line; of equal horizons, the
+            method that comes first.
 
     Returns:
         {"weight": {"model", "validation avg@k", "step", ...}, "logit": {...}}; a kind without

@@ -22,6 +22,7 @@ from pipeline.report.html import (
 from pipeline.report.inputs import Artefacts
 
 Row = Mapping[str, Any]
+UNGRADED = ("grading_timeouts", "extraction_failures", "no_reference")
 
 
 def score_table(run: Artefacts) -> Section:
@@ -48,8 +49,23 @@ def score_table(run: Artefacts) -> Section:
         )
         lines = [_score_line(row, shown) for row in sorted(rows, key=_row_order)]
         groups.append(Group(lines, title))
-    note = "Shaded: chosen on validation. Ranges are 95 % intervals."
+    note = "Shaded: chosen on validation. Ranges are 95 % intervals." + _unread_references(run.rows)
     return Section("scores", "Scores", "All scores", table(header, groups, wide=True, note=note))
+
+
+def _unread_references(rows: Sequence[Row]) -> str:
+    """Responses that count as wrong because of their problem: no model's fault."""
+    found: dict[str, int] = {}
+    for row in rows:
+        place = f"{row['task']}, {row['split']}"
+        found[place] = found.get(place, 0) + int(row.get("no_reference") or 0)
+    counts = [f"{number} of {place}" for place, number in found.items() if number]
+    if not counts:
+        return ""
+    return (
+        " Responses not judged, as the reference answer of their problem cannot be read: "
+        f"{'; '.join(counts)} (all models together). They count as wrong, for every model alike."
+    )
 
 
 def _row_order(row: Row) -> tuple[int, str, float]:
@@ -67,7 +83,7 @@ def _score_line(row: Row, ks: Sequence[int]) -> Line:
     p = difference.get("p") if difference else None
     tokens, truncated = row.get("tokens_mean"), row.get("truncated_share")
     majority = row.get("maj@k")
-    ungraded = sum(int(row.get(key) or 0) for key in ("grading_timeouts", "extraction_failures"))
+    ungraded = sum(int(row.get(key) or 0) for key in UNGRADED)
     before = [
         *(f"{100 * passes[str(k)]:.1f}" if str(k) in passes else "" for k in ks),
         "" if majority is None else f"{100 * majority:.1f}",

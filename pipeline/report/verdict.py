@@ -130,6 +130,8 @@ def summary(run: Artefacts) -> Section:
 def _chosen_in_words(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
     """How horizon and α were chosen, and what they came to on the test problems."""
     pairs = []
+    several = len({row["method"] for row in scores["rows"] if row["kind"] == "weight"}) > 1
+    horizon = "Chosen method and horizon" if several else "Chosen horizon"
     rows = words.chosen_rows(scores, "test") or words.chosen_rows(scores, "validation")
     for model in dict.fromkeys(str(row["model"]) for row in rows):
         mine = [row for row in rows if row["model"] == model]
@@ -140,7 +142,7 @@ def _chosen_in_words(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
                 difference = row.get("diff_to_last_rl")
                 text += f" On test, {row['task']}: {words.percent(row['avg@k'])}"
                 text += f", {words.gap(difference)}." if difference else "."
-        name = "Chosen α" if mine[0]["kind"] == "logit" else "Chosen horizon"
+        name = "Chosen α" if mine[0]["kind"] == "logit" else horizon
         pairs.append((name, text))
     return pairs
 

@@ -20,7 +20,7 @@ from pipeline.stages import models
 from pipeline.stages.base import Context
 
 if TYPE_CHECKING:
-    from pipeline.inference.recipe import Recipe
+    from pipeline.trajectory.recipe import Recipe
     from pipeline.trajectory.sources import Trajectory
 
 
@@ -31,7 +31,7 @@ class Candidate:
     name: e.g. "base", "rl-600", "two_point-900", "logit-1.5"; kind: base, rl, weight, logit, or
     named (a checkpoint that is no step of the run);
     fingerprint: hash of its content, the engine and its dtype (`identity`); source: its folder, or
-    the formula of its weights (None for a mixture of logits);
+    the recipe of its weights (None for a mixture of logits);
     extra: what goes into its rows (step, method, alpha).
     """
 
@@ -135,10 +135,10 @@ def weight_candidates(context: Context, trajectory: Trajectory) -> list[Candidat
 
 
 def _source(folder: Path, record: dict[str, Any]) -> Path | Recipe:
-    """The written model, or the formula of one that was not written."""
+    """The written model, or the recipe of one that was not written."""
     if "recipe" not in record:
         return folder
-    from pipeline.inference.recipe import Recipe
+    from pipeline.trajectory.recipe import Recipe
 
     return Recipe.from_plain(record["recipe"])
 

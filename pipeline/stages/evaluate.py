@@ -18,6 +18,7 @@ from pipeline.stages.snapshot import planned_steps
 SECTIONS = (
     "evaluate",
     "extrapolation",
+    "extrapolations",
     "logit_extrap",
     "task",
     "eval_tasks",

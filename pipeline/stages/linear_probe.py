@@ -14,7 +14,7 @@ from pipeline.stages.snapshot import planned_steps
 
 if TYPE_CHECKING:
     from pipeline.inference.logprobs import Text
-    from pipeline.inference.recipe import Recipe
+    from pipeline.trajectory.recipe import Recipe
     from pipeline.trajectory.sources import Trajectory
 
 SECTIONS = ("linear_probe", "task", "engine", "model.dtype", "seed")

@@ -14,7 +14,7 @@ from pipeline.faults import is_local, naming
 from pipeline.stages.base import Context
 
 if TYPE_CHECKING:
-    from pipeline.inference.recipe import Recipe
+    from pipeline.trajectory.recipe import Recipe
     from pipeline.trajectory.sources import Trajectory
 
 _CONVERSION = 2  # raise when _from_package makes other folders than before
@@ -202,7 +202,7 @@ def model_sources(
     Raises:
         PipelineError: the first checkpoint is no model folder either.
     """
-    from pipeline.inference.recipe import Recipe
+    from pipeline.trajectory.recipe import Recipe
 
     sources: dict[int, Path | Recipe] = {}
     for step in steps:

@@ -1,7 +1,7 @@
 """Models that the user names for evaluation, beside the run's own (`evaluate.models`).
 
-A value is a checkpoint (a folder in any layout, or a hub id) or `extrapolated(METHOD, TARGET)`: the
-prediction of a method for a step, built in the engine's memory from this run's checkpoints.
+A value is a checkpoint (a folder in any layout, or a hub id), or a method and a target step: then
+the prediction is built in the engine's memory from this run's checkpoints.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.config import MethodConfig
 from pipeline.errors import PipelineError
-from pipeline.stages import models
+from pipeline.stages import methods, models
 from pipeline.stages.base import Context
 from pipeline.stages.candidates import (
     Candidate,
@@ -21,39 +22,19 @@ from pipeline.stages.candidates import (
     single,
 )
 from pipeline.stages.snapshot import planned_trajectory
-from pipeline.stages.weight_extrap import held
 
 if TYPE_CHECKING:
-    from pipeline.inference.recipe import Recipe
     from pipeline.trajectory.sources import Trajectory
 
 TAKEN = re.compile(r"base|\w+-[\d.e+-]+")  # names of the run's own models
-FORMULA = re.compile(r"extrapolated\(\s*(\w+)\s*,\s*(\d+)\s*\)")
 
 
 @dataclass(frozen=True)
-class Formula:
-    """The prediction of a method for a step."""
+class Prediction:
+    """What a method predicts for a step: one of the run's methods by its name, or any there is."""
 
-    method: str
+    method: MethodConfig
     target: int
-
-
-def parse(value: str) -> Formula | str:
-    """A formula, or else the name of a checkpoint.
-
-    Raises:
-        PipelineError: something that begins like a formula and is none.
-    """
-    match = FORMULA.fullmatch(value.strip())
-    if match is not None:
-        return Formula(match[1], int(match[2]))
-    if value.strip().startswith("extrapolated"):
-        raise PipelineError(
-            f"evaluate.models: {value!r} is no extrapolated(METHOD, TARGET), e.g. "
-            "extrapolated(rank1, 900)"
-        )
-    return value
 
 
 def check(context: Context, steps: list[int] | None) -> None:
@@ -62,34 +43,25 @@ def check(context: Context, steps: list[int] | None) -> None:
     Raises:
         PipelineError: a folder that is not there, an unknown method, a target that cannot be.
     """
-    from pipeline.trajectory.coefficients import (
-        check_sum,
-        check_targets,
-        find_method,
-        used_steps,
-    )
-
     trajectory = planned_trajectory(context)
     for name, value in _named(context).items():
+        key = f"evaluate.models.{name}"
         if TAKEN.fullmatch(name):
-            raise PipelineError(
-                f"evaluate.models.{name}: the run's own models have such names; choose another"
-            )
-        named = parse(value)
-        if isinstance(named, Formula):
-            rule, options = find_method(named.method), _options(context, named.method)
-            check_sum(options)
+            raise PipelineError(f"{key}: the run's own models have such names; choose another")
+        if isinstance(value, Prediction):
+            rule = methods.find(context, value.method, key).rule
+            rule.check_sum()
             if steps is not None:
                 first, last = models.end_steps(context, steps)
-                used_steps(rule, steps, first, last)
-                check_targets(named.method, options, [named.target], last)
-        elif not (Path(named).is_dir() or models.on_hub(named)):
+                rule.used_steps(steps, first, last)
+                rule.check_targets([value.target], last)
+        elif not (Path(value).is_dir() or models.on_hub(value)):
             raise PipelineError(
-                f"evaluate.models.{name}: {named} is neither a folder nor a hub id, nor "
-                "extrapolated(METHOD, TARGET)"
+                f"{key}: {value} is neither a folder nor a hub id; a prediction is "
+                "{method: METHOD, target: STEP}"
             )
-        elif trajectory is not None and Path(named).is_dir():
-            _beside(trajectory, Path(named))
+        elif trajectory is not None and Path(value).is_dir():
+            _beside(trajectory, Path(value))
 
 
 def inputs(context: Context) -> dict[str, Any]:
@@ -97,11 +69,10 @@ def inputs(context: Context) -> dict[str, Any]:
     times of the folders' files, and the dtype of predicted weights."""
     found: dict[str, Any] = {}
     for value in _named(context).values():
-        named = parse(value)
-        if isinstance(named, Formula):
+        if isinstance(value, Prediction):
             found["weight_extrap.dtype"] = context.config.weight_extrap.dtype
             continue
-        for path in sorted(Path(named).rglob("*")):  # trainers keep weights folders down
+        for path in sorted(Path(value).rglob("*")):  # trainers keep weights folders down
             if path.is_file():
                 found[str(path)] = [path.stat().st_size, path.stat().st_mtime_ns]
     return found
@@ -113,38 +84,31 @@ def named_candidates(context: Context, trajectory: Trajectory) -> list[Candidate
     Raises:
         PipelineError: a checkpoint of other tensors than the run's; see `check`, too.
     """
-    named = {name: parse(value) for name, value in _named(context).items()}
-    formulas = {value for value in named.values() if isinstance(value, Formula)}
-    predictions = _predictions(context, trajectory, formulas) if formulas else {}
-    found = []
-    for name, value in named.items():
-        if isinstance(value, Formula):
-            recipe, record = predictions[value]
-            content = single(context, trajectory, extrapolation_fingerprint(record), recipe)
-            extra = {"step": value.target, "method": value.method, "alpha": record["alpha"]}
-            found.append(Candidate(name, "weight", content, recipe, extra))
-        else:
-            found.append(_checkpoint(context, trajectory, name, value))
-    return found
+    predictions = _predictions(context, trajectory)
+    return [
+        predictions[name]
+        if isinstance(value, Prediction)
+        else _checkpoint(context, trajectory, name, value)
+        for name, value in _named(context).items()
+    ]
 
 
-def _predictions(
-    context: Context, trajectory: Trajectory, formulas: set[Formula]
-) -> dict[Formula, tuple[Recipe, dict[str, Any]]]:
-    """Weights and record of each formula; a method reads checkpoints once for all its targets."""
-    from pipeline.inference.predict import predict
-    from pipeline.trajectory.plan import make_plan
+def _predictions(context: Context, trajectory: Trajectory) -> dict[str, Candidate]:
+    """The predictions by name; all that must be measured for them comes out of one read."""
+    from pipeline.trajectory.recipe import recipes
 
-    first, last = models.end_steps(context, trajectory.steps)
-    hold = held(context, trajectory.base.entries)
-    dtype = context.config.weight_extrap.dtype
+    given = {n: v for n, v in _named(context).items() if isinstance(v, Prediction)}
+    wanted = [
+        (methods.find(context, value.method, f"evaluate.models.{name}"), [value.target])
+        for name, value in given.items()
+    ]
+    plans = methods.make_plans(context, trajectory, wanted)
     found = {}
-    for method in {formula.method for formula in formulas}:
-        targets = sorted(formula.target for formula in formulas if formula.method == method)
-        what = (method, first, last, targets, hold, dtype, _options(context, method))
-        plan = make_plan(trajectory, *what)
-        for target, recipe in predict(trajectory, *what).items():
-            found[Formula(method, target)] = recipe, plan.record(target)
+    for (name, value), plan, made in zip(given.items(), plans, recipes(plans), strict=True):
+        recipe, record = made[value.target], plan.record(value.target)
+        content = single(context, trajectory, extrapolation_fingerprint(record), recipe)
+        extra = {"step": value.target, "method": value.method.method, "alpha": record["alpha"]}
+        found[name] = Candidate(name, "weight", content, recipe, extra)
     return found
 
 
@@ -161,9 +125,8 @@ def _checkpoint(context: Context, trajectory: Trajectory, name: str, value: str)
 def start_folder(context: Context, trajectory: Trajectory) -> Path:
     """See `models.start_folder`; for the named models as well."""
     for name, value in _named(context).items():
-        named = parse(value)
-        if isinstance(named, str):
-            folder = models.model_folder(named, f"evaluate.models.{name}")
+        if isinstance(value, str):
+            folder = models.model_folder(value, f"evaluate.models.{name}")
             beside = _beside(trajectory, folder)
             if beside.base.parted:
                 return models.start_folder(context, beside)
@@ -185,19 +148,13 @@ def _beside(trajectory: Trajectory, folder: Path) -> Trajectory:
     return replace(trajectory, checkpoints={c.step: c for c in aligned})
 
 
-def _options(context: Context, method: str) -> dict[str, Any]:
-    """The configured method's own options, and every method's defaults for another one."""
-    extrapolation = context.config.extrapolation
-    return dict(extrapolation.options) if method == extrapolation.method else {}
-
-
-def _named(context: Context) -> dict[str, str]:
-    """`evaluate.models`.
-
-    Raises:
-        PipelineError: it is no map of names to models.
-    """
-    given = context.config.evaluate.models or {}
-    if not isinstance(given, dict) or not all(isinstance(v, str) for v in given.values()):
-        raise PipelineError(f"evaluate.models={given}: give {{name: model}}, models as text")
-    return {str(name): value for name, value in given.items()}
+def _named(context: Context) -> dict[str, str | Prediction]:
+    """`evaluate.models`, whose form `checks` has seen."""
+    found: dict[str, str | Prediction] = {}
+    for name, value in (context.config.evaluate.models or {}).items():
+        if isinstance(value, str):
+            found[str(name)] = value
+        else:
+            method = {key: given for key, given in value.items() if key != "target"}
+            found[str(name)] = Prediction(MethodConfig(**method), value["target"])
+    return found

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import hash_file, read_json, write_json
-from pipeline.config import TaskConfig
 from pipeline.content import data_content, model_config, model_content, model_settings
 from pipeline.stages.base import Context
+from pipeline.tasks.task import TaskConfig
 
 REMEMBERED = 1 << 24  # bytes from which on a hash is worth remembering
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import hash_json
-from pipeline.config import TaskConfig
 from pipeline.errors import PipelineError
-from pipeline.fields import check_fields
 from pipeline.stages import outside
 from pipeline.stages.base import Context
+from pipeline.tasks.task import TaskConfig, sharing_mark
 
 if TYPE_CHECKING:
     from pipeline.inference.run import PromptItem
@@ -22,25 +21,11 @@ _loaded: set[str] = set()  # what check_task has tried: several stages ask for t
 Sets = dict[tuple[str, str], list["Problem"]]  # problems by (task, split)
 
 
-def task_arguments(task: TaskConfig) -> dict[str, Any]:
-    """A task's values as keyword arguments of `pipeline.tasks.load_problems`."""
-    return {
-        "kind": task.kind,
-        "dataset": asdict(task.dataset) if task.dataset is not None else None,
-        "prompt_template": task.prompt_template,
-        "system_prompt": task.system_prompt,
-        "grade_after": task.grade_after,
-        **task.options,
-    }
-
-
 def has_split(task: TaskConfig, split: str) -> bool:
-    """Whether the task holds problems back for `split` (no word on splits: it has all three)."""
-    splits = task.options.get("splits")
-    if splits is None or task.kind == "none":
-        return task.kind != "none"
-    check_fields(f"task {task.name}: options", task.options, {"splits": dict[str, float]})
-    return float(splits.get(split, 0)) > 0
+    """Whether the task holds problems back for `split`."""
+    from pipeline.tasks import shares
+
+    return task.kind != "none" and float(shares(task).get(split, 0)) > 0
 
 
 def check_task(context: Context, task: TaskConfig, *sets: tuple[str, int | None]) -> None:
@@ -57,13 +42,12 @@ def check_task(context: Context, task: TaskConfig, *sets: tuple[str, int | None]
     """
     from pipeline import tasks
 
-    arguments = task_arguments(task)
-    tasks.check_task(task.name, **arguments)
+    tasks.check_task(task)
     seed, fetch = context.config.seed, not context.config.dry_run
     for split, count in sets:
-        key = hash_json([task.name, split, count, seed, fetch, arguments])
+        key = hash_json([asdict(task), split, count, seed, fetch])
         if key not in _loaded:
-            tasks.try_load(task.name, split, count, seed, fetch=fetch, **arguments)
+            tasks.try_load(task, split, count, seed, fetch=fetch)
             _loaded.add(key)
 
 
@@ -78,10 +62,7 @@ def evaluation_sets(context: Context) -> list[tuple[TaskConfig, str, int | None]
     sets: list[tuple[TaskConfig, str, int | None]] = []
     if has_split(config.task, "validation"):
         sets.append((config.task, "validation", evaluate.validation_problems))
-    tests = [
-        replace(task, grade_after=task.grade_after or config.task.grade_after)
-        for task in config.eval_tasks.values()
-    ]
+    tests = sharing_mark(config.task, config.eval_tasks.values())
     if not tests and has_split(config.task, "test"):
         tests = [config.task]
     sets += [(task, "test", evaluate.test_problems) for task in tests]
@@ -89,7 +70,19 @@ def evaluation_sets(context: Context) -> list[tuple[TaskConfig, str, int | None]
         raise PipelineError(
             "evaluate needs problems: give a task (task=addition, task=math500, ...) or eval_tasks"
         )
+    _check_names(task for task, _, _ in sets)
     return sets
+
+
+def _check_names(tasks: Iterable[TaskConfig]) -> None:
+    """Refuse two tasks of one name: rows name their task, and nothing else tells them apart."""
+    known: dict[str, TaskConfig] = {}
+    for task in tasks:
+        if known.setdefault(task.name, task) != task:
+            raise PipelineError(
+                f"eval_tasks: two different tasks are named {task.name}; give one another name, "
+                f"e.g. eval_tasks.KEY.name={task.name}_2"
+            )
 
 
 def load_sets(context: Context) -> Sets:
@@ -97,9 +90,7 @@ def load_sets(context: Context) -> Sets:
     from pipeline.tasks import load_problems
 
     return {
-        (task.name, split): load_problems(
-            task.name, split, count, context.config.seed, **task_arguments(task)
-        )
+        (task.name, split): load_problems(task, split, count, context.config.seed)
         for task, split, count in evaluation_sets(context)
     }
 
@@ -160,7 +151,7 @@ def probed(context: Context) -> Any:
     from pipeline.tasks import quick
 
     task, (split, count) = context.config.task, found
-    if not quick(task.name, **task_arguments(task)):
+    if not quick(task):
         return [split, count, outside.task_data(context, [task])]
     texts = [[p.id, p.prompt] for p in _probe_problems(context, split, count)]
     return hash_json(texts)
@@ -179,5 +170,5 @@ def _probe_problems(context: Context, split: str, count: int | None) -> list[Pro
     from pipeline.tasks import load_problems
 
     task = context.config.task
-    problems = load_problems(task.name, split, count, context.config.seed, **task_arguments(task))
+    problems = load_problems(task, split, count, context.config.seed)
     return problems[: context.config.linear_probe.problems]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.report.tally import Tally
     from pipeline.stages.candidates import Candidate
     from pipeline.stages.problems import Sets
+    from pipeline.tasks import TaskConfig
 
 BLOCK = 20_000  # responses graded at a time
 KEPT = ("task", "split", "problem_id", "sample", "tokens", "finish_reason", "logprob")
@@ -72,8 +73,7 @@ def tally_draw(
     from pipeline.tasks import merge_votes
 
     graded = _graded(context, draw, candidates, items, sets)
-    posed = problems.evaluation_sets(context)
-    merge_votes(*graded, {task.name: (task.kind, task.options) for task, _, _ in posed})
+    merge_votes(*graded, _tasks(context))
     wanted = len(items) * draw.sampling.n
     return tally(*_named(*graded, _complete(candidates, wanted, graded[0])))
 
@@ -126,18 +126,22 @@ def _graded(
 
     fingerprints = {candidate.fingerprint for candidate in candidates}
     posed = [problem for found in sets.values() for problem in found]
-    options = {task.name: dict(task.options) for task, _, _ in problems.evaluation_sets(context)}
+    tasks = _tasks(context)
     total = len(fingerprints) * len(items) * draw.sampling.n
     light: Rows = []
     grades: Rows = []
     with bar(total, "grade", "response") as progress:
         for block in _blocks(_mine(draw, fingerprints, items)):
-            grades += grade_rows(block, posed, options=options, done=progress.update)
+            grades += grade_rows(block, posed, tasks, done=progress.update)
             light += [
                 {key: row[key] for key in KEPT if key in row} | {"model": row["fingerprint"]}
                 for row in block
             ]
     return light, grades
+
+
+def _tasks(context: Context) -> dict[str, TaskConfig]:
+    return {task.name: task for task, _, _ in problems.evaluation_sets(context)}
 
 
 def _blocks(rows: Iterator[dict[str, Any]]) -> Iterator[Rows]:

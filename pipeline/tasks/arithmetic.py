@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pipeline.errors import PipelineError
 from pipeline.tasks.answers.notation import join_digits
 from pipeline.tasks.draws import draw
+from pipeline.tasks.kind import Example, Kind, one_by_one
 from pipeline.tasks.problem import Grade, Problem, Request
 from pipeline.tasks.splits import DEFAULT_SPLITS, check_splits
 
@@ -72,16 +73,16 @@ PROMPTS = {
 
 def load_addition(request: Request, o: AdditionOptions) -> list[Problem]:
     """Problems such as `12+34=` with answer `46`; no padding, no spaces."""
-    check_splits(request.task, request.split, o.splits)
+    check_splits(request, o.splits)
     if not 1 <= o.digits <= MOST_DIGITS:
         raise PipelineError(
-            f"task {request.task}: options.digits must be between 1 and {MOST_DIGITS}, "
+            f"task {request.task.name}: options.digits must be between 1 and {MOST_DIGITS}, "
             f"not {o.digits}"
         )
-    _check_operands(request.task, o.operands)
+    _check_operands(request.task.name, o.operands)
     drawn = draw(request, o, range(10**o.digits), o.operands, _same_numbers)
     return [
-        Problem(text, request.pose(f"{text}=", chat=False), str(sum(n)), request.split)
+        Problem(text, request.task.pose(f"{text}=", chat=False), str(sum(n)), request.split)
         for n in drawn
         for text in ["+".join(map(str, n))]
     ]
@@ -89,8 +90,8 @@ def load_addition(request: Request, o: AdditionOptions) -> list[Problem]:
 
 def load_arithmetic(request: Request, o: ArithmeticOptions) -> list[Problem]:
     """Chat problems: one user turn, the answer an integer."""
-    task = request.task
-    check_splits(task, request.split, o.splits)
+    task = request.task.name
+    check_splits(request, o.splits)
     if o.operation not in OPERATIONS:
         raise PipelineError(
             f"task {task}: options.operation {o.operation!r} is none of {', '.join(OPERATIONS)}"
@@ -135,7 +136,7 @@ def _in_words(request: Request, o: ArithmeticOptions, numbers: Sequence[int]) ->
     )
     return Problem(
         id=f"{o.operation}:{','.join(map(str, numbers))}",
-        prompt=request.pose(content),
+        prompt=request.task.pose(content),
         answer=str(OPERATIONS[o.operation](numbers)),
         split=request.split,
         meta={"extract": o.extract},
@@ -166,3 +167,26 @@ def grade_arithmetic(problem: Problem, text: str) -> Grade:
 
 def _integer(text: str) -> int | None:
     return int(text) if len(text) <= LONGEST and re.fullmatch(r"-?\d+", text) else None
+
+
+ADDITION = Kind(
+    AdditionOptions,
+    load_addition,
+    one_by_one(grade_addition),
+    Example(
+        prompt="12+34=",
+        right="46",
+        wrong="12+34=46",  # the answer and nothing else is asked for
+    ),
+)
+ARITHMETIC = Kind(
+    ArithmeticOptions,
+    load_arithmetic,
+    one_by_one(grade_arithmetic),
+    Example(
+        options={"operation": "product", "low": 2, "high": 12},
+        prompt="What is 7 x 12?",
+        right="7 times 12 makes 84.",
+        wrong="84 is 7 x 12",  # the last number counts
+    ),
+)

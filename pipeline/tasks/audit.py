@@ -16,9 +16,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
-import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from pipeline.artifacts import iter_jsonl, write_text
 from pipeline.errors import PipelineError
@@ -29,8 +31,9 @@ from pipeline.tasks.arithmetic import NUMBER
 from pipeline.tasks.boxed import first_boxes, last_boxed
 from pipeline.tasks.grader_pool import shared_pool
 from pipeline.tasks.grading import grade_rows
-from pipeline.tasks.problem import MARK, Problem, after_thought
+from pipeline.tasks.problem import Problem, after_thought
 from pipeline.tasks.registry import load_problems
+from pipeline.tasks.task import TaskConfig, sharing_mark
 
 USAGE = "python -m pipeline.tasks.audit run.dir=DIR"
 BLOCK = 20_000  # responses graded at a time
@@ -58,7 +61,8 @@ def audit(run_dir: Path) -> list[dict[str, Any]]:
     for row, grade in _refused(rows, tasks, known):
         problem = known.of(row)
         assert problem is not None
-        key = (row["task"], row["split"], row["problem_id"], _said(problem, row["text"], grade))
+        said_here = _said(tasks[row["task"]], problem, row["text"], grade)
+        key = (row["task"], row["split"], row["problem_id"], said_here)
         said.setdefault(key, Counter())[row["model"]] += 1
         statuses[key] = grade["status"]
     jobs = [json.loads(key[3]) for key in said]
@@ -86,7 +90,7 @@ def audit(run_dir: Path) -> list[dict[str, Any]]:
 class _Problems:
     """The problems of the sets that rows name, each set loaded when it is first asked for."""
 
-    def __init__(self, tasks: Mapping[str, Mapping[str, Any]], seed: int) -> None:
+    def __init__(self, tasks: Mapping[str, TaskConfig], seed: int) -> None:
         self.tasks = tasks
         self.seed = seed
         self.sets: dict[tuple[str, str], dict[str, Problem]] = {}
@@ -95,61 +99,53 @@ class _Problems:
         """The row's problem; None if the data no longer holds it."""
         name, split = row["task"], row["split"]
         if (name, split) not in self.sets:
-            problems = load_problems(name, split, None, self.seed, **self.tasks[name])
+            problems = load_problems(self.tasks[name], split, None, self.seed)
             self.sets[name, split] = {problem.id: problem for problem in problems}
         return self.sets[name, split].get(row["problem_id"])
 
 
-def _tasks(run_dir: Path) -> tuple[dict[str, dict[str, Any]], int]:
-    """{name: arguments of load_problems} of the run's maths tasks, and its seed."""
+def _tasks(run_dir: Path) -> tuple[dict[str, TaskConfig], int]:
+    """The run's maths tasks by name, and its seed."""
     path = run_dir / "config.yaml"
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        entries = [config["task"], *config["eval_tasks"].values()]
-        mark = config["task"].get(MARK)
-        keys = ("kind", "dataset", "prompt_template", "system_prompt")
-        tasks = {
-            task["name"]: {key: task.get(key) for key in keys}
-            | {MARK: task.get(MARK) or mark}
-            | dict(task["options"])
-            for task in entries
-            if task["kind"] == "math"
-        }
-        seed = int(config["seed"])
+        config = OmegaConf.load(path)
+        first, *others = (_read(task) for task in (config.task, *config.eval_tasks.values()))
+        seed = int(config.seed)
     except OSError as error:
         raise PipelineError(f"{path}: {error.strerror}; give the folder of a run") from None
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError):
+    except (YAMLError, OmegaConfBaseException, TypeError, AttributeError, ValueError):
         raise PipelineError(f"{path}: not the configuration of a run; give its folder") from None
+    tasks = {
+        task.name: task for task in (first, *sharing_mark(first, others)) if task.kind == "math"
+    }
     if not tasks:
         raise PipelineError(f"{run_dir}: no task of kind math; only their answers are audited")
     return tasks, seed
 
 
+def _read(task: Any) -> TaskConfig:
+    """A task of a stored configuration."""
+    return cast(TaskConfig, OmegaConf.to_object(OmegaConf.merge(TaskConfig, task)))
+
+
 def _refused(
-    rows: Iterable[dict[str, Any]], tasks: Mapping[str, Mapping[str, Any]], known: _Problems
+    rows: Iterable[dict[str, Any]], tasks: Mapping[str, TaskConfig], known: _Problems
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """(row, grade) of the answers that are not right."""
-    fixed = ("kind", "dataset", "prompt_template", "system_prompt", MARK)
-    options = {
-        name: {key: value for key, value in task.items() if key not in fixed}
-        for name, task in tasks.items()
-    }
     rows = iter(rows)
     while block := list(islice(rows, BLOCK)):
         here = [(row, problem) for row in block if (problem := known.of(row)) is not None]
         problems = {id(problem): problem for _, problem in here}.values()
         with bar(len(here), "grade", "response") as progress:
-            grades = grade_rows(
-                [row for row, _ in here], problems, options=options, done=progress.update
-            )
+            grades = grade_rows([row for row, _ in here], problems, tasks, done=progress.update)
         for (row, _), grade in zip(here, grades, strict=True):
             if not grade["correct"]:
                 yield row, grade
 
 
-def _said(problem: Problem, text: str, grade: Mapping[str, Any]) -> str:
+def _said(task: TaskConfig, problem: Problem, text: str, grade: Mapping[str, Any]) -> str:
     """What the looser readings are asked about, as JSON: the arguments of loose.looser."""
-    graded = after_thought(text, problem.meta.get(MARK))
+    graded = after_thought(text, task.grade_after)
     part = text if graded is None else graded
     numbers = NUMBER.findall(join_digits(part[-TAIL:]))
     boxes = [box for box in first_boxes(part, BOXES) if box.strip() != grade["prediction"]]

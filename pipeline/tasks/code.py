@@ -1,4 +1,4 @@
-"""Code benchmarks: HumanEval, MBPP, LiveCodeBench. Responses are programs, tests are the answer.
+"""What the code benchmarks share: responses are programs, tests are the answer.
 
 Which part of a response is the program is decided in programs.py, what the tests need in
 code_tests.py. How it is run, and why it cannot pass without solving the problem, is in sandbox.py
@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.tasks import livecodebench
+from pipeline.tasks import livecodebench_files
 from pipeline.tasks.code_runs import Limits, Outcome, run_program, run_tests
 from pipeline.tasks.code_tests import UnsupportedError, study
 from pipeline.tasks.grader_pool import default_workers
+from pipeline.tasks.kind import Done, Example, Kind, Pairs
 from pipeline.tasks.problem import Grade, Problem, Request
 from pipeline.tasks.programs import (
     complete_prompt,
@@ -27,9 +28,9 @@ from pipeline.tasks.programs import (
     unix_lines,
 )
 from pipeline.tasks.python_source import join_sources
-from pipeline.tasks.rows import column, load_rows
 from pipeline.tasks.sandbox import check_mode
 from pipeline.tasks.splits import check_splits, choose, split_of
+from pipeline.tasks.task import TaskConfig
 
 # what inside/check.py reads
 JOB = ("tests", "entry_point", "hidden", "classes", "modules", "captured", "seeded")
@@ -57,97 +58,17 @@ class CodeOptions:
     workers: int = 0
 
 
-@dataclass(frozen=True)
-class MbppOptions(CodeOptions):
-    """shown_tests: how many of the asserts the prompt shows (it must show the function's name)."""
-
-    shown_tests: int = 1
-
-
-@dataclass(frozen=True)
-class LiveCodeBenchOptions(CodeOptions):
-    """release: release_v1 .. release_v6, or all files given; start_date, end_date: contest dates
-    (YYYY-MM-DD), the first included, the last not."""
-
-    release: str | None = "release_v5"
-    start_date: str | None = None
-    end_date: str | None = None
-
-
 Rows = Iterable[tuple[str, str, dict[str, Any]]]  # id, prompt text, meta
 
 
-def humaneval_rows(request: Request, o: CodeOptions) -> Rows:
-    """Columns task_id, prompt, test, entry_point."""
-    task, dataset = request.task, request.dataset
-    for row in load_rows(task, dataset):
-        given = {name: column(task, dataset, row, name) for name in ("prompt", "entry_point")}
-        text = given["prompt"]
-        if o.chat:
-            text = (
-                "Complete this Python function. Reply with the whole function, imports included, "
-                f"in one ```python block.\n\n```python\n{given['prompt'].rstrip()}\n```"
-            )
-        meta = {
-            "setup": given["prompt"],
-            "tests": column(task, dataset, row, "test"),
-            "entry_point": given["entry_point"],
-        }
-        yield str(column(task, dataset, row, "task_id")), text, meta
-
-
-def mbpp_rows(request: Request, o: MbppOptions) -> Rows:
-    """Both forms of the data set: sanitized (prompt, test_imports) and full (text, setup code).
-
-    The column `code`, if there is one, tells which of the names in the tests are the program's.
-    """
-    task, dataset = request.task, request.dataset
-    for row in load_rows(task, dataset):
-        text = row.get("prompt") or column(task, dataset, row, "text")
-        tests = column(task, dataset, row, "test_list")
-        if not isinstance(tests, list):
-            raise PipelineError(
-                f"task {task}: {dataset['path']}: test_list must be a list of asserts, "
-                f"not {tests!r:.60}"
-            )
-        setup = "\n".join([*(row.get("test_imports") or []), row.get("test_setup_code") or ""])
-        shown = "\n".join(tests[: max(1, o.shown_tests)])
-        if o.chat:
-            text = (
-                f"{text.strip()}\nYour code must pass this test, among others:\n{shown}\n"
-                "Reply with the whole program in one ```python block."
-            )
-        else:
-            text = f'"""\n{text.strip()}\n{shown}\n"""\n'
-        meta = {"setup": setup, "tests": "\n".join(tests), "reference": row.get("code")}
-        yield str(column(task, dataset, row, "task_id")), text, meta
-
-
-def livecodebench_rows(request: Request, o: LiveCodeBenchOptions) -> Rows:
-    """The tests stay in their files: meta says where."""
-    task = request.task
-    if not o.chat:
-        raise PipelineError(f"task {task}: LiveCodeBench has chat prompts only; set chat=true")
-    files = livecodebench.files(task, request.dataset, o.release)
-    for row in livecodebench.problems(task, files, o.start_date, o.end_date):
-        yield (
-            row.id,
-            livecodebench.prompt(row),
-            {
-                "file": row.file,
-                "offset": row.offset,
-                "names": ["Solution"] if row.starter else [],
-            },
-        )
-
-
 def load_code(
-    rows: Callable[[Request, Any], Rows], request: Request, o: CodeOptions
+    rows: Callable[[TaskConfig, Any], Rows], request: Request, o: CodeOptions
 ) -> list[Problem]:
     """Problems of one split, in the file's order, or a seeded choice of them."""
-    check_splits(request.task, request.split, o.splits)
+    task = request.task
+    check_splits(request, o.splits)
     problems, left_out = [], []
-    for identity, text, meta in rows(request, o):
+    for identity, text, meta in rows(task, o):
         if split_of(identity, o.splits, o.split_seed) != request.split:
             continue
         meta["chat"] = o.chat
@@ -160,10 +81,10 @@ def load_code(
                 left_out.append(f"{identity}: its tests {error}")
                 continue
             meta.update(needs, setup=setup, tests=tests)
-        prompt = request.pose(text, chat=o.chat)
+        prompt = task.pose(text, chat=o.chat)
         problems.append(Problem(identity, prompt, "", request.split, meta))
     if left_out:
-        _tell_left_out(request.task, len(problems) + len(left_out), tuple(left_out))
+        _tell_left_out(task.name, len(problems) + len(left_out), tuple(left_out))
     return choose(problems, request)
 
 
@@ -204,24 +125,19 @@ def run(problem: Problem, program: str, limits: Limits) -> Outcome:
         job = {key: problem.meta[key] for key in JOB if key in problem.meta}
         job["setup"] = join_sources(problem.meta.get("imports", ""), problem.meta["setup"])
         return run_tests(program, job, limits)
-    tests = livecodebench.tests(problem.meta["file"], problem.meta["offset"])
-    program = join_sources(livecodebench.HEADER, program)
+    tests = livecodebench_files.tests(problem.meta["file"], problem.meta["offset"])
+    program = join_sources(livecodebench_files.HEADER, program)
     if tests.function is not None:
         return run_tests(program, {"calls": tests.calls()}, limits)
     return run_program(program, tests.inputs, tests.outputs, limits)
 
 
-def grade_code(
-    task: str,
-    pairs: Sequence[tuple[Problem, str]],
-    o: CodeOptions,
-    done: Callable[[], object] | None = None,
-) -> list[Grade]:
+def grade_code(task: TaskConfig, pairs: Pairs, o: CodeOptions, done: Done = None) -> list[Grade]:
     """Grade (problem, response) pairs in parallel; equal programs of a problem run once.
 
     status is "timeout" for a program that was too slow, "no_answer" for a response without code.
     """
-    check_mode(task, o.sandbox)
+    check_mode(task.name, o.sandbox)
     limits = Limits(o.seconds, o.total_seconds, o.memory_mb, o.packages, o.sandbox)
     programs = [extract_program(problem, text) for problem, text in pairs]
     distinct: dict[tuple[str, str], Problem] = {}
@@ -258,3 +174,14 @@ def _key(problem: Problem) -> str:
 
 def _to_grade(outcome: Outcome, program: str) -> Grade:
     return Grade(outcome == "passed", "timeout" if outcome == "timeout" else "ok", program)
+
+
+def code_kind(
+    schema: type[CodeOptions],
+    rows: Callable[[TaskConfig, Any], Rows],
+    example: Example,
+    *,
+    large: bool = False,
+) -> Kind:
+    """A benchmark from what is its own: its options, and how its rows become problems."""
+    return Kind(schema, functools.partial(load_code, rows), grade_code, example, large=large)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from pipeline.errors import PipelineError
 from pipeline.tasks.draws import draw
+from pipeline.tasks.kind import Example, Kind, one_by_one
 from pipeline.tasks.problem import Grade, Problem, Request
 from pipeline.tasks.splits import check_splits
 
@@ -44,10 +45,10 @@ class DifferencesOptions:
 
 def load_differences(request: Request, o: DifferencesOptions) -> list[Problem]:
     """Problems such as `739152=` with answer `1`; those of the split `lessons` have a lesson."""
-    check_splits(request.task, request.split, o.splits)
+    check_splits(request, o.splits)
     if o.digits < 2 or not 0 <= o.worked_out <= 1:
         raise PipelineError(
-            f"task {request.task}: options.digits must be >= 2 and options.worked_out a share"
+            f"task {request.task.name}: options.digits must be >= 2 and options.worked_out a share"
         )
     rows = draw(request, o, range(10), o.digits, _same_start)
     return [_problem(request, o, row) for row in rows]
@@ -63,7 +64,7 @@ def _problem(request: Request, o: DifferencesOptions, digits: Sequence[int]) -> 
         lesson = MARKER + "".join(map(str, found)) if worked_out else answer
     return Problem(
         id=text,
-        prompt=request.pose(f"{text}=", chat=False),
+        prompt=request.task.pose(f"{text}=", chat=False),
         answer=answer,
         split=request.split,
         meta={"distances": len(found)},
@@ -91,3 +92,11 @@ def grade_differences(problem: Problem, text: str) -> Grade:
     if not re.fullmatch(rf"[0-9]|{worked_out}", response):
         return Grade(False, "no_answer")
     return Grade(response[-1] == problem.answer, "ok", response[-1])
+
+
+KIND = Kind(
+    DifferencesOptions,
+    load_differences,
+    one_by_one(grade_differences),
+    Example(options={"digits": 4}, prompt="7391=", right=">454", wrong="54"),
+)

@@ -59,14 +59,14 @@ def draw(
         misses += 1
         if count is None:
             raise PipelineError(
-                f"task {request.task}: the {request.split} split is too large to list; "
+                f"task {request.task.name}: the {request.split} split is too large to list; "
                 "give the number of problems"
             )
         if misses > GIVE_UP_AFTER:
             break
     if count is not None and len(taken) < count:
         raise PipelineError(
-            f"task {request.task}: {count} problems wanted but the {request.split} split has "
+            f"task {request.task.name}: {count} problems wanted but the {request.split} split has "
             f"{len(taken)}; ask for fewer, widen the operands or change options.splits"
         )
     return taken
@@ -76,7 +76,7 @@ def _draws(
     request: Request, options: Splits, numbers: range, length: int, key: Key
 ) -> Iterator[tuple[int, ...] | None]:
     """A finite set ends; from one too large to list, None stands for a draw that did not fit."""
-    rng = random.Random(f"{request.task}/{request.split}/{request.seed}")
+    rng = random.Random(f"{request.task.name}/{request.split}/{request.seed}")
 
     def belongs(drawn: tuple[int, ...]) -> bool:
         content = key(drawn)

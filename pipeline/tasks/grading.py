@@ -12,6 +12,7 @@ from pipeline.errors import PipelineError
 from pipeline.progress import bar
 from pipeline.tasks.problem import Problem
 from pipeline.tasks.registry import grade_many
+from pipeline.tasks.task import TaskConfig
 
 KEY = ("model", "task", "split", "problem_id", "sample")
 
@@ -19,9 +20,9 @@ KEY = ("model", "task", "split", "problem_id", "sample")
 def grade_file(
     generations: Path,
     problems: Iterable[Problem],
+    tasks: Mapping[str, TaskConfig],
     *,
     out: Path | None = None,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
     """Grade every row of a generations.jsonl, in the file's order; see grade_rows.
 
@@ -30,7 +31,7 @@ def grade_file(
     """
     rows = read_jsonl(generations)
     with bar(len(rows), "grade", "response") as progress:
-        grades = grade_rows(rows, problems, options=options, done=progress.update)
+        grades = grade_rows(rows, problems, tasks, done=progress.update)
     if out is not None:
         write_text(out, "".join(json.dumps(g, ensure_ascii=False) + "\n" for g in grades))
     return grades
@@ -39,8 +40,8 @@ def grade_file(
 def grade_rows(
     rows: Sequence[Mapping[str, Any]],
     problems: Iterable[Problem],
+    tasks: Mapping[str, TaskConfig],
     *,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
     done: Callable[[], object] | None = None,
 ) -> list[dict[str, Any]]:
     """Grade generations.
@@ -48,7 +49,7 @@ def grade_rows(
     Args:
         rows: with task, split, problem_id and text.
         problems: those that the rows refer to; more do no harm.
-        options: {task: its options}, as for load_problems.
+        tasks: those that the rows name, by name.
         done: called once a response (progress).
 
     Returns:
@@ -69,13 +70,13 @@ def grade_rows(
             )
         by_task.setdefault(row["task"], []).append(index)
     grades: list[dict[str, Any]] = [{} for _ in rows]
-    for task, indices in by_task.items():
+    for name, indices in by_task.items():
         pairs = [
             (known[rows[i]["task"], rows[i]["split"], rows[i]["problem_id"]], rows[i]["text"])
             for i in indices
         ]
-        graded = grade_many(task, pairs, done=done, **(options or {}).get(task, {}))
+        graded = grade_many(tasks[name], pairs, done=done)
         for index, grade in zip(indices, graded, strict=True):
-            key = {name: rows[index].get(name) for name in KEY}
+            key = {part: rows[index].get(part) for part in KEY}
             grades[index] = {**key, **grade.to_json()}
     return grades

@@ -8,7 +8,7 @@ decides the split, not the generator's seed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -18,9 +18,11 @@ from pipeline.tasks.answers.notation import join_digits
 from pipeline.tasks.arithmetic import NUMBER
 from pipeline.tasks.boxed import last_boxed
 from pipeline.tasks.grader_pool import shared_pool
-from pipeline.tasks.problem import PROBLEM, Grade, Problem, Request
+from pipeline.tasks.kind import Done, Example, Kind, Pairs
+from pipeline.tasks.problem import Grade, Problem, Request
 from pipeline.tasks.sandbox import check_mode
 from pipeline.tasks.splits import DEFAULT_SPLITS, check_splits, split_of
+from pipeline.tasks.task import PROBLEM, TaskConfig
 
 TRIES = 50  # generated questions per wanted problem before a split counts as exhausted
 TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -49,8 +51,8 @@ class GymOptions:
 
 def load_gym(request: Request, o: GymOptions) -> list[Problem]:
     """`count` distinct questions of the split; the generator is endless, so count is required."""
-    task, split, count = request.task, request.split, request.count
-    check_splits(task, split, o.splits)
+    task, split, count = request.task.name, request.split, request.count
+    check_splits(request, o.splits)
     if count is None:
         raise PipelineError(
             f"task {task}: reasoning-gym generates without end; say how many problems "
@@ -75,7 +77,7 @@ def load_gym(request: Request, o: GymOptions) -> list[Problem]:
             continue
         problems[question] = Problem(
             id=f"{o.generator}:{config['seed']}:{index}",
-            prompt=request.pose(question, template),
+            prompt=request.task.pose(question, template),
             answer=str(entry["answer"]),
             split=split,
             meta={"dataset": o.generator, "config": config, "index": index, "extract": o.extract},
@@ -129,14 +131,9 @@ SUFFIX = {
 }
 
 
-def grade_gym(
-    task: str,
-    pairs: Sequence[tuple[Problem, str]],
-    o: GymOptions,
-    done: Callable[[], object] | None = None,
-) -> list[Grade]:
+def grade_gym(task: TaskConfig, pairs: Pairs, o: GymOptions, done: Done = None) -> list[Grade]:
     """Grade (problem, response) pairs in worker processes: some verifiers evaluate the answer."""
-    check_mode(task, o.sandbox)
+    check_mode(task.name, o.sandbox)
     predictions = [EXTRACT[problem.meta["extract"]](text) for problem, text in pairs]
     jobs = [
         {
@@ -165,3 +162,23 @@ def grade_gym(
             else Grade(verdict["correct"], "ok", prediction)
         )
     return grades
+
+
+KIND = Kind(
+    GymOptions,
+    load_gym,
+    grade_gym,
+    Example(
+        options={
+            "generator": "chain_sum",
+            "config": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1},
+            "splits": {"test": 1.0},
+        },
+        prompt="State the final answer to the following arithmetic problem: 0 - 4 =\n"
+        "Give the final answer between <answer> and </answer>.",
+        right="<answer>0 + 4</answer>, no: <answer>-4</answer>",
+        wrong="-4",
+    ),
+    check=lambda task, o: create(task.name, o.generator, o.config),
+    endless=True,
+)

@@ -12,7 +12,7 @@ import logging
 import math
 import re
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,9 +22,11 @@ from pipeline.tasks.answers.numbers import meets
 from pipeline.tasks.answers.reader import readings, unreadable
 from pipeline.tasks.boxed import last_boxed
 from pipeline.tasks.grader_pool import shared_pool
-from pipeline.tasks.problem import PROBLEM, Grade, Problem, Request
+from pipeline.tasks.kind import Done, Example, Kind, Pairs
+from pipeline.tasks.problem import Grade, Problem, Request
 from pipeline.tasks.rows import load_rows, whole_column
 from pipeline.tasks.splits import check_splits, choose, split_of
+from pipeline.tasks.task import PROBLEM, TaskConfig
 
 # The published prompt (arXiv 2601.04537, training recipe): one user turn.
 TEMPLATE = f"{PROBLEM} Let's think step by step and output the final answer within \\boxed{{}}."
@@ -63,11 +65,11 @@ def load_math(request: Request, o: MathOptions) -> list[Problem]:
     Raises:
         PipelineError: no row of the split has a problem and a reference.
     """
-    task, dataset = request.task, request.dataset
-    check_splits(task, request.split, o.splits)
-    rows = load_rows(task, dataset)
-    texts = whole_column(task, dataset, rows, dataset.get("problem") or "problem")
-    values = whole_column(task, dataset, rows, dataset.get("answer") or "answer")
+    task = request.task
+    check_splits(request, o.splits)
+    rows = load_rows(task)
+    texts = whole_column(task, rows, task.source.problem)
+    values = whole_column(task, rows, task.source.answer)
     problems: dict[str, Problem] = {}
     absent: list[str] = []
     for number, (raw, value) in enumerate(zip(texts, values, strict=True), 1):
@@ -78,15 +80,15 @@ def load_math(request: Request, o: MathOptions) -> list[Problem]:
         if not text or answer is None:
             absent.append(f"row {number}")
             continue
-        prompt = request.pose(text, TEMPLATE, chat=o.chat)
+        prompt = task.pose(text, TEMPLATE, chat=o.chat)
         identity = hashlib.sha256(text.encode()).hexdigest()[:16]
         problems.setdefault(identity, Problem(identity, prompt, answer, request.split))
     if rows and not problems:
         raise PipelineError(
-            f"task {task}: no row of {dataset['path']} for {request.split} has a problem and a "
-            "reference answer; check task.dataset.problem, task.dataset.answer and options"
+            f"task {task.name}: no row of {task.source.path} for {request.split} has a problem and "
+            "a reference answer; check task.dataset.problem, task.dataset.answer and options"
         )
-    where = f"task {task}, {request.split}"
+    where = f"task {task.name}, {request.split}"
     if absent:
         _say(
             f"{where}: {len(absent)} rows have no reference answer (or no problem) and are left "
@@ -150,12 +152,7 @@ def _written(value: float) -> str:
     return repr(value)
 
 
-def grade_math(
-    task: str,
-    pairs: Sequence[tuple[Problem, str]],
-    o: MathOptions,
-    done: Callable[[], object] | None = None,
-) -> list[Grade]:
+def grade_math(task: TaskConfig, pairs: Pairs, o: MathOptions, done: Done = None) -> list[Grade]:
     """Grade (problem, response) pairs, in their order.
 
     Equal texts and plain numbers are decided here; the rest goes to the worker processes, each
@@ -203,3 +200,17 @@ def quick_grade(answer: str, prediction: str | None) -> Grade | None:
         if all(node.kind == "num" for node in (*golds, *answers)):
             return Grade(any(meets(g, a) for g in golds for a in answers), "ok", text)
     return None
+
+
+KIND = Kind(
+    MathOptions,
+    load_math,
+    grade_math,
+    Example(
+        record={"problem": "How many primes are less than $10$?", "answer": "$4$"},
+        prompt="How many primes are less than $10$? Let's think step by step and output the final "
+        "answer within \\boxed{}.",
+        right="They are 2, 3, 5 and 7: \\boxed{\\frac{8}{2}}.",
+        wrong="\\boxed{4}, and with 9 \\boxed{5}.",  # the last box is the answer
+    ),
+)

@@ -5,14 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal
 
-from pipeline.errors import PipelineError
-from pipeline.fields import check_fields
+from pipeline.tasks.task import Message, TaskConfig
 
-PROBLEM = "{problem}"  # in a prompt template, where the problem goes
-MARK = "grade_after"  # in a problem's meta: what ends a thought
-Message = dict[str, str]  # {"role": "user", "content": "..."}
 Status = Literal["ok", "no_answer", "timeout", "no_reference"]
 
 
@@ -21,7 +17,7 @@ class Problem:
     """One problem of a task.
 
     id: unique within (task, split), the same in every run; answer: the reference, as text;
-    meta: whatever the grader needs besides (JSON values only); task, kind: name and grader;
+    meta: whatever the grader needs besides (JSON values only); task: its name;
     lesson: the response that supervised training shows; None for the bare answer.
     """
 
@@ -31,7 +27,6 @@ class Problem:
     split: str
     meta: Mapping[str, Any] = field(default_factory=dict)
     task: str = ""
-    kind: str = ""
     lesson: str | None = None
 
 
@@ -56,31 +51,10 @@ class Grade:
 class Request:
     """Which problems of a task are wanted: the arguments of registry.load_problems."""
 
-    task: str
+    task: TaskConfig
     split: str
     count: int | None
     seed: int
-    dataset: Mapping[str, Any] = field(default_factory=dict)
-    prompt_template: str | None = None
-    system_prompt: str | None = None
-
-    def pose(
-        self, problem: str, default: str = PROBLEM, *, chat: bool = True
-    ) -> list[Message] | str:
-        """The prompt: the problem in the template, after the system prompt; plain text if not chat.
-
-        Args:
-            default: the template of the kind, where none is given.
-        """
-        template = default if self.prompt_template is None else self.prompt_template
-        # not str.format: templates hold LaTeX
-        content = template.replace(PROBLEM, problem)
-        if not chat:
-            return content if self.system_prompt is None else f"{self.system_prompt}\n{content}"
-        turns = [{"role": "user", "content": content}]
-        if self.system_prompt is not None:
-            turns.insert(0, {"role": "system", "content": self.system_prompt})
-        return turns
 
 
 def after_thought(text: str, mark: str | None) -> str | None:
@@ -95,27 +69,3 @@ def after_thought(text: str, mark: str | None) -> str | None:
     _, found, rest = text.rpartition(mark)
     opening = mark.replace("</", "<", 1)
     return rest if found and (opening == mark or opening not in rest) else None
-
-
-def check_template(task: str, template: str | None) -> None:
-    """Raise PipelineError if the template has no place for the problem."""
-    if template is not None and PROBLEM not in template:
-        raise PipelineError(
-            f"task {task}: prompt_template {template!r} has no {PROBLEM}; put it where the problem "
-            "goes"
-        )
-
-
-Schema = TypeVar("Schema")
-
-
-def parse_options(schema: type[Schema], task: str, values: Mapping[str, Any]) -> Schema:
-    """Fill the dataclass `schema` from free options; a key it does not know is an error."""
-    known = [f.name for f in dataclasses.fields(schema)]  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise PipelineError(
-            f"task {task}: unknown option {unknown[0]!r}; known options: {', '.join(known)}"
-        )
-    check_fields(f"task {task}: options", values, get_type_hints(schema))
-    return schema(**values)

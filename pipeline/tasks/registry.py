@@ -1,150 +1,86 @@
 """The front door of the tasks: load problems, check them early, grade responses.
 
-A task is a name, a kind (which loader and grader) and plain values; the values live in
-`conf/task/<name>.yaml`. The grader of evaluation and the reward of training are the same function.
+A task is one value, `TaskConfig`, as its file in `conf/task/` gives it. The grader of evaluation
+and the reward of training are the same function.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.tasks import arithmetic, code, differences, gym, maths
-from pipeline.tasks.problem import (
-    MARK,
-    Grade,
-    Problem,
-    Request,
-    after_thought,
-    check_template,
-    parse_options,
-)
+from pipeline.tasks import arithmetic, differences, gym, humaneval, livecodebench, maths, mbpp
+from pipeline.tasks.kind import Done, Kind, Pairs
+from pipeline.tasks.problem import Grade, Problem, Request, after_thought
 from pipeline.tasks.rows import local_file
 from pipeline.tasks.sandbox import check_mode
 from pipeline.tasks.splits import check_shares
+from pipeline.tasks.task import TaskConfig
 
-Pairs = Sequence[tuple[Problem, str]]
-Done = Callable[[], object] | None
 QUICK = 64 * 2**20  # bytes of a data file that is read in a moment
 
-
-@dataclass(frozen=True)
-class Kind:
-    """A way to load and grade; `schema` is the dataclass of its options."""
-
-    schema: type[Any]
-    load: Callable[[Request, Any], list[Problem]]
-    grade: Callable[[str, Pairs, Any, Done], list[Grade]]
-    needs_dataset: bool = False
-    endless: bool = False  # makes as many problems as are asked for, which may take its time
-    large: bool = False  # gigabytes to fetch
-
-
-def _one_by_one(grade_one: Callable[[Problem, str], Grade]) -> Callable[..., list[Grade]]:
-    def grade(task: str, pairs: Pairs, options: Any, done: Done) -> list[Grade]:
-        grades = []
-        for problem, text in pairs:
-            grades.append(grade_one(problem, text))
-            if done is not None:
-                done()
-        return grades
-
-    return grade
-
-
-def _code(schema: type[code.CodeOptions], rows: Callable[..., code.Rows]) -> Kind:
-    return Kind(schema, partial(code.load_code, rows), code.grade_code, needs_dataset=True)
-
-
 KINDS: dict[str, Kind] = {
-    "addition": Kind(
-        arithmetic.AdditionOptions,
-        arithmetic.load_addition,
-        _one_by_one(arithmetic.grade_addition),
-    ),
-    "arithmetic": Kind(
-        arithmetic.ArithmeticOptions,
-        arithmetic.load_arithmetic,
-        _one_by_one(arithmetic.grade_arithmetic),
-    ),
-    "differences": Kind(
-        differences.DifferencesOptions,
-        differences.load_differences,
-        _one_by_one(differences.grade_differences),
-    ),
-    "math": Kind(maths.MathOptions, maths.load_math, maths.grade_math, needs_dataset=True),
-    "reasoning_gym": Kind(gym.GymOptions, gym.load_gym, gym.grade_gym, endless=True),
-    "humaneval": _code(code.CodeOptions, code.humaneval_rows),
-    "mbpp": _code(code.MbppOptions, code.mbpp_rows),
-    "livecodebench": replace(_code(code.LiveCodeBenchOptions, code.livecodebench_rows), large=True),
+    "addition": arithmetic.ADDITION,
+    "arithmetic": arithmetic.ARITHMETIC,
+    "differences": differences.KIND,
+    "math": maths.KIND,
+    "reasoning_gym": gym.KIND,
+    "humaneval": humaneval.KIND,
+    "mbpp": mbpp.KIND,
+    "livecodebench": livecodebench.KIND,
 }
 
 
-def find_kind(task: str, kind: str) -> Kind:
-    if kind not in KINDS:
-        raise PipelineError(f"task {task}: unknown kind {kind!r}; known: {', '.join(KINDS)}")
-    return KINDS[kind]
-
-
-def _parse(
-    task: str,
-    kind: str,
-    dataset: Mapping[str, Any] | None,
-    template: str | None,
-    grade_after: str | None,
-    options: Mapping[str, Any],
-) -> tuple[Kind, Any]:
-    """The kind and its options; raises for what is wrong with any of the values."""
-    found = find_kind(task, kind)
-    check_template(task, template)
-    if grade_after == "":
+def parse(task: TaskConfig) -> tuple[Kind, Any]:
+    """The task's kind and options; raises for what is wrong with any of its values."""
+    if task.kind not in KINDS:
         raise PipelineError(
-            f"task {task}: grade_after is empty; name the mark that ends a thought, e.g. "
-            '"</think>", or null'
+            f"task {task.name}: unknown kind {task.kind!r}; known: {', '.join(KINDS)}"
         )
-    if found.needs_dataset and not dataset:
-        raise PipelineError(f"task {task}: kind {kind} needs task.dataset (path, problem, answer)")
-    return found, parse_options(found.schema, task, options)
+    task.check()
+    kind = KINDS[task.kind]
+    return kind, kind.options(task)
 
 
-def check_task(
-    task: str,
-    *,
-    kind: str | None = None,
-    dataset: Mapping[str, Any] | None = None,
-    prompt_template: str | None = None,
-    system_prompt: str | None = None,
-    grade_after: str | None = None,
-    **options: Any,
-) -> None:
-    """Find what can be found wrong with a task without loading it; arguments of load_problems.
+def shares(task: TaskConfig) -> Mapping[str, float]:
+    """{split: share of the problems}; the kind's own where the options say nothing.
+
+    Raises:
+        PipelineError: an unknown kind or option.
+    """
+    _, options = parse(task)
+    found: Mapping[str, float] = options.splits
+    return found
+
+
+def check_task(task: TaskConfig) -> None:
+    """Find what can be found wrong with a task without loading it.
 
     Raises:
         PipelineError: unknown kind or option, shares that do not sum to 1, a local file that is
             not there, a package or the sandbox missing.
     """
-    _, parsed = _parse(task, kind or task, dataset, prompt_template, grade_after, options)
-    check_shares(task, parsed.splits)
-    if hasattr(parsed, "sandbox"):
-        check_mode(task, parsed.sandbox)
-    if isinstance(parsed, gym.GymOptions):
-        gym.create(task, parsed.generator, parsed.config)
-    if dataset:
-        local_file(task, dataset)
+    kind, options = _parse_source(task)
+    check_shares(task, options.splits)
+    if hasattr(options, "sandbox"):
+        check_mode(task.name, options.sandbox)
+    if kind.check is not None:
+        kind.check(task, options)
+    local_file(task)
+
+
+def _parse_source(task: TaskConfig) -> tuple[Kind, Any]:
+    """`parse` of a task whose problems will be loaded: with its data set, if the kind needs one."""
+    kind, options = parse(task)
+    if kind.example.record is not None:
+        _ = task.source
+    return kind, options
 
 
 def try_load(
-    task: str,
-    split: str,
-    count: int | None,
-    seed: int,
-    *,
-    kind: str | None = None,
-    fetch: bool = False,
-    **arguments: Any,
+    task: TaskConfig, split: str, count: int | None, seed: int, *, fetch: bool = False
 ) -> None:
     """Load problems and drop them again, where that is cheap; arguments of load_problems.
 
@@ -156,101 +92,69 @@ def try_load(
     Raises:
         PipelineError: as load_problems.
     """
-    found, dataset = find_kind(task, kind or task), arguments.get("dataset")
-    if dataset is not None:
-        file = local_file(task, dataset)
-        cheap = fetch and not found.large if file is None else file.stat().st_size <= QUICK
+    kind, _ = parse(task)
+    if task.dataset is not None:
+        file = local_file(task)
+        cheap = fetch and not kind.large if file is None else file.stat().st_size <= QUICK
         if not cheap:
             return
-    if found.endless and count is not None:
+    if kind.endless and count is not None:
         count = min(count, 1)
-    load_problems(task, split, count, seed, kind=kind, **arguments)
+    load_problems(task, split, count, seed)
 
 
-def quick(task: str, *, kind: str | None = None, **arguments: Any) -> bool:
-    """Whether all of a task's problems are loaded in a moment; arguments of load_problems."""
-    dataset = arguments.get("dataset")
-    file = None if dataset is None else local_file(task, dataset)
-    here = dataset is None or (file is not None and file.stat().st_size <= QUICK)
-    return here and not find_kind(task, kind or task).endless
+def quick(task: TaskConfig) -> bool:
+    """Whether all of a task's problems are loaded in a moment."""
+    file = local_file(task)
+    here = task.dataset is None or (file is not None and file.stat().st_size <= QUICK)
+    kind, _ = parse(task)
+    return here and not kind.endless
 
 
-def load_problems(
-    task: str,
-    split: str,
-    count: int | None,
-    seed: int,
-    *,
-    kind: str | None = None,
-    dataset: Mapping[str, Any] | None = None,
-    prompt_template: str | None = None,
-    system_prompt: str | None = None,
-    grade_after: str | None = None,
-    **options: Any,
-) -> list[Problem]:
+def load_problems(task: TaskConfig, split: str, count: int | None, seed: int) -> list[Problem]:
     """Problems of one split, the same for the same arguments in every process.
 
     Args:
-        task: the task's name; it is stored with every generation.
+        task: its name is stored with every generation.
         split: train, validation, test, ...: disjoint whatever `seed` and `count` are (splits.py).
         count: how many; None for all of a finite split. With the same seed a smaller count of a
             generated task is a prefix of a larger one.
         seed: which problems, and their order; not which split a problem is in.
-        kind: loader and grader, one of KINDS; the task's name if not given.
-        dataset: path, name, revision, split, problem, answer: for kinds that read a data set.
-        prompt_template: how a problem is posed, with {problem} in it; None for the kind's default.
-        system_prompt: a turn before it; None for none.
-        grade_after: only what follows this mark is graded; None for the whole response.
-        options: the kind's own (AdditionOptions, ArithmeticOptions, DifferencesOptions,
-            MathOptions, GymOptions, CodeOptions and its kin).
 
     Raises:
         PipelineError: unknown kind, option, split or column; missing file; too few problems, or
             none at all.
     """
-    kind = kind or task
-    found, parsed = _parse(task, kind, dataset, prompt_template, grade_after, options)
-    request = Request(task, split, count, seed, dataset or {}, prompt_template, system_prompt)
-    problems = found.load(request, parsed)
+    kind, options = _parse_source(task)
+    problems = kind.load(Request(task, split, count, seed), options)
     if not problems:
         raise PipelineError(
-            f"task {task}: its {split} split has no problems; give it a larger share in "
+            f"task {task.name}: its {split} split has no problems; give it a larger share in "
             "options.splits, or a data set with more rows"
         )
-    mark = {} if grade_after is None else {MARK: grade_after}
-    return [replace(p, meta={**p.meta, **mark}, task=task, kind=kind) for p in problems]
+    return [replace(problem, task=task.name) for problem in problems]
 
 
-def grade_many(
-    task: str,
-    pairs: Pairs,
-    *,
-    kind: str | None = None,
-    done: Done = None,
-    **options: Any,
-) -> list[Grade]:
+def grade_many(task: TaskConfig, pairs: Pairs, *, done: Done = None) -> list[Grade]:
     """Grade (problem, response) pairs of one task, in parallel where the kind needs processes.
 
-    Of a problem with a mark (load_problems: grade_after) only what follows it is graded.
+    Where the task has a mark (grade_after), only what follows it is graded.
 
     Args:
         done: called once a response or so as grading proceeds (progress).
-        options: as for load_problems.
     """
     if not pairs:
         return []
-    kind = kind or pairs[0][0].kind or task
-    found = find_kind(task, kind)
-    parsed = parse_options(found.schema, task, options)
-    answers = [after_thought(text, problem.meta.get(MARK)) for problem, text in pairs]
+    kind, options = parse(task)
+    answers = [after_thought(text, task.grade_after) for _, text in pairs]
     finished = [(p, a) for (p, _), a in zip(pairs, answers, strict=True) if a is not None]
-    graded = iter(found.grade(task, finished, parsed, done) if finished else [])
+    graded = iter(kind.grade(task, finished, options, done) if finished else [])
     if done is not None:
         for _ in range(len(pairs) - len(finished)):
             done()
     return [Grade(False, "no_answer") if answer is None else next(graded) for answer in answers]
 
 
-def grade(task: str, problem: Problem, text: str, **options: Any) -> Grade:
+def grade(task: TaskConfig, problem: Problem, text: str) -> Grade:
     """Grade one response."""
-    return grade_many(task, [(problem, text)], **options)[0]
+    return grade_many(task, [(problem, text)])[0]

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.tasks.problem import Message, Problem, parse_options
-from pipeline.tasks.registry import find_kind, grade_many
+from pipeline.tasks.problem import Problem
+from pipeline.tasks.registry import grade_many, parse
+from pipeline.tasks.task import Message, TaskConfig
 
 
 def training_rows(problems: Sequence[Problem]) -> list[dict[str, Any]]:
@@ -19,17 +20,14 @@ def training_rows(problems: Sequence[Problem]) -> list[dict[str, Any]]:
     ]
 
 
-def reward_function(
-    task: str, *, kind: str | None = None, **options: Any
-) -> Callable[..., list[float]]:
+def reward_function(task: TaskConfig) -> Callable[..., list[float]]:
     """The grader as a TRL reward: 1.0 for a right completion, 0.0 for any other.
 
     The returned function takes what TRL 1.16 passes, `f(prompts, completions, completion_ids,
     **columns)`, reads the columns of `training_rows`, and reports the shares of time-outs and of
     completions without an answer through TRL's `log_metric`, if that is given.
     """
-    kind = kind or task
-    parse_options(find_kind(task, kind).schema, task, options)  # mistakes show before training
+    parse(task)  # mistakes show before training
 
     def reward(
         prompts: Sequence[str | list[Message]],
@@ -38,22 +36,24 @@ def reward_function(
         **columns: Any,
     ) -> list[float]:
         if "answer" not in columns:
-            raise PipelineError(f"reward of task {task}: the training data has no column 'answer'")
+            raise PipelineError(
+                f"reward of task {task.name}: the training data has no column 'answer'"
+            )
         metas = columns.get("meta") or ["{}"] * len(completions)
         pairs = [
-            (Problem("", prompt, answer, "", json.loads(meta), task, kind), completion_text(c))
+            (Problem("", prompt, answer, "", json.loads(meta), task.name), completion_text(c))
             for prompt, c, answer, meta in zip(
                 prompts, completions, columns["answer"], metas, strict=True
             )
         ]
-        grades = grade_many(task, pairs, kind=kind, **options)
+        grades = grade_many(task, pairs)
         log_metric = columns.get("log_metric")
         if log_metric is not None and grades:
             for status in ("no_answer", "timeout"):
                 log_metric(status, sum(g.status == status for g in grades) / len(grades))
         return [float(g.correct) for g in grades]
 
-    reward.__name__ = f"{task}_reward"
+    reward.__name__ = f"{task.name}_reward"
     return reward
 
 

@@ -10,23 +10,20 @@ from typing import Any
 from pipeline.artifacts import decode, kind_of
 from pipeline.errors import PipelineError
 from pipeline.faults import is_local
+from pipeline.tasks.task import TaskConfig
 
 FILES = (".jsonl", ".json", ".parquet")
 
 
-def load_rows(task: str, dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All rows of the data set.
-
-    Args:
-        dataset: path (hub id, or a .jsonl, .json or .parquet file), and for the hub name (its
-            configuration or null), revision, split.
+def load_rows(task: TaskConfig) -> list[dict[str, Any]]:
+    """All rows of the task's data set.
 
     Raises:
         PipelineError: the file or hub data set is missing or unreadable.
     """
-    file = local_file(task, dataset)
+    file = local_file(task)
     if file is None:
-        return _texts(task, dataset, _from_hub(task, dataset))
+        return _texts(task, _from_hub(task))
     try:
         rows = _parse(file)
     except (OSError, ValueError) as error:
@@ -34,45 +31,47 @@ def load_rows(task: str, dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PipelineError(
-            f"task {task}: {file} cannot be read ({reason}); fetch or write the file again"
+            f"task {task.name}: {file} cannot be read ({reason}); fetch or write the file again"
         ) from None
     wrong = next((i for i, row in enumerate(rows, 1) if not isinstance(row, dict)), None)
     if wrong is not None:
         raise PipelineError(
-            f"task {task}: {file}: row {wrong} is no object with named columns; write each problem "
-            'as {"problem": ..., "answer": ...}'
+            f"task {task.name}: {file}: row {wrong} is no object with named columns; write each "
+            'problem as {"problem": ..., "answer": ...}'
         )
-    return _texts(task, dataset, rows)
+    return _texts(task, rows)
 
 
-def _texts(
-    task: str, dataset: Mapping[str, Any], rows: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """The rows, whose problems must be texts: the words "None" or "[...]" would be no problem."""
-    name = dataset.get("problem") or "problem"
+def _texts(task: TaskConfig, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, whose problems must be texts: "[...]" or "3.5" would be no problem. Rows without
+    one are for the task to leave out."""
+    source = task.source
+    name = source.problem
     for number, row in enumerate(rows, 1):
-        if name in row and not isinstance(row[name], str):
+        if not isinstance(row.get(name), str | None):
             raise PipelineError(
-                f"task {task}: {dataset['path']}: row {number}: {name} is {kind_of(row[name])}, "
-                "not text; correct the row or leave it out"
+                f"task {task.name}: {source.path}: row {number}: {name} is "
+                f"{kind_of(row[name])}, not text; correct the row or leave it out"
             )
     return rows
 
 
-def local_file(task: str, dataset: Mapping[str, Any]) -> Path | None:
-    """The file that `dataset.path` names; None if it is a hub id or a folder.
+def local_file(task: TaskConfig) -> Path | None:
+    """The file that `dataset.path` names; None if it is a hub id or a folder, or there is none.
 
     Raises:
         PipelineError: it is not there, or of another kind.
     """
-    file = Path(str(dataset["path"])).expanduser()
+    if task.dataset is None:
+        return None
+    file = Path(task.dataset.path).expanduser()
     known = file.suffix in FILES
     if known and not file.is_file():
-        raise PipelineError(f"task {task}: {file}: no such file (task.dataset.path)")
+        raise PipelineError(f"task {task.name}: {file}: no such file (task.dataset.path)")
     if not known and file.is_file():
         raise PipelineError(
-            f"task {task}: {file} (task.dataset.path): problems are read from {', '.join(FILES)} "
-            "files; convert it"
+            f"task {task.name}: {file} (task.dataset.path): problems are read from "
+            f"{', '.join(FILES)} files; convert it"
         )
     return file if known else None
 
@@ -108,41 +107,37 @@ def _value(text: str) -> Any:
         raise ValueError("brackets within brackets without end") from None
 
 
-def _from_hub(task: str, dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _from_hub(task: TaskConfig) -> list[dict[str, Any]]:
     import datasets
 
-    path, name = str(dataset["path"]), dataset.get("name")
+    source = task.source
     try:
         rows = datasets.load_dataset(
-            path,
-            name,
-            split=dataset.get("split") or "test",
-            revision=dataset.get("revision"),
+            source.path, source.name, split=source.split, revision=source.revision
         )
     except (OSError, ValueError, RuntimeError) as error:
         if is_local(error):
             raise
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise PipelineError(
-            f"task {task}: cannot load {path} from the hub ({reason}); check the name and the "
-            "network, or set task.dataset.path to a local .jsonl or .parquet file"
+            f"task {task.name}: cannot load {source.path} from the hub ({reason}); check the name "
+            "and the network, or set task.dataset.path to a local .jsonl or .parquet file"
         ) from error
     return [dict(row) for row in rows]
 
 
-def column(task: str, dataset: Mapping[str, Any], row: Mapping[str, Any], name: str) -> Any:
+def column(task: TaskConfig, row: Mapping[str, Any], name: str) -> Any:
     """`row[name]`, or an error that lists the columns there are."""
     if name not in row:
         raise PipelineError(
-            f"task {task}: {dataset['path']} has no column {name!r}; columns: {', '.join(row)}"
+            f"task {task.name}: {task.source.path} has no column {name!r}; "
+            f"columns: {', '.join(row)}"
         )
     return row[name]
 
 
-def whole_column(
-    task: str, dataset: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], name: str
-) -> list[Any]:
+def whole_column(task: TaskConfig, rows: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
     """The value of each row, None where a row has none; an error if no row has the column."""
     if rows and not any(name in row for row in rows):
-        column(task, dataset, rows[0], name)
+        column(task, rows[0], name)
     return [row.get(name) for row in rows]

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 from pipeline.errors import PipelineError
 from pipeline.tasks.problem import Problem, Request
+from pipeline.tasks.task import TaskConfig
 
 DEFAULT_SPLITS = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
@@ -36,20 +37,21 @@ def split_of(key: str, splits: Mapping[str, float], split_seed: int) -> str:
     return list(splits)[-1]  # position above a sum that rounds to just below 1
 
 
-def check_shares(task: str, splits: Mapping[str, float]) -> None:
+def check_shares(task: TaskConfig, splits: Mapping[str, float]) -> None:
     """Raise PipelineError if the shares are no partition."""
     if any(share < 0 for share in splits.values()) or not math.isclose(sum(splits.values()), 1):
         raise PipelineError(
-            f"task {task}: options.splits must be shares that sum to 1, got {dict(splits)}"
+            f"task {task.name}: options.splits must be shares that sum to 1, got {dict(splits)}"
         )
 
 
-def check_splits(task: str, split: str, splits: Mapping[str, float]) -> None:
-    """Raise PipelineError if `split` has no share or the shares are no partition."""
+def check_splits(request: Request, splits: Mapping[str, float]) -> None:
+    """Raise PipelineError if the request's split has no share or the shares are no partition."""
+    task, split = request.task, request.split
     check_shares(task, splits)
     if splits.get(split, 0.0) == 0.0:
         raise PipelineError(
-            f"task {task}: no split {split!r}; it has {', '.join(splits)}; "
+            f"task {task.name}: no split {split!r}; it has {', '.join(splits)}; "
             f"give it a share in options.splits, e.g. {{{split}: 0.5, ...}}"
         )
 
@@ -60,8 +62,8 @@ def choose(problems: list[Problem], request: Request) -> list[Problem]:
         return problems
     if request.count > len(problems):
         raise PipelineError(
-            f"task {request.task}: {request.count} problems wanted but the {request.split} split "
-            f"has {len(problems)}; ask for fewer or change options.splits"
+            f"task {request.task.name}: {request.count} problems wanted but the {request.split} "
+            f"split has {len(problems)}; ask for fewer or change options.splits"
         )
-    rng = random.Random(f"{request.task}/{request.split}/{request.seed}")
+    rng = random.Random(f"{request.task.name}/{request.split}/{request.seed}")
     return rng.sample(problems, request.count)

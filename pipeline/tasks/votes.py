@@ -11,12 +11,14 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 from pipeline.tasks.canonical import canonical
 from pipeline.tasks.problem import Problem
 from pipeline.tasks.registry import grade_many
+from pipeline.tasks.task import TaskConfig
 
 MOST = 12  # different wrong answers to a problem that are compared, the most frequent first
 KIND = "math"  # the kind whose grader compares answers
@@ -29,7 +31,7 @@ Grade = dict[str, Any]
 def merge_votes(
     rows: Sequence[Mapping[str, Any]],
     grades: Sequence[Grade],
-    tasks: Mapping[str, tuple[str, Mapping[str, Any]]],
+    tasks: Mapping[str, TaskConfig],
     done: Callable[[], object] | None = None,
 ) -> None:
     """Give wrong predictions that are equal one spelling, in place.
@@ -37,20 +39,18 @@ def merge_votes(
     Args:
         rows: of generations.jsonl: model, task, split, problem_id.
         grades: one for each row: correct and prediction.
-        tasks: kind and options of each task, as for load_problems.
+        tasks: those that the rows name, by name.
         done: called once a comparison or so.
     """
     ballots: dict[tuple[str, ...], list[Grade]] = defaultdict(list)
     for row, grade in zip(rows, grades, strict=True):
-        if tasks[row["task"]][0] == KIND:
+        if tasks[row["task"]].kind == KIND:
             key = (row["task"], row["model"], row["split"], row["problem_id"])
             ballots[key].append(grade)
     pairs: dict[str, dict[Pair, Pair]] = defaultdict(dict)  # task -> pair -> as it was written
     for (task, *_), ballot in ballots.items():
         pairs[task] |= _doubtful(ballot)
-    equal = {
-        task: _equal(task, tasks[task][1], asked, done) for task, asked in pairs.items() if asked
-    }
+    equal = {name: _equal(tasks[name], asked, done) for name, asked in pairs.items() if asked}
     for (task, *_), ballot in ballots.items():
         if task in equal:
             _rename(ballot, equal[task])
@@ -83,17 +83,14 @@ def _doubtful(ballot: Sequence[Grade]) -> dict[Pair, Pair]:
 
 
 def _equal(
-    task: str,
-    options: Mapping[str, Any],
-    pairs: Mapping[Pair, Pair],
-    done: Callable[[], object] | None,
+    task: TaskConfig, pairs: Mapping[Pair, Pair], done: Callable[[], object] | None
 ) -> set[Pair]:
     """The pairs that the grader takes for equal."""
     asked = [
-        (Problem("", "", one, "", task=task, kind=KIND), f"\\boxed{{{other}}}")
+        (Problem("", "", one, "", task=task.name), f"\\boxed{{{other}}}")
         for one, other in pairs.values()
     ]
-    verdicts = grade_many(task, asked, kind=KIND, done=done, **options)
+    verdicts = grade_many(replace(task, grade_after=None), asked, done=done)
     return {pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.correct}
 
 

@@ -8,12 +8,21 @@ starts with exactly the rows of a shorter one.
 from __future__ import annotations
 
 import random
+from dataclasses import fields
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import PipelineError
-from pipeline.tasks import Problem, encode_prompt, keep_short, load_problems, training_rows
+from pipeline.tasks import (
+    DatasetConfig,
+    Problem,
+    TaskConfig,
+    encode_prompt,
+    keep_short,
+    load_problems,
+    training_rows,
+)
 from pipeline.training.spec import SftSpec, TaskSpec
 
 
@@ -26,6 +35,13 @@ def order(problems: int, rows: int, seed: int) -> list[int]:
     return indices[:rows]
 
 
+def task_config(task: TaskSpec) -> TaskConfig:
+    """The task as `pipeline.tasks` takes it."""
+    shared = {f.name: getattr(task, f.name) for f in fields(TaskConfig)}
+    dataset = None if task.dataset is None else DatasetConfig(**task.dataset)
+    return TaskConfig(**shared | {"kind": task.kind or task.name, "dataset": dataset})
+
+
 def training_problems(task: TaskSpec, tokenizer: PreTrainedTokenizerBase) -> list[Problem]:
     """The problems of `task.split`, without prompts longer than `task.max_prompt_tokens` tokens.
 
@@ -33,18 +49,7 @@ def training_problems(task: TaskSpec, tokenizer: PreTrainedTokenizerBase) -> lis
         PipelineError: nothing is left, or the tokenizer has no token for a character of a prompt
             or answer (a byte-level tokenizer without that byte drops it silently).
     """
-    problems = load_problems(
-        task.name,
-        task.split,
-        task.problems,
-        task.seed,
-        kind=task.kind,
-        dataset=task.dataset,
-        prompt_template=task.prompt_template,
-        system_prompt=task.system_prompt,
-        grade_after=task.grade_after,
-        **task.options,
-    )
+    problems = load_problems(task_config(task), task.split, task.problems, task.seed)
     short, _ = keep_short(tokenizer, problems, task.max_prompt_tokens)
     if not short:
         raise PipelineError(

@@ -24,7 +24,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from pipeline.errors import PipelineError
 from pipeline.tasks import Problem, grade_many, load_problems, reward_function
 from pipeline.training.callbacks import Log, MetricsCallback, SnapshotCallback, WholeCheckpoints
-from pipeline.training.data import rl_rows, sft_rows, training_problems
+from pipeline.training.data import rl_rows, sft_rows, task_config, training_problems
 from pipeline.training.devices import rollout_arguments, trainer_arguments
 from pipeline.training.guard import Guard
 from pipeline.training.reground import RegroundCallback
@@ -122,7 +122,7 @@ def build_rl(spec: RlSpec, args: GRPOConfig | RLOOConfig, log: Log | None) -> Tr
     trainer_class: Any = Rloo if spec.trainer == "rloo" else Grpo
     trainer: WholeCheckpoints = trainer_class(
         model=spec.model,
-        reward_funcs=reward_function(spec.task.name, kind=spec.task.kind, **spec.task.options),
+        reward_funcs=reward_function(task_config(spec.task)),
         args=args,
         train_dataset=rl_rows(problems, spec.steps * spec.prompts_per_step, spec.seed),
         processing_class=tokenizer,
@@ -142,22 +142,11 @@ def _guard(spec: RlSpec, trainer: Trainer) -> Guard | None:
     guard, task = spec.reground.guard, spec.task
     if guard.problems == 0:
         return None
-    problems = load_problems(
-        task.name,
-        "validation",
-        guard.problems,
-        task.seed,
-        kind=task.kind,
-        dataset=task.dataset,
-        prompt_template=task.prompt_template,
-        system_prompt=task.system_prompt,
-        grade_after=task.grade_after,
-        **task.options,
-    )
+    asked = task_config(task)
+    problems = load_problems(asked, "validation", guard.problems, task.seed)
 
     def right(pairs: list[tuple[Problem, str]]) -> list[bool]:
-        grades = grade_many(task.name, pairs, kind=task.kind, **task.options)
-        return [grade.correct for grade in grades]
+        return [grade.correct for grade in grade_many(asked, pairs)]
 
     batch = spec.rollouts_per_step // (spec.updates_per_step * spec.compute.world_size)
     return Guard(trainer, problems, right, guard, batch)

@@ -11,20 +11,15 @@ never matters and is 0. Targets may be fractions of a step.
 
 from __future__ import annotations
 
-import inspect
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_type_hints
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
-from pipeline.fields import check_fields
 from pipeline.trajectory.gram import linear_r2
-
-COMMON_OPTIONS = {"damping": float, "alpha_by_tensor": dict[str, float]}  # of every method
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
@@ -131,7 +126,7 @@ def mean(
     """The average of the last `count` used checkpoints (None: of all), whatever the target."""
     n = len(steps) if count is None else count
     if not 1 <= n <= len(steps):
-        raise PipelineError(f"extrapolation.options.count={n}: there are {len(steps)} checkpoints")
+        raise PipelineError(f"options.count={n}: there are {len(steps)} checkpoints")
     c = np.zeros(len(steps))
     c[-n:] = 1.0 / n
     c[0] = 0.0
@@ -164,9 +159,9 @@ def gated(
     """
     lines = {"two_point": two_point, "least_squares": least_squares}
     if line not in lines:
-        raise PipelineError(f"extrapolation.options.line={line!r}: known are {', '.join(lines)}")
+        raise PipelineError(f"options.line={line!r}: known are {', '.join(lines)}")
     if by not in ("tensor", "scalar"):
-        raise PipelineError(f"extrapolation.options.by={by!r}: known are tensor, scalar")
+        raise PipelineError(f"options.by={by!r}: known are tensor, scalar")
     c = lines[line](steps, None, target)
     r2 = linear_r2(steps, gram) if by == "tensor" else 1.0
     return damped(c, 0.0 if r2 is None else r2)
@@ -188,90 +183,3 @@ METHODS: dict[str, Method] = {
     "stale": Method(stale, uses="ends", copies_last=True),
     "gated": Method(gated, needs_gram=True, least=3, beyond=True),
 }
-
-
-def find_method(name: str) -> Method:
-    """Look a method up by its configuration name.
-
-    Raises:
-        PipelineError: unknown name; lists the known ones.
-    """
-    if name not in METHODS:
-        raise PipelineError(f"unknown extrapolation method {name!r}; known: {', '.join(METHODS)}")
-    return METHODS[name]
-
-
-def used_steps(method: Method, steps: Sequence[int], first: int, last: int) -> list[int]:
-    """The steps that a method reads out of a trajectory's, in order, theta_0's first.
-
-    Raises:
-        PipelineError: an end is not among the steps, first is not before last, too few between.
-    """
-    for key, step in (("first", first), ("last", last)):
-        if step not in steps:
-            known = ", ".join(map(str, steps))
-            raise PipelineError(f"extrapolation.{key}={step}: no such checkpoint; steps: {known}")
-    if first >= last:
-        raise PipelineError(f"extrapolation.first={first} must be below extrapolation.last={last}")
-    used = [step for step in sorted(steps) if first <= step <= last]
-    if len(used) < method.least:
-        raise PipelineError(
-            f"the method needs {method.least} checkpoints, steps {first} to {last} hold {len(used)}"
-        )
-    return [first, last] if method.uses == "ends" else used
-
-
-def alpha(first: float, last: float, target: float) -> float:
-    """How far the target lies along first -> last; 1 is `last` itself."""
-    return (target - first) / (last - first)
-
-
-def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that neither the method nor every method takes.
-
-    Raises:
-        PipelineError: names the option.
-    """
-    rule = find_method(name).coefficients
-    allowed = [*list(inspect.signature(rule).parameters)[3:], *COMMON_OPTIONS]
-    for option in options:
-        if option not in allowed:
-            raise PipelineError(
-                f"extrapolation.options.{option}: {name} takes {', '.join(allowed)}"
-            )
-    check_fields("extrapolation.options", options, {**get_type_hints(rule), **COMMON_OPTIONS})
-    for option, value in options.items():
-        numbers = list(value.values()) if isinstance(value, Mapping) else [value]
-        bad = [n for n in numbers if isinstance(n, float) and not math.isfinite(n)]
-        bad += [n for n in numbers if isinstance(n, int) and not isinstance(n, bool) and n < 0]
-        if bad:
-            raise PipelineError(f"extrapolation.options.{option}: {bad[0]} is not 0 or more")
-
-
-def check_targets(name: str, options: Mapping[str, Any], targets: Sequence[int], last: int) -> None:
-    """Refuse targets that are given twice, or that the method cannot predict.
-
-    Raises:
-        PipelineError: names the target.
-    """
-    if len(set(targets)) != len(targets):
-        raise PipelineError(f"weight_extrap.targets={list(targets)}: a target twice; drop one")
-    early = [target for target in targets if target < last]
-    if early and (find_method(name).beyond or float(options.get("damping", 1.0)) != 1.0):
-        raise PipelineError(
-            f"weight_extrap.targets: {early[0]} is before extrapolation.last={last}; damping and "
-            "gating act on the step beyond it"
-        )
-
-
-def check_sum(options: Mapping[str, Any]) -> None:
-    """Refuse options whose weights are no sum of checkpoints, so that no formula stands for them.
-
-    Raises:
-        PipelineError: each scalar has a factor of its own.
-    """
-    if options.get("by") == "scalar":
-        raise PipelineError(
-            "extrapolation.options.by=scalar: such weights are no sum of checkpoints; write them "
-            "with the weight_extrap stage"
-        )

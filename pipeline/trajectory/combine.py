@@ -1,13 +1,16 @@
-"""One streaming pass for every linear method: theta* = theta_0 + sum_i c_i delta_i.
+"""One streaming pass for every method: theta* = theta_0 + sum_i c_i delta_i.
 
-All targets come out of one read. Arithmetic is fp32, from deltas, with one rounding to the output
-dtype (see `kernels`). Methods whose c depends on a tensor's Gram matrix read tensors twice, the
-second time from the page cache. Source of the two-point rule: arXiv 2601.04537.
+All targets of all methods come out of one read. Arithmetic is fp32, from deltas, with one rounding
+to the output dtype (see `kernels`); a checkpoint that a method does not use has the coefficient 0
+and is left out of its sum, so the bits are those of the method alone. Where c depends on a tensor's
+Gram matrix, tensors are read twice, the second time from the page cache. Source of the two-point
+rule: arXiv 2601.04537.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,128 +22,126 @@ from tqdm import tqdm
 from pipeline.errors import PipelineError
 from pipeline.progress import bar
 from pipeline.trajectory import stream
-from pipeline.trajectory.checkpoint import Checkpoint
-from pipeline.trajectory.folder import ModelFolder
-from pipeline.trajectory.gram import Gram, describe
+from pipeline.trajectory.gram import Gram
 from pipeline.trajectory.kernels import combine, step_weights
 from pipeline.trajectory.measure import GramTable, measure_grams, measure_piece
-from pipeline.trajectory.plan import Plan, make_plan
+from pipeline.trajectory.output import Output
+from pipeline.trajectory.plan import Plan, union
 from pipeline.trajectory.reader import Reader
 from pipeline.trajectory.shards import Entry, Files
 from pipeline.trajectory.share import Share
-from pipeline.trajectory.sources import Trajectory
 from pipeline.trajectory.stream import Piece, counted, pieces, run
-from pipeline.trajectory.writer import ShardFile, check_space
+from pipeline.trajectory.writer import check_space
 
 GROUP_BYTES = 1 << 30
 ALONE = Share()
+UNGATED = np.empty(0, np.float32)
+Records = dict[int, dict[str, Any]]  # by target
 
 
-def extrapolate(
-    trajectory: Trajectory,
-    method: str,
-    first: int,
-    last: int,
-    targets: Sequence[int],
-    out: Mapping[int, Path],
-    hold: Sequence[str] = (),
-    dtype: str = "bfloat16",
-    options: Mapping[str, Any] | None = None,
-    share: Share = ALONE,
-) -> dict[int, dict[str, Any]]:
-    """Write one complete HF model folder for each target step.
+def write(plan: Plan, folders: Mapping[int, Path], share: Share = ALONE) -> Records:
+    """`write_all` of one plan."""
+    return write_all([(plan, folders)], share)[0]
+
+
+def write_all(
+    jobs: Sequence[tuple[Plan, Mapping[int, Path]]], share: Share = ALONE
+) -> list[Records]:
+    """Write one complete HF model folder for each target of each plan, all from one read.
 
     Args:
-        trajectory: the checkpoints; `first` and `last` are steps of it.
-        method: a name in `coefficients.METHODS`.
-        targets: steps to predict.
-        out: folder for each target. Finished ones of the same plan are left as they are; one that
-            was begun resumes after its last whole shard.
-        hold: globs of tensor names copied bit by bit (own dtype) from `last`.
-        dtype: "bfloat16", "float16", "float32", or "same" for each tensor's own.
-        options: the method's own, and for every method `damping` and `alpha_by_tensor`.
+        jobs: plans with the same first and last checkpoint, and a folder for each of their targets.
+            Finished folders of the same plan are left as they are; one that was begun resumes
+            after its last whole shard.
         share: which of several processes this is, if all of them make this same call.
 
     Returns:
-        For each target the content of its extrapolation.json.
+        For each plan and target the content of its extrapolation.json.
 
     Raises:
-        PipelineError: bad step, method, option or dtype; NaN or infinity in an input; disk full.
+        PipelineError: NaN or infinity in an input or a result; disk full.
     """
-    plan = make_plan(trajectory, method, first, last, targets, hold, dtype, options or {})
-    records = {t: plan.record(t) for t in targets}
-    results = {}
-    folders = {}
-    for t in targets:
-        finished = ModelFolder.finished(out[t], records[t]["plan"])
-        if finished is None:
-            folders[t] = ModelFolder(out[t], records[t]["plan"], share)
-        else:
-            results[t] = finished
-    if folders:
-        grams = _Combination(plan, folders, share).run()
-        named = trajectory.dtype if dtype == "same" else dtype
-        for t, folder in folders.items():
-            shared, rows = _outcome(plan, grams, t)
-            record = records[t] | {"coefficients": shared}
-            results[t] = folder.finish(plan.shards, plan.beside, named, record, rows)
-    return {t: results[t] for t in targets}
+    outputs = [
+        [Output(plan, target, folders[target], share) for target in plan.targets]
+        for plan, folders in jobs
+    ]
+    todo = [output for several in outputs for output in several if not output.finished]
+    for output in todo:
+        output.begin()
+    if todo:
+        work = _Combination(todo)
+        grams = work.run()
+        for output in todo:
+            output.finish({n: g.of(work.places[output]) for n, g in grams.items()})
+    return [{output.target: output.record for output in several} for several in outputs]
 
 
-def _outcome(
-    plan: Plan, grams: Mapping[str, Gram], target: int
-) -> tuple[dict[str, float] | None, list[dict[str, Any]]]:
-    """c by step where it is the same for every tensor, else None; and a row for each tensor."""
-    alike = not plan.rule.needs_gram and not plan.alpha_by_tensor
-    shared = None
-    if alike:
-        c = plan.coefficients("", None, target).tolist()
-        shared = dict(zip(map(str, plan.steps), c, strict=True))
-    rows = []
-    for name, gram in grams.items():
-        own = plan.coefficients(name, gram.matrix, target).tolist()
-        row = {"name": name} if alike else {"name": name, "coefficients": own}
-        rows.append({**row, **describe(plan.steps, gram)})
-    return shared, rows
+@dataclass(frozen=True)
+class _Sum:
+    """Targets of one tensor that one call of the kernel computes: alike in dtype and gate.
+
+    Attributes:
+        rows: c of each output, fp32 [T, K].
+        weights: fp32 [K] to gate each scalar by its R², or empty.
+    """
+
+    outputs: list[Output]
+    rows: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """What is to be done with one tensor.
+
+    Attributes:
+        copied: outputs that get the last checkpoint's bytes.
+        last: those that get its values in their own dtype.
+        measured: True if its Gram is known already, or does not exist.
+    """
+
+    entry: Entry
+    sums: list[_Sum] = field(default_factory=list)
+    copied: list[Output] = field(default_factory=list)
+    last: list[Output] = field(default_factory=list)
+    measured: bool = True
 
 
 class _Combination:
-    """The work of one call: shard by shard, each with all cores."""
+    """The work of one call: some tensors after the other, each with all cores.
 
-    def __init__(self, plan: Plan, folders: Mapping[int, ModelFolder], share: Share) -> None:
-        self.plan = plan
-        self.share = share
-        self.folders = folders
+    Attributes:
+        places: of the checkpoints that an output's method uses, among all that are read.
+    """
+
+    def __init__(self, outputs: Sequence[Output]) -> None:
+        self.outputs = outputs
+        self.checkpoints = union([output.plan for output in outputs])
+        self.places = {o: o.plan.places(self.checkpoints) for o in outputs}
+        self.gate = step_weights([checkpoint.step for checkpoint in self.checkpoints])
         self.grams: dict[str, Gram] = {}
-        self.dtypes = {e.name: e.dtype for shard in plan.shards for e in shard.entries}
-        self.weights = step_weights(plan.steps) if plan.by_scalar else np.empty(0, np.float32)
 
     def run(self) -> dict[str, Gram]:
         """Write every missing shard; returns the Gram matrices of this process's tensors."""
-        plan = self.plan
-        lacking = {
-            shard.filename: [t for t, folder in self.folders.items() if not folder.has(shard)]
-            for shard in plan.shards
-        }
-        needed = sum(shard.nbytes * len(lacking[shard.filename]) for shard in plan.shards)
-        check_space(next(iter(self.folders.values())).partial, needed)
-        total = sum(e.numel for shard in plan.shards for e in self.share.own(shard.entries))
+        check_space(self.outputs[0].folder.partial, sum(o.missing_bytes for o in self.outputs))
+        ordered = [e for shard in self.outputs[0].plan.shards for e in shard.entries]
+        mine = {e.name for e in ordered if any(o.owns(e.name) for o in self.outputs)}
+        total = sum(e.numel for e in ordered if e.name in mine)
         with Files() as files, bar(total, "extrapolate", "weights", scale=True) as progress:
-            for shard in plan.shards:
-                targets = lacking[shard.filename]
-                outputs = {
-                    t: ShardFile(self.folders[t].partial, shard, self.share) for t in targets
-                }
-                for group in self._groups(self.share.own(shard.entries)):
-                    self._run_group(group, outputs, files, progress)
+            for group in self._groups(ordered, mine):
+                for output in self.outputs:
+                    output.open(entry.name for entry in group)
+                self._run_group([e for e in group if e.name in mine], files, progress)
         return self.grams
 
-    def _groups(self, entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+    def _groups(self, entries: Sequence[Entry], mine: set[str]) -> Iterator[list[Entry]]:
         """Tensors whose inputs fit the page cache together: some methods read them twice."""
         group: list[Entry] = []
         size = 0
         for entry in entries:
-            held = entry.numel * sum(c.entries[entry.name].dtype.itemsize for c in self.checkpoints)
+            width = sum(c.entries[entry.name].dtype.itemsize for c in self.checkpoints)
+            held = entry.numel * width if entry.name in mine else 0
             if group and size + held > GROUP_BYTES:
                 yield group
                 group, size = [], 0
@@ -149,37 +150,47 @@ class _Combination:
         if group:
             yield group
 
-    @property
-    def checkpoints(self) -> tuple[Checkpoint, ...]:
-        return self.plan.checkpoints
-
-    def _run_group(
-        self,
-        entries: Sequence[Entry],
-        outputs: Mapping[int, ShardFile],
-        files: Files,
-        progress: tqdm[None],
-    ) -> None:
-        floats = [e for e in entries if e.numel and self.plan.moves(e.name)]
-        if self.plan.rule.needs_gram or not outputs:
-            self.grams |= measure_grams(self.checkpoints, floats, files)
-        if not outputs:
-            progress.update(sum(e.numel for e in entries))
-            return
+    def _run_group(self, entries: Sequence[Entry], files: Files, progress: tqdm[None]) -> None:
+        needed = any(output.plan.rule.needs_gram for output in self.outputs)
+        moving = [e for e in entries if e.numel and self.outputs[0].plan.moves(e.name)]
+        idle = [e for e in moving if needed or not any(o.writes(e.name) for o in self.outputs)]
+        self.grams |= measure_grams(self.checkpoints, idle, files)
+        tensors = {e.name: self._tensor(e) for e in entries}
         table = GramTable()
-        rows = {e.name: self._coefficients(e.name, list(outputs)) for e in floats}
 
         def make_worker() -> Callable[[Piece], None]:
-            return counted(_Worker(self, files, outputs, rows, table), progress, 1)
+            return counted(_Worker(self, files, tensors, table), progress, 1)
 
         run(list(pieces(entries)), make_worker)
         self.grams |= table.settle()
 
-    def _coefficients(self, name: str, targets: Sequence[int]) -> NDArray[np.float32]:
-        """c of each target, fp32 [T, K]."""
-        gram = self.grams[name].matrix if self.plan.rule.needs_gram else None
-        rows = [self.plan.coefficients(name, gram, t) for t in targets]
-        return np.stack(rows).astype(np.float32)
+    def _tensor(self, entry: Entry) -> _Tensor:
+        """Sort the outputs of a tensor by what is to be done for them."""
+        name, gram = entry.name, self.grams.get(entry.name)
+        measured = gram is not None or not self.outputs[0].plan.moves(name)
+        tensor = _Tensor(self.checkpoints[-1].entries[name], measured=measured)
+        writing = [output for output in self.outputs if output.writes(name)]
+        alike: dict[Any, list[Output]] = {}
+        for output in writing if entry.numel else ():
+            if name in output.plan.copied:
+                tensor.copied.append(output)
+            elif output.plan.rule.method.copies_last:
+                tensor.last.append(output)
+            else:
+                key = output.dtypes[name], output.plan.rule.by_scalar
+                alike.setdefault(key, []).append(output)
+        for (dtype, by_scalar), outputs in alike.items():
+            rows = np.stack([self._row(output, name, gram) for output in outputs])
+            tensor.sums.append(_Sum(outputs, rows, self.gate if by_scalar else UNGATED, dtype))
+        return tensor
+
+    def _row(self, output: Output, name: str, gram: Gram | None) -> NDArray[np.float32]:
+        """c of an output, fp32 [K], over all checkpoints that are read."""
+        places = self.places[output]
+        known = gram.of(places).matrix if gram is not None else None
+        row = np.zeros(len(self.checkpoints), np.float32)
+        row[places] = output.plan.coefficients(name, known, output.target)
+        return row
 
 
 class _Worker:
@@ -189,80 +200,77 @@ class _Worker:
         self,
         work: _Combination,
         files: Files,
-        outputs: Mapping[int, ShardFile],
-        rows: Mapping[str, NDArray[np.float32]],
+        tensors: Mapping[str, _Tensor],
         table: GramTable,
     ) -> None:
-        self.plan, self.dtypes, self.weights = work.plan, work.dtypes, work.weights
-        self.files, self.outputs, self.rows, self.table = files, outputs, rows, table
+        self.files, self.tensors, self.table = files, tensors, table
         self.reader = Reader(work.checkpoints, files)
-        self.out = torch.empty(len(outputs) * stream.PIECE)
+        self.out = torch.empty(len(work.outputs) * stream.PIECE)
         self.raw = torch.empty(stream.PIECE * 8, dtype=torch.uint8)
 
     def __call__(self, piece: Piece) -> None:
-        entry = self.plan.last.entries[piece.name]
-        copied = piece.name in self.plan.copied
-        unread = copied or self.plan.rule.copies_last  # no kernel sees it
-        if unread and self.plan.moves(piece.name) and not self.plan.rule.needs_gram:
+        tensor = self.tensors[piece.name]
+        if tensor.sums:
+            self._combine(piece, tensor)
+        elif not tensor.measured:
             measure_piece(piece, self.reader, self.table)
-        if copied:
-            self._copy(piece, entry)
-        elif self.plan.rule.copies_last:
-            self._copy_last(piece, entry)
-        else:
-            self._combine(piece)
+        if tensor.copied and tensor.entry.plain:
+            data = self.raw[: len(piece) * tensor.entry.dtype.itemsize]
+            self.files.read(tensor.entry, piece.start, piece.stop, data)
+            for output in tensor.copied:
+                output.put(piece, data)
+        # what is not stored as such, the base plus a shift or parts, is loaded as values
+        valued = tensor.last if tensor.entry.plain else [*tensor.last, *tensor.copied]
+        if valued:
+            values = self.out[: len(piece)]
+            self.files.load(tensor.entry, piece.start, piece.stop, values, self.raw)
+            for output in valued:
+                self._put(piece, output, values)
 
-    def _copy(self, piece: Piece, entry: Entry) -> None:
-        """The last checkpoint's bytes, in their own dtype."""
-        data = self.raw[: len(piece) * entry.dtype.itemsize]
-        if entry.plain:
-            self.files.read(entry, piece.start, piece.stop, data)
-            self._write(piece, [data] * len(self.outputs))
-        else:  # not stored as such: the base plus a shift, or parts
-            self._copy_last(piece, entry)
-
-    def _copy_last(self, piece: Piece, entry: Entry) -> None:
-        """The last checkpoint's values, in the output's dtype."""
-        values = self.out[: len(piece)]
-        self.files.load(entry, piece.start, piece.stop, values, self.raw)
-        self._write(piece, [self._rounded(piece, values)] * len(self.outputs))
-
-    def _combine(self, piece: Piece) -> None:
-        values, rows = self.reader.read(piece), self.rows[piece.name]
-        out = self.out[: len(rows) * len(piece)].view(len(rows), -1)
-        if self.dtypes[piece.name] == torch.bfloat16:  # the kernel rounds
-            out = self.out.view(torch.bfloat16)[: out.numel()].view(len(rows), -1)
-            target = out.view(torch.uint16).numpy()
-        else:
-            target = out.numpy()
-        known = self.plan.rule.needs_gram  # measured before c could be told
-        gram = Gram.zero(0 if known else len(values.array))
-        gram.base_squared, finite = combine(
-            values.array, values.movements, rows, self.weights, target, gram.matrix
-        )
-        if not known:
+    def _combine(self, piece: Piece, tensor: _Tensor) -> None:
+        values = self.reader.read(piece)
+        gram = Gram.zero(0 if tensor.measured else len(values.array))
+        unmeasured = np.empty((0, 0))
+        for number, each in enumerate(tensor.sums):
+            shape = len(each.rows), len(piece)
+            out = self.out[: shape[0] * shape[1]].view(shape)
+            if each.dtype == torch.bfloat16:  # the kernel rounds
+                out = self.out.view(torch.bfloat16)[: out.numel()].view(shape)
+            target = (out.view(torch.uint16) if each.dtype == torch.bfloat16 else out).numpy()
+            squared, finite = combine(
+                values.array,
+                values.movements,
+                each.rows,
+                each.weights,
+                target,
+                unmeasured if number else gram.matrix,
+            )
+            gram.base_squared += squared
+            pairs = list(zip(each.outputs, out, strict=True))
+            if not finite:
+                self._refuse(piece, [output for output, row in pairs if not _finite(row)])
+            for output, row in pairs:
+                self._put(piece, output, row)
+        if not tensor.measured:
             self.table.add(piece, gram, self.reader)
-        if not finite:
-            self._refuse(piece)
-        self._write(piece, [self._rounded(piece, row) for row in out])
 
-    def _rounded(self, piece: Piece, values: torch.Tensor) -> torch.Tensor:
-        dtype = self.dtypes[piece.name]
-        if values.dtype == dtype:
-            return values
-        rounded = values.to(dtype)
-        if not bool(rounded.isfinite().all()):
-            self._refuse(piece)
-        return rounded
+    def _put(self, piece: Piece, output: Output, values: torch.Tensor) -> None:
+        """Write values, rounded to the output's dtype where they are fp32 yet."""
+        dtype = output.dtypes[piece.name]
+        if values.dtype != dtype:
+            values = values.to(dtype)
+            if not _finite(values):
+                self._refuse(piece, [output])
+        output.put(piece, values)
 
-    def _refuse(self, piece: Piece) -> NoReturn:
+    def _refuse(self, piece: Piece, outputs: Sequence[Output]) -> NoReturn:
         self.reader.blame(piece)
-        step = ", ".join(map(str, self.outputs))
+        names = ", ".join(f"step {o.target} of {o.plan.rule.name}" for o in outputs)
         raise PipelineError(
-            f"tensor {piece.name}: step {step} overflows {self.plan.dtype}; choose a nearer target "
-            "or a wider weight_extrap.dtype"
+            f"tensor {piece.name}: {names} overflows {outputs[0].plan.dtype}; choose a nearer "
+            "target or a wider weight_extrap.dtype"
         )
 
-    def _write(self, piece: Piece, data: Sequence[torch.Tensor]) -> None:
-        for output, values in zip(self.outputs.values(), data, strict=True):
-            output.write(piece.name, piece.start, values)
+
+def _finite(values: torch.Tensor) -> bool:
+    return bool(values.isfinite().all())

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.trajectory.combine import extrapolate
+from pipeline.trajectory.combine import write
+from pipeline.trajectory.plan import make_plan
+from pipeline.trajectory.rule import make_rule
 from pipeline.trajectory.sources import Trajectory
 
 
@@ -31,7 +33,8 @@ def export(trajectory: Trajectory, step: int, out: Path, dtype: str = "same") ->
         known = ", ".join(map(str, later))
         raise PipelineError(f"export: no later checkpoint of step {step}; steps: {known}")
     start = trajectory.steps[0]
-    return extrapolate(trajectory, "stale", start, step, [step], {step: out}, [], dtype)[step]
+    plan = make_plan(trajectory, make_rule("stale"), start, step, [step], dtype=dtype)
+    return write(plan, {step: out})[step]
 
 
 def export_base(trajectory: Trajectory, out: Path) -> dict[str, Any]:

@@ -50,12 +50,15 @@ class ModelFolder:
 
     @staticmethod
     def finished(path: Path, plan: str) -> dict[str, Any] | None:
-        """The record of a folder that was already made by the same plan, else None."""
+        """The record of a folder that was already made by the same plan, else None.
+
+        A recipe has a record of the same plan and no weights beside it.
+        """
         record = path / RECORD
         if not record.exists():
             return None
         value = read_json(record)
-        return value if value.get("plan") == plan else None
+        return value if value.get("plan") == plan and "recipe" not in value else None
 
     def has(self, shard: Shard) -> bool:
         """True if an earlier start completed this shard."""

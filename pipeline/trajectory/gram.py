@@ -32,6 +32,10 @@ class Gram:
         self.base_squared += other.base_squared
         self.matrix += other.matrix
 
+    def of(self, places: Sequence[int]) -> Gram:
+        """The Gram of some of the checkpoints, theta_0's first, by their places among all."""
+        return Gram(self.base_squared, self.matrix[np.ix_(places, places)])
+
     @property
     def relative_movement(self) -> float | None:
         """||delta_K|| / ||theta_0||; None where theta_0 is zero."""

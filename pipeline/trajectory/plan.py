@@ -1,4 +1,4 @@
-"""What an extrapolation is to do, settled and checked before any work: inputs, rules, outputs."""
+"""What an extrapolation is to do, settled and checked before any work: inputs, rule, outputs."""
 
 from __future__ import annotations
 
@@ -15,18 +15,9 @@ import pipeline
 from pipeline.artifacts import hash_json
 from pipeline.errors import PipelineError
 from pipeline.trajectory.checkpoint import Checkpoint
-from pipeline.trajectory.coefficients import (
-    Method,
-    Vector,
-    alpha,
-    check_options,
-    check_targets,
-    damped,
-    find_method,
-    used_steps,
-)
+from pipeline.trajectory.coefficients import Matrix, Vector
 from pipeline.trajectory.companions import CONFIG, Companions, companions
-from pipeline.trajectory.gram import Matrix
+from pipeline.trajectory.rule import Rule
 from pipeline.trajectory.sources import Trajectory
 from pipeline.trajectory.writer import Shard, plan_shards
 
@@ -36,24 +27,22 @@ FORMAT = 3  # raise when the same plan would give other bytes
 
 @dataclass(frozen=True)
 class Plan:
-    """One extrapolation to any number of targets.
+    """One method's extrapolation to any number of targets.
+
+    From it come model folders (`combine.write`) or recipes for engines (`recipe.recipes`).
 
     Attributes:
         checkpoints: the used ones in order, theta_0's first.
-        damping: factor on the step beyond the last checkpoint, for every method.
-        alpha_by_tensor: (glob, alpha) rules; the first that matches a name replaces its target.
+        hold: globs of tensors that are copied from the last used checkpoint.
+        copied: names copied bit by bit from it: held ones, integers, buffers that are not finite,
+            and what only the base has.
         beside: the files that belong to an output beside its weights.
-        copied: names copied bit by bit from the last used checkpoint: held ones, integers, buffers
-            that are not finite, and what only the base has.
     """
 
-    method: str
-    rule: Method
-    options: dict[str, Any]
+    trajectory: Trajectory
+    rule: Rule
     checkpoints: tuple[Checkpoint, ...]
     targets: tuple[int, ...]
-    damping: float
-    alpha_by_tensor: tuple[tuple[str, float], ...]
     hold: tuple[str, ...]
     copied: frozenset[str]
     dtype: str
@@ -68,38 +57,32 @@ class Plan:
     def last(self) -> Checkpoint:
         return self.checkpoints[-1]
 
+    def places(self, checkpoints: Sequence[Checkpoint]) -> list[int]:
+        """Where this plan's checkpoints are among those of several plans (`union`)."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        return [steps.index(step) for step in self.steps]
+
     def moves(self, name: str) -> bool:
         """True for tensors of finite floating-point values, whose movement can be measured."""
         return self.last.entries[name].is_float and name not in self.last.fixed
 
-    @property
-    def by_scalar(self) -> bool:
-        """True if each scalar's step is to be gated by its own R²."""
-        return self.options.get("by") == "scalar"
-
     def coefficients(self, name: str, gram: Matrix | None, target: int) -> Vector:
-        """c [K] of one tensor, fp64; `gram` only where the method needs it."""
-        steps = self.steps
-        goal = float(target)
-        for glob, factor in self.alpha_by_tensor:
-            if fnmatchcase(name, glob):
-                goal = steps[0] + factor * (steps[-1] - steps[0])
-                break
-        return damped(self.rule.coefficients(steps, gram, goal, **self.options), self.damping)
+        """c [K] of one tensor, fp64; `gram` [K, K] only where the rule needs it."""
+        return self.rule.coefficients(self.steps, name, gram, target)
 
     def record(self, target: int) -> dict[str, Any]:
         """What extrapolation.json says before the work is done; `plan` identifies all of it."""
         steps = self.steps
         record: dict[str, Any] = {
             "format": FORMAT,
-            "method": self.method,
-            "options": self.options,
-            "damping": self.damping,
-            "alpha_by_tensor": dict(self.alpha_by_tensor),
+            "method": self.rule.name,
+            "options": self.rule.options,
+            "damping": self.rule.damping,
+            "alpha_by_tensor": dict(self.rule.alpha_by_tensor),
             "first": steps[0],
             "last": steps[-1],
             "target": target,
-            "alpha": alpha(steps[0], steps[-1], target),
+            "alpha": (target - steps[0]) / (steps[-1] - steps[0]),  # 1: the last itself
             "steps": steps,
             "dtype": self.dtype,
             "hold": list(self.hold),
@@ -132,34 +115,30 @@ def _input(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def make_plan(
     trajectory: Trajectory,
-    method: str,
+    rule: Rule,
     first: int,
     last: int,
     targets: Sequence[int],
-    hold: Sequence[str],
-    dtype: str,
-    options: Mapping[str, Any],
+    hold: Sequence[str] = (),
+    dtype: str = "bfloat16",
 ) -> Plan:
     """Check every value and lay out the outputs; reads no weights.
 
     Args:
-        options: the method's own, and for every method `damping` (float) and `alpha_by_tensor`
-            ({glob: alpha}).
+        first, last: steps of the trajectory between which the method sees it.
+        targets: steps to predict.
+        dtype: "bfloat16", "float16", "float32", or "same" for each tensor's own.
 
     Raises:
         PipelineError: names the bad value.
     """
-    own = dict(options)
-    damping = float(own.pop("damping", 1.0))
-    rules = tuple((str(g), float(a)) for g, a in dict(own.pop("alpha_by_tensor", {})).items())
-    rule = find_method(method)
-    check_options(method, own)
-    check_targets(method, options, targets, last)
-    steps = used_steps(rule, trajectory.steps, first, last)
+    rule.check_targets(targets, last)
+    steps = rule.used_steps(trajectory.steps, first, last)
     checkpoints = tuple(trajectory.checkpoints[step] for step in steps)
     names = checkpoints[-1].entries
-    _check_globs("extrapolation.hold", hold, names)
-    _check_globs("extrapolation.options.alpha_by_tensor", [glob for glob, _ in rules], names)
+    _check_globs(f"{rule.key}.hold", hold, names)
+    globs = [glob for glob, _ in rule.alpha_by_tensor]
+    _check_globs(f"{rule.key}.options.alpha_by_tensor", globs, names)
     copied = frozenset(
         name
         for name, entry in names.items()
@@ -169,19 +148,24 @@ def make_plan(
         or any(fnmatchcase(name, glob) for glob in hold)
     )
     return Plan(
-        method=method,
+        trajectory=trajectory,
         rule=rule,
-        options=own,
         checkpoints=checkpoints,
         targets=tuple(targets),
-        damping=damping,
-        alpha_by_tensor=rules,
         hold=tuple(hold),
         copied=copied,
         dtype=dtype,
         shards=tuple(plan_shards(_outputs(checkpoints[-1], copied, dtype))),
         beside=companions(checkpoints[-1], trajectory.base),
     )
+
+
+def union(plans: Sequence[Plan]) -> tuple[Checkpoint, ...]:
+    """All checkpoints that plans between the same two use, in order."""
+    ends = {(plan.steps[0], plan.steps[-1]) for plan in plans}
+    if len(ends) != 1:
+        raise ValueError(f"plans between different checkpoints cannot share a read: {ends}")
+    return max((plan.checkpoints for plan in plans), key=len)
 
 
 def _check_globs(key: str, globs: Sequence[str], names: Mapping[str, Any]) -> None:

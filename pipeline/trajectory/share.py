@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,13 +137,13 @@ def wait_for(done: Callable[[], bool], folder: Path, share: Share) -> None:
 
 
 @contextmanager
-def telling(room: Path, share: Share) -> Iterator[None]:
-    """If this process fails inside, leave word for those that wait in the folders below `room`."""
+def telling(rooms: Iterable[Path], share: Share) -> Iterator[None]:
+    """If this process fails inside, leave word for those that wait in the folders below `rooms`."""
     done = False
     try:
         yield
         done = True
     finally:
         if not done and share.world > 1:
-            for partial in room.glob(".*.partial"):
+            for partial in (partial for room in rooms for partial in room.glob(".*.partial")):
                 write_text(partial / f".failed.{share.rank}", "")

@@ -14,8 +14,8 @@ from pipeline.artifacts import append_jsonl, read_jsonl
 from pipeline.errors import PipelineError
 from pipeline.inference.engine import Sampling, open_engine, sampling_hash
 from pipeline.inference.parallel import Draw, Job, Work, merge_parts, run_local
-from pipeline.inference.recipe import Recipe
 from pipeline.inference.run import PromptItem, row_key, sample_to_jsonl
+from pipeline.trajectory.recipe import Recipe
 from tests.inference.pico import prompts_of
 
 SAMPLING = Sampling(max_tokens=6, n=2, seed=4)

@@ -10,11 +10,13 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.errors import PipelineError
 from pipeline.inference.engine import Sampling, open_engine
-from pipeline.inference.predict import predict
-from pipeline.inference.recipe import Recipe, checkpoint_tensors, recipe_tensors
-from pipeline.trajectory.combine import extrapolate
+from pipeline.trajectory.combine import write
 from pipeline.trajectory.export import export
 from pipeline.trajectory.layouts.delta import write_delta_snapshot
+from pipeline.trajectory.plan import make_plan
+from pipeline.trajectory.recipe import Recipe, recipes
+from pipeline.trajectory.recipe_weights import checkpoint_tensors, recipe_tensors
+from pipeline.trajectory.rule import make_rule
 from pipeline.trajectory.sources import Trajectory, discover
 from tests.inference.pico import prompts_of, save_model
 from tests.trajectory.test_layouts import lora_run
@@ -34,7 +36,7 @@ def test_same_bits_as_the_written_folder(run: Path, tmp_path: Path, dtype: str) 
     trajectory = discover(run, None)
     hold = ("*norm*", "*.bias")
     out = {100: tmp_path / "out"}
-    extrapolate(trajectory, "two_point", 10, 40, [100], out, hold=hold, dtype=dtype)
+    write(make_plan(trajectory, make_rule("two_point"), 10, 40, [100], hold, dtype), out)
     folders = (trajectory.paths[10], trajectory.paths[40])
     recipe = Recipe(folders, [0.0, 3.0], hold, dtype)
     made = dict(recipe_tensors(recipe))
@@ -53,7 +55,7 @@ def test_hf_engine_on_a_recipe_is_the_engine_on_the_folder(run: Path, tmp_path: 
     """A tensor of the recipe that does not reach the model, the tied head for one."""
     trajectory = discover(run, None)
     out = {70: tmp_path / "out"}
-    extrapolate(trajectory, "two_point", 10, 40, [70], out, hold=("*norm*",), dtype="float32")
+    write(make_plan(trajectory, make_rule("two_point"), 10, 40, [70], ("*norm*",), "float32"), out)
     recipe = Recipe((trajectory.paths[10], trajectory.paths[40]), [0, 2.0], dtype="float32")
     engine = open_engine("hf", trajectory.paths[10])
     engine.load_weights(recipe)
@@ -93,8 +95,8 @@ def test_same_bits_from_checkpoints_that_are_no_models(
     trajectory = (deltas_of if stored == "delta" else adapters_of)(tmp_path)
     hold, last = ("*norm*",), trajectory.steps[-1]
     out = {100: tmp_path / "out"}
-    extrapolate(trajectory, method, 0, last, [100], out, hold=hold)
-    [recipe] = predict(trajectory, method, 0, last, [100], hold).values()
+    write(make_plan(trajectory, make_rule(method), 0, last, [100], hold), out)
+    [recipe] = recipes([make_plan(trajectory, make_rule(method), 0, last, [100], hold)])[0].values()
     made = dict(recipe_tensors(Recipe.from_plain(recipe.to_plain())))
     wanted = load_file(out[100] / "model.safetensors")
     assert made.keys() == wanted.keys()

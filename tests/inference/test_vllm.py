@@ -16,10 +16,12 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.errors import PipelineError
 from pipeline.inference.engine import Sampling, open_engine
-from pipeline.inference.predict import predict
-from pipeline.inference.recipe import Recipe, checkpoint_tensors
 from pipeline.inference.run import PromptItem, sample_to_jsonl
 from pipeline.trajectory.export import export_base
+from pipeline.trajectory.plan import make_plan
+from pipeline.trajectory.recipe import Recipe, recipes
+from pipeline.trajectory.recipe_weights import checkpoint_tensors
+from pipeline.trajectory.rule import make_rule
 from pipeline.trajectory.sources import discover
 from tests.inference.pico import prompts_of, save_model
 from tests.inference.vllm_checks import GREEDY, OPTIONS, assert_same, run
@@ -134,7 +136,9 @@ class TestUntied:
         untied = save_model(tmp_path / "run/step_10", seed=3, tied=False)
         trajectory = discover(tmp_path / "run", first)
         export_base(trajectory, tmp_path / "start")
-        [recipe] = predict(trajectory, "two_point", 0, 10, [20], dtype="float32").values()
+        [recipe] = recipes(
+            [make_plan(trajectory, make_rule("two_point"), 0, 10, [20], ["*norm*"], "float32")]
+        )[0].values()
         engine: Any = open_engine("vllm", tmp_path / "start", **OPTIONS)
         try:
             assert_same(engine, open_engine("hf", first), prompts_of(8))

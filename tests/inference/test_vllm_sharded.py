@@ -13,7 +13,7 @@ import torch
 
 from pipeline.errors import PipelineError
 from pipeline.inference.engine import open_engine
-from pipeline.inference.recipe import Recipe
+from pipeline.trajectory.recipe import Recipe
 from tests.inference.pico import prompts_of, save_model
 from tests.inference.vllm_checks import OPTIONS, assert_same
 

@@ -17,7 +17,9 @@ import yaml
 
 from pipeline.artifacts import read_json, write_json, write_text
 from pipeline.errors import PipelineError
+from pipeline.report.inputs import read_artefacts
 from pipeline.report.page import write_page
+from pipeline.report.tables import score_table
 
 from .synthetic import write_run
 
@@ -335,3 +337,16 @@ def test_a_probe_that_kept_nothing_still_gives_a_page(tmp_path: Path) -> None:
     text = load(tmp_path).text
     assert "None of the 40 000 weights passed the filter" in text
     assert "Mean over all weights, since none passed the filter" in text
+
+
+def test_problems_that_cannot_be_judged_are_told_from_wrong_answers(tmp_path: Path) -> None:
+    """A data set of broken references whose models all look bad, without a word why."""
+    run_dir = write_run(tmp_path)
+    assert "cannot be read" not in score_table(read_artefacts(run_dir)).body
+    scores = read_json(run_dir / "evaluate" / "scores.json")
+    for row in scores["rows"][:2]:
+        row["split"], row["no_reference"] = "test", 48
+    write_json(run_dir / "evaluate" / "scores.json", scores)
+    body = score_table(read_artefacts(run_dir)).body
+    assert "cannot be read: 96 of arithmetic, test (all models together)" in body
+    assert body.count('<td class="n">51</td>') == 2  # with 3 responses without an answer

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from functools import reduce
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 
@@ -25,6 +25,12 @@ def context_of(run_dir: Path, **values: object) -> Context:
     )
     config = cast(PipelineConfig, OmegaConf.to_object(stored))
     for key, value in values.items():
-        *sections, name = key.split("__")
-        setattr(reduce(getattr, sections, config), name, value)
+        config = _with(config, key.split("__"), value)
     return Context(config, run_dir, Tracker(run_dir, "pico", {}, config.tracking), Share())
+
+
+def _with(section: Any, keys: list[str], value: object) -> Any:
+    """The section with another value at a dotted key; a task's own cannot be set."""
+    name, *below = keys
+    inner = _with(getattr(section, name), below, value) if below else value
+    return replace(section, **{name: inner})

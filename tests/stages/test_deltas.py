@@ -29,10 +29,10 @@ def test_deltas_give_what_whole_snapshots_give(pico_run: Path, tmp_path: Path) -
     assert _texts(run_dir) == _texts(pico_run)
     for stage in ("weight_extrap", "evaluate"):
         shutil.rmtree(run_dir / stage)
-    formulas = run_pipeline(
+    recipes = run_pipeline(
         *arguments, "weight_extrap.write=false", "stages=[weight_extrap,evaluate]"
     )
-    assert formulas.returncode == 0, formulas.stderr
+    assert recipes.returncode == 0, recipes.stderr
     assert not list((run_dir / "weight_extrap").rglob("*.safetensors"))
     assert _texts(run_dir) == _texts(pico_run)
 

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from pipeline.artifacts import read_json, write_json
-from pipeline.config import STAGES, DatasetConfig
+from pipeline.config import STAGES
 from pipeline.records import load_stage, record
 from pipeline.settings import deciding
 from pipeline.stages.base import Context
+from pipeline.tasks import DatasetConfig, TaskConfig
 from tests.stages.contexts import context_of
 
 # Read, and of no effect on what comes out: where things are and what they are called, how much runs
@@ -27,6 +28,7 @@ IDLE = {
     *("algorithm.name", "algorithm.micro_batch", "engine.batch_size", "engine.replicas"),
     *("compute.name", "compute.launcher", "compute.offload", "compute.gradient_checkpointing"),
     *("compute.threads", "compute.vllm_memory", "rl_train.checkpoint_every"),
+    "rl_train.snapshot_every",
     "rl_train.steps",  # of a constant schedule
 }
 
@@ -70,7 +72,8 @@ def key(context: Context, name: str) -> str:
     return record(context, name).key
 
 
-OTHER = {"evaluate.validation_problems": 5, "rl_train.snapshot_every": 2, "rl_train.steps": 4}
+OTHER: dict[str, Any] = {"evaluate.validation_problems": 5, "rl_train.steps": 4}
+OTHER["eval_tasks"] = {"more": TaskConfig(name="more", kind="addition")}
 
 
 @pytest.mark.parametrize("name", STAGES)

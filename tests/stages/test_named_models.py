@@ -11,7 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.artifacts import read_json, read_jsonl
+from pipeline.checks import check
+from pipeline.errors import PipelineError
+from pipeline.stages import evaluate as stage
 from tests.conftest import PICO, run_pipeline
+from tests.stages.contexts import context_of
+from tests.test_configs import composed
 
 
 def evaluate(run_dir: Path, models: str, *more: str) -> Any:
@@ -20,7 +25,7 @@ def evaluate(run_dir: Path, models: str, *more: str) -> Any:
     )
 
 
-def test_folders_and_formulas_are_evaluated(pico_run: Path, tmp_path: Path) -> None:
+def test_folders_and_predictions_are_evaluated(pico_run: Path, tmp_path: Path) -> None:
     """Other weights than named; rows of one model made twice; a model that the report lacks."""
     run_dir, other, copy = tmp_path / "run", tmp_path / "other", tmp_path / "copy"
     shutil.copytree(pico_run, run_dir)
@@ -31,8 +36,8 @@ def test_folders_and_formulas_are_evaluated(pico_run: Path, tmp_path: Path) -> N
     before = len(read_jsonl(run_dir / "evaluate" / "generations.jsonl"))
     done = evaluate(
         run_dir,
-        f"{{zero:{other},copied:{copy},six:'extrapolated(two_point, 6)',"
-        "seven:'extrapolated(mean,7)'}",
+        f"{{zero:{other},copied:{copy},six:{{method:two_point,target:6}},"
+        "seven:{method:mean,target:7}}",
     )
     assert done.returncode == 0, done.stderr
     rows = read_json(run_dir / "evaluate" / "scores.json")["rows"]
@@ -54,18 +59,22 @@ def test_folders_and_formulas_are_evaluated(pico_run: Path, tmp_path: Path) -> N
 
 BAD = {
     "[rl-4]": "evaluate.models=['rl-4']: give {name: model}",
-    "{x:7}": "evaluate.models={'x': 7}: give {name: model}",
+    "{x:7}": "evaluate.models.x: 7 is no folder, no hub id and no {method: METHOD, target: STEP}",
     "{x:/no/such/folder}": "evaluate.models.x: /no/such/folder is neither a folder nor a hub id",
-    "{x:'extrapolated(two_point)'}": "is no extrapolated(METHOD, TARGET)",
-    "{x:'extrapolated(twopoint, 8)'}": "unknown extrapolation method 'twopoint'",
-    "{x:'extrapolated(gated, 1)'}": "weight_extrap.targets: 1 is before extrapolation.last",
-    "{rl-7:'extrapolated(mean, 8)'}": "evaluate.models.rl-7: the run's own models have such names",
+    "{x:'extrapolated(two_point, 8)'}": "neither a folder nor a hub id",
+    "{x:{method:two_point}}": "is no folder, no hub id and no {method: METHOD, target: STEP}",
+    "{x:{method:two_point,target:8,by:1}}": "evaluate.models.x.by: no such key; there are method,",
+    "{x:{method:two_point,target:far}}": "evaluate.models.x: target is text ('far'), not a whole",
+    "{x:{method:twopoint,target:8}}": "evaluate.models.x.method: unknown extrapolation method",
+    "{x:{method:mean,target:8,options:{n:2}}}": "evaluate.models.x.options.n: mean takes count",
+    "{x:{method:gated,target:1}}": "weight_extrap.targets: 1 is before extrapolation.last",
+    "{rl-7:{method:mean,target:8}}": "evaluate.models.rl-7: the run's own models have such names",
 }
 
 
 def test_another_dtype_of_the_weights_is_another_model(pico_run: Path, tmp_path: Path) -> None:
     """A stage that counts as done, with the scores of the weights before."""
-    run_dir, models = tmp_path / "run", "{six:'extrapolated(two_point, 6)'}"
+    run_dir, models = tmp_path / "run", "{six:{method:two_point,target:6}}"
     shutil.copytree(pico_run, run_dir)
     evaluate(run_dir, models)
     again = evaluate(run_dir, models, "dry_run=true").stdout
@@ -75,15 +84,14 @@ def test_another_dtype_of_the_weights_is_another_model(pico_run: Path, tmp_path:
 
 
 @pytest.mark.parametrize("models", BAD)
-def test_what_is_no_model_is_refused_before_any_work(
-    models: str, pico_run: Path, tmp_path: Path
-) -> None:
+def test_what_is_no_model_is_refused_before_any_work(models: str, pico_run: Path) -> None:
     """A mistake that is found when other models have been sampled for hours."""
-    shutil.copytree(pico_run, tmp_path / "run")
-    done = evaluate(tmp_path / "run", models)
-    assert done.returncode == 1
-    (line,) = done.stderr.strip().splitlines()
-    assert BAD[models] in line
+    given = composed("+experiment=pico", f"evaluate.models={models}").evaluate.models
+    context = context_of(pico_run, evaluate__models=given)
+    with pytest.raises(PipelineError) as refusal:  # noqa: PT012
+        check(context.config)
+        stage.plan(context)
+    assert BAD[models] in str(refusal.value)
 
 
 def test_a_model_of_another_shape_is_named(pico_run: Path, tmp_path: Path) -> None:

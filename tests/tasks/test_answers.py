@@ -20,6 +20,7 @@ from pipeline.tasks.answers.judge import judge
 from pipeline.tasks.answers.nodes import number
 from pipeline.tasks.answers.numbers import meets
 from pipeline.tasks.answers.reader import unreadable
+from tests.tasks.make import task
 
 TABLES = sorted(Path(__file__).with_name("answers").glob("*.txt"))
 
@@ -45,8 +46,19 @@ def test_what_is_right_and_what_is_wrong(table: Path) -> None:
 def test_numbers_decided_at_once_are_decided_as_in_the_workers() -> None:
     """Catches a short cut for plain numbers with rules of its own."""
     wanted = list(cases(next(path for path in TABLES if path.stem == "numbers")))
-    pairs = [(Problem("p", [], g, "test", kind="math"), f"\\boxed{{{a}}}") for g, a, _ in wanted]
-    assert [g.correct for g in grade_many("m", pairs, workers=2)] == [right for *_, right in wanted]
+    pairs = [(Problem("p", [], g, "test"), f"\\boxed{{{a}}}") for g, a, _ in wanted]
+    assert [g.correct for g in grade_many(task("m", kind="math", workers=2), pairs)] == [
+        right for *_, right in wanted
+    ]
+
+
+def test_numbers_longer_than_python_reads_are_too_large() -> None:
+    """Catches a ValueError for 4301 digits, which ends a grader, or the load of a whole file."""
+    long = "7" * 5000
+    assert judge(long, long) == "right"
+    assert judge("7", long) == judge(long, "7") == judge("7", f"0.{long}") == "timeout"
+    assert judge("7", f"1e{long}") in ("timeout", "wrong")
+    assert unreadable(f"x+{long}") == "a number is too large"
 
 
 def test_every_gold_of_the_tables_can_be_read() -> None:

@@ -9,7 +9,10 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.tasks import Problem, grade, load_problems
 from pipeline.tasks.arithmetic import ADDITION_ALPHABET
+from tests.tasks.make import task
 from tests.tasks.shared import content
+
+WORDS = task("s", kind="arithmetic")
 
 SPLITS = ("train", "validation", "test")
 
@@ -23,7 +26,7 @@ def test_addition_splits_cover_all_pairs_once_and_keep_twins_together() -> None:
     seen: dict[tuple[int, ...], str] = {}
     total = 0
     for seed, split in enumerate(SPLITS):
-        problems = load_problems("addition", split, None, seed)
+        problems = load_problems(task("addition"), split, None, seed)
         total += len(problems)
         for problem in problems:
             assert seen.setdefault(operands(problem), split) == split
@@ -39,18 +42,18 @@ def test_split_shares_are_close_to_what_was_asked() -> None:
     """Catches shares applied in the wrong order or to the wrong split."""
     shares = {"train": 0.5, "validation": 0.2, "test": 0.3}
     for split, share in shares.items():
-        count = len(load_problems("addition", split, None, 0, splits=shares))
+        count = len(load_problems(task("addition", splits=shares), split, None, 0))
         assert abs(count / 10_000 - share) < 0.03
 
 
-@pytest.mark.parametrize("task", ["addition", "sum"])
-def test_same_seed_same_problems_other_seed_other_order(task: str) -> None:
+@pytest.mark.parametrize("kind", ["addition", "arithmetic"])
+def test_same_seed_same_problems_other_seed_other_order(kind: str) -> None:
     """Catches an unseeded or process-dependent order; a short list is a prefix of a longer one."""
-    kind = {"addition": "addition", "sum": "arithmetic"}[task]
     extra: dict[str, Any] = {} if kind == "addition" else {"operands": 4, "low": 0, "high": 999}
-    long = load_problems(task, "train", 50, 3, kind=kind, **extra)
-    assert load_problems(task, "train", 20, 3, kind=kind, **extra) == long[:20]
-    assert load_problems(task, "train", 50, 4, kind=kind, **extra) != long
+    asked = task("t", kind=kind, **extra)
+    long = load_problems(asked, "train", 50, 3)
+    assert load_problems(asked, "train", 20, 3) == long[:20]
+    assert load_problems(asked, "train", 50, 4) != long
     assert len({p.id for p in long}) == 50
 
 
@@ -58,7 +61,7 @@ def test_drawn_splits_of_an_unlistable_set_are_disjoint() -> None:
     """Catches a leak in the sampling path: same numbers in another order count as the same."""
     options: dict[str, Any] = {"operation": "largest", "operands": 3, "low": 10, "high": 99}
     found = [
-        {operands(p) for p in load_problems("l", s, 3000, 0, kind="arithmetic", **options)}
+        {operands(p) for p in load_problems(task("l", kind="arithmetic", **options), s, 3000, 0)}
         for s in SPLITS
     ]
     assert found[0].isdisjoint(found[1])
@@ -75,7 +78,7 @@ def test_chat_references_match_an_independent_computation(
 ) -> None:
     """Catches a wrong operation or prompt: the numbers are read back from the prompt's words."""
     problems = load_problems(
-        operation, "train", 40, 0, kind="arithmetic", operation=operation, operands=3, high=60
+        task(operation, kind="arithmetic", operation=operation, operands=3, high=60), "train", 40, 0
     )
     for problem in problems:
         words = content(problem).replace(",", " ").replace("?", " ").split()
@@ -101,7 +104,7 @@ ADDITION_CASES = [
 @pytest.mark.parametrize(("text", "correct", "status"), ADDITION_CASES)
 def test_addition_takes_the_whole_response(text: str, correct: bool, status: str) -> None:
     """Catches a grader that finds the answer somewhere in a list of guesses."""
-    verdict = grade("addition", Problem("12+34", "12+34=", "46", "test", kind="addition"), text)
+    verdict = grade(task("addition"), Problem("12+34", "12+34=", "46", "test"), text)
     assert (verdict.correct, verdict.status) == (correct, status)
 
 
@@ -124,19 +127,19 @@ CHAT_CASES = [
 @pytest.mark.parametrize(("text", "extract", "correct"), CHAT_CASES)
 def test_chat_answer_is_one_number_of_the_response(text: str, extract: str, correct: bool) -> None:
     """Catches reading part of a number (46.5, 1,046) or the wrong end of the response."""
-    problem = Problem("s", [], "46", "test", {"extract": extract}, kind="arithmetic")
-    assert grade("s", problem, text).correct is correct
+    problem = Problem("s", [], "46", "test", {"extract": extract})
+    assert grade(WORDS, problem, text).correct is correct
 
 
 def test_thousands_are_read_and_words_alone_are_no_answer() -> None:
     """Catches 1,234 read as 234 and a silent 'wrong' where there was nothing to grade."""
-    problem = Problem("s", [], "1234", "test", {}, kind="arithmetic")
-    assert grade("s", problem, "It is 1,234.").correct
+    problem = Problem("s", [], "1234", "test", {})
+    assert grade(WORDS, problem, "It is 1,234.").correct
     for written in ("$1{,}234$", "1\\,234", "1,\\!234", "1~234"):
-        assert grade("s", problem, f"It is {written}.").correct
-        assert not grade("s", replace(problem, answer="234"), f"It is {written}.").correct
-    assert not grade("s", problem, "It is −1234.").correct
-    assert grade("s", problem, "I do not know.").status == "no_answer"
+        assert grade(WORDS, problem, f"It is {written}.").correct
+        assert not grade(WORDS, replace(problem, answer="234"), f"It is {written}.").correct
+    assert not grade(WORDS, problem, "It is −1234.").correct
+    assert grade(WORDS, problem, "I do not know.").status == "no_answer"
 
 
 @pytest.mark.parametrize(
@@ -155,5 +158,5 @@ def test_mistakes_are_named(
 ) -> None:
     """Catches a misspelt option that is ignored and a short list where more was asked for."""
     with pytest.raises(PipelineError, match=part) as caught:
-        load_problems("addition", split, count, 0, **options)
+        load_problems(task("addition", **options), split, count, 0)
     assert "\n" not in str(caught.value)

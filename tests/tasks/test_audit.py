@@ -14,7 +14,7 @@ import yaml
 from pipeline.errors import PipelineError
 from pipeline.tasks import load_problems
 from pipeline.tasks.audit import audit, table
-from pipeline.tasks.problem import MARK
+from tests.tasks.make import task
 
 # gold, response, the readings that should agree
 REFUSED = [
@@ -37,18 +37,18 @@ def run_dir(tmp_path: Path) -> Path:
     data = tmp_path / "d.jsonl"
     rows = [{"problem": f"Problem {i}?", "answer": gold} for i, (gold, *_) in enumerate(REFUSED)]
     data.write_text("\n".join(map(json.dumps, rows)))
-    task: dict[str, Any] = {
+    stored: dict[str, Any] = {
         "name": "m",
         "kind": "math",
         "dataset": {"path": str(data)},
         "prompt_template": None,
         "system_prompt": None,
-        MARK: "</think>",
+        "grade_after": "</think>",
         "options": {"splits": {"test": 1.0}, "workers": 2},
     }
-    config = {"seed": 0, "task": task, "eval_tasks": {}}
+    config = {"seed": 0, "task": stored, "eval_tasks": {}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    problems = load_problems("m", "test", None, 0, kind="math", dataset=task["dataset"])
+    problems = load_problems(task("m", kind="math", dataset=data), "test", None, 0)
     made = [
         {
             "task": "m",

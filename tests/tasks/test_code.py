@@ -15,13 +15,14 @@ from pipeline.tasks import (
     Problem,
     grade,
     grade_many,
-    livecodebench,
+    livecodebench_files,
     load_problems,
     reward_function,
     training_rows,
 )
 from pipeline.tasks.code import extract_program
 from pipeline.tasks.code_runs import same_output
+from tests.tasks.make import task
 from tests.tasks.shared import content
 
 
@@ -36,13 +37,13 @@ def test_humaneval_references_pass_and_empty_bodies_do_not(bwrap: str, data_dir:
     """
     path = data_dir / "humaneval.jsonl"
     rows = {row["task_id"]: row for row in map(json.loads, path.read_text().splitlines())}
-    problems = load_problems("humaneval", "test", None, 0, dataset={"path": str(path)})
+    problems = load_problems(task("humaneval", dataset={"path": str(path)}), "test", None, 0)
     assert len(problems) == len(rows) == 164
     right = [(p, fenced(rows[p.id]["prompt"] + rows[p.id]["canonical_solution"])) for p in problems]
-    grades = grade_many("humaneval", right)
+    grades = grade_many(task("humaneval"), right)
     assert [p.id for p, g in zip(problems, grades, strict=True) if not g.correct] == []
     empty = [(p, fenced(rows[p.id]["prompt"])) for p in problems[::4]]
-    assert not any(g.correct for g in grade_many("humaneval", empty))
+    assert not any(g.correct for g in grade_many(task("humaneval"), empty))
 
 
 def humaneval(chat: bool = True) -> Problem:
@@ -74,7 +75,7 @@ def test_a_base_models_completion_ends_where_it_leaves_the_function() -> None:
 
 def test_no_code_is_no_answer(bwrap: str) -> None:
     """Catches a response without code counted as a failed program."""
-    assert grade("humaneval", humaneval(), "I cannot.").status == "no_answer"
+    assert grade(task("humaneval"), humaneval(), "I cannot.").status == "no_answer"
 
 
 MBPP_ROWS: list[dict[str, Any]] = [
@@ -109,7 +110,7 @@ FIRST = (
 def mbpp(tmp_path: Path, **options: Any) -> list[Problem]:
     path = tmp_path / "mbpp.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in MBPP_ROWS))
-    return load_problems("mbpp", "test", None, 0, dataset={"path": str(path)}, **options)
+    return load_problems(task("mbpp", dataset={"path": str(path)}, **options), "test", None, 0)
 
 
 def test_mbpp_runs_functions_and_classes_of_the_program(bwrap: str, tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_mbpp_runs_functions_and_classes_of_the_program(bwrap: str, tmp_path: Pa
         (first, fenced(FIRST.replace("return p.a", "return p.b"))),
         (first, fenced(FIRST.replace("class Pair", "class Couple"))),
     ]
-    grades = grade_many("mbpp", pairs)
+    grades = grade_many(task("mbpp"), pairs)
     assert [g.correct for g in grades] == [True, False, False, True, False, False]
 
 
@@ -139,7 +140,7 @@ def test_the_code_reward_is_the_grader(bwrap: str, tmp_path: Path) -> None:
     problems = mbpp(tmp_path)
     rows = training_rows([*problems, problems[1]])
     columns = {key: [row[key] for row in rows] for key in ("answer", "meta")}
-    reward = reward_function("mbpp", kind="mbpp")
+    reward = reward_function(task("mbpp", kind="mbpp"))
     completions = [fenced(TURN), fenced(TURN), fenced(FIRST)]
     assert reward([[]] * 3, completions, **columns) == [1.0, 0.0, 1.0]
 
@@ -149,7 +150,7 @@ def test_equal_responses_of_different_problems_are_graded_apart(bwrap: str, tmp_
     turn, first = mbpp(tmp_path)
     ticks: list[int] = []
     pairs = [(turn, fenced(TURN)), (first, fenced(TURN)), (turn, fenced(TURN)), (turn, "none")]
-    grades = grade_many("mbpp", pairs, done=lambda: ticks.append(1))
+    grades = grade_many(task("mbpp"), pairs, done=lambda: ticks.append(1))
     assert [g.correct for g in grades] == [True, False, True, False]
     assert len(ticks) == 4
 
@@ -199,7 +200,7 @@ def contest(tmp_path: Path) -> Path:
 def lcb(contest: Path, **options: Any) -> list[Problem]:
     options = {"release": "release_v2", **options}
     return load_problems(
-        "livecodebench", "test", None, 0, dataset={"path": str(contest)}, **options
+        task("livecodebench", dataset={"path": str(contest)}, **options), "test", None, 0
     )
 
 
@@ -223,7 +224,7 @@ def test_livecodebench_runs_programs_and_methods_on_public_and_hidden_tests(
         (zipped, fenced(ZIP.replace("zip(a, b)", "zip(a, a)"))),
         (zipped, "I do not know."),
     ]
-    grades = grade_many("livecodebench", pairs, seconds=1.0)
+    grades = grade_many(task("livecodebench", seconds=1.0), pairs)
     assert [g.correct for g in grades] == [
         *(True, False, False, False, False),
         *(True, False, False, False),
@@ -244,12 +245,12 @@ def test_programs_find_their_packages_and_themselves(bwrap: str, contest: Path) 
         (zipped, fenced(record + ZIP)),
         (add, fenced("if __name__ == '__main__':\n    print(sum(map(int, input().split())))")),
     ]
-    allowed = grade_many("livecodebench", pairs, packages=True)
+    allowed = grade_many(task("livecodebench", packages=True), pairs)
     assert [g.correct for g in allowed] == [True, True, True, True]
     if not Path(sys.prefix).is_relative_to("/usr"):
         blind = (add, fenced(f"import os\nassert not os.path.exists({sys.prefix!r})\n{ADD}"))
-        assert grade_many("livecodebench", [blind])[0].correct
-        assert not grade_many("livecodebench", [blind], packages=True)[0].correct
+        assert grade_many(task("livecodebench"), [blind])[0].correct
+        assert not grade_many(task("livecodebench", packages=True), [blind])[0].correct
 
 
 PATHS = "import sys\nassert not any(p.endswith('-packages') for p in sys.path), sys.path\n"
@@ -264,11 +265,11 @@ def test_standard_library_only_means_that_for_tests_and_programs(
     tests = [PATHS + "assert turn([1]) == [1]"]
     path = tmp_path / "own.jsonl"
     path.write_text(json.dumps({"task_id": 1, "text": "Turn.", "test_list": tests}))
-    (problem,) = load_problems("mbpp", "test", None, 0, dataset={"path": str(path)})
-    assert grade("mbpp", problem, fenced(PATHS + TURN)).correct
-    assert not grade("mbpp", problem, fenced(TURN), packages=True).correct
-    assert not grade("mbpp", problem, fenced("import pytest\n" + TURN)).correct
-    assert grade("livecodebench", lcb(contest)[0], fenced(PATHS + ADD)).correct
+    (problem,) = load_problems(task("mbpp", dataset={"path": str(path)}), "test", None, 0)
+    assert grade(task("mbpp"), problem, fenced(PATHS + TURN)).correct
+    assert not grade(task("mbpp", packages=True), problem, fenced(TURN)).correct
+    assert not grade(task("mbpp"), problem, fenced("import pytest\n" + TURN)).correct
+    assert grade(task("livecodebench"), lcb(contest)[0], fenced(PATHS + ADD)).correct
     arrays = [
         "import numpy as np",
         "assert np.array_equal(turn(np.arange(3)), np.array([2, 1, 0]))",
@@ -276,9 +277,11 @@ def test_standard_library_only_means_that_for_tests_and_programs(
     ]
     path.write_text(json.dumps({"task_id": 1, "text": "Turn.", "test_list": arrays}))
     options: dict[str, Any] = {"packages": True}
-    (problem,) = load_problems("mbpp", "test", None, 0, dataset={"path": str(path)}, **options)
-    assert grade("mbpp", problem, fenced(TURN), **options).correct
-    assert not grade("mbpp", problem, fenced(TURN.replace("a[::-1]", "a")), **options).correct
+    (problem,) = load_problems(
+        task("mbpp", dataset={"path": str(path)}, **options), "test", None, 0
+    )
+    assert grade(task("mbpp", **options), problem, fenced(TURN)).correct
+    assert not grade(task("mbpp", **options), problem, fenced(TURN.replace("a[::-1]", "a"))).correct
 
 
 def test_livecodebench_window_and_release(contest: Path) -> None:
@@ -314,7 +317,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
         json.dumps(contest_row("x", "2024-01-01", None, public=[], private=evil)) + "\n"
     )
     with pytest.raises(PipelineError, match="not the published one"):
-        livecodebench.tests(str(path), 0)
+        livecodebench_files.tests(str(path), 0)
     assert not (tmp_path / "ran").exists()
 
 

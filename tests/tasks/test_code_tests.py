@@ -11,6 +11,7 @@ from pipeline.errors import PipelineError
 from pipeline.tasks import Problem, code, grade_many, load_problems
 from pipeline.tasks.code_runs import Limits, run_tests
 from pipeline.tasks.code_tests import UnsupportedError, study
+from tests.tasks.make import task
 
 TREE = """
 class Node:
@@ -79,7 +80,7 @@ MBPP = {
 def mbpp(tmp_path: Path, rows: list[dict[str, Any]], **options: Any) -> list[Problem]:
     path = tmp_path / "mbpp.jsonl"
     path.write_text("".join(json.dumps({"text": "Do it.", **row}) + "\n" for row in rows))
-    return load_problems("mbpp", "test", None, 0, dataset={"path": str(path)}, **options)
+    return load_problems(task("mbpp", dataset={"path": str(path)}, **options), "test", None, 0)
 
 
 @pytest.mark.parametrize("with_reference", [True, False], ids=["code column", "no code column"])
@@ -97,7 +98,8 @@ def test_published_forms_pass_and_wrong_programs_do_not(
     for answer, expected in ((2, True), (3, False)):
         pairs = [(p, f"```python\n{MBPP[p.id][answer]}\n```") for p in problems]
         assert {
-            p.id: g.correct for (p, _), g in zip(pairs, grade_many("mbpp", pairs), strict=True)
+            p.id: g.correct
+            for (p, _), g in zip(pairs, grade_many(task("mbpp"), pairs), strict=True)
         } == dict.fromkeys(MBPP, expected)
 
 

@@ -14,8 +14,10 @@ from pipeline.tasks import (
     reward_function,
     training_rows,
 )
+from tests.tasks.make import task
 from tests.tasks.shared import content
 
+LEGS = task("legs", kind="reasoning_gym")
 CONFIG = {"min_animals": 2, "max_animals": 2, "max_instances": 3}
 needs_gym = pytest.mark.skipif(
     importlib.util.find_spec("reasoning_gym") is None, reason="reasoning-gym is not installed"
@@ -24,7 +26,7 @@ needs_gym = pytest.mark.skipif(
 
 def load(split: str, count: int = 30, seed: int = 0, **options: Any) -> list[Problem]:
     options = {"generator": "leg_counting", "config": CONFIG, **options}
-    return load_problems("legs", split, count, seed, kind="reasoning_gym", **options)
+    return load_problems(task("legs", kind="reasoning_gym", **options), split, count, seed)
 
 
 @needs_gym
@@ -45,9 +47,9 @@ def test_references_pass_and_other_answers_fail() -> None:
     problems = load("test")
     right = [(p, f"<answer>1</answer> no: <answer>{p.answer}</answer>") for p in problems]
     wrong = [(p, f"<answer>{int(p.answer) + 1}</answer>") for p in problems]
-    assert all(g.correct for g in grade_many("legs", right))
-    assert not any(g.correct for g in grade_many("legs", wrong))
-    assert grade_many("legs", [(problems[0], problems[0].answer)])[0].status == "no_answer"
+    assert all(g.correct for g in grade_many(LEGS, right))
+    assert not any(g.correct for g in grade_many(LEGS, wrong))
+    assert grade_many(LEGS, [(problems[0], problems[0].answer)])[0].status == "no_answer"
 
 
 @needs_gym
@@ -58,7 +60,9 @@ def test_the_reward_is_the_grader() -> None:
     columns = {key: [row[key] for row in rows] for key in ("answer", "meta", "problem_id")}
     said = [f"<answer>{p.answer}</answer>" for p in problems[:2]] + ["<answer>-1</answer>"]
     completions = [[{"role": "assistant", "content": text}] for text in said]
-    reward = reward_function("legs", kind="reasoning_gym", generator="leg_counting", config=CONFIG)
+    reward = reward_function(
+        task("legs", kind="reasoning_gym", generator="leg_counting", config=CONFIG)
+    )
     assert reward([p.prompt for p in problems], completions, **columns) == [1.0, 1.0, 0.0]
 
 

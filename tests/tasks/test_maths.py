@@ -11,11 +11,12 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.tasks import Problem, grade, grade_many, load_problems
 from pipeline.tasks.grader_pool import shared_pool
+from tests.tasks.make import task
 from tests.tasks.shared import content
 
 
 def problem(answer: str) -> Problem:
-    return Problem("p", [], answer, "test", task="m", kind="math")
+    return Problem("p", [], answer, "test", task="m")
 
 
 # arXiv 2601.04537, training recipe
@@ -24,13 +25,10 @@ PUBLISHED = "Let's think step by step and output the final answer within \\boxed
 
 def load(data_dir: Path, name: str, **more: Any) -> list[Problem]:
     return load_problems(
-        name,
+        task(name, kind="math", dataset={"path": str(data_dir / f"{name}.jsonl")}, **more),
         "test",
         None,
         0,
-        kind="math",
-        dataset={"path": str(data_dir / f"{name}.jsonl")},
-        **more,
     )
 
 
@@ -40,10 +38,10 @@ def test_math500_solutions_pass_and_their_neighbours_answers_do_not(data_dir: Pa
     rows = [json.loads(x) for x in (data_dir / "math500.jsonl").read_text().splitlines()]
     assert len(problems) == len(rows) == 500
     pairs = [(p, r["solution"]) for p, r in zip(problems, rows, strict=True)]
-    assert all(g.correct for g in grade_many("math500", pairs))
+    assert all(g.correct for g in grade_many(task("math500", kind="math"), pairs))
     shifted = [(p, f"\\boxed{{{q.answer}}}") for p, q in pairwise(problems)]
     differing = [pair for pair in shifted if f"\\boxed{{{pair[0].answer}}}" != pair[1]]
-    wrong = grade_many("math500", differing)
+    wrong = grade_many(task("math500", kind="math"), differing)
     # neighbours whose answers are equal but written differently, if any, are very few
     assert sum(g.correct for g in wrong) <= 2
     assert all(g.status == "ok" for g in wrong)
@@ -63,7 +61,10 @@ def test_integer_benchmarks_load_and_grade(data_dir: Path, name: str, size: int)
     assert len(problems) == size
     assert len({p.id for p in problems}) == size
     assert all(
-        g.correct for g in grade_many(name, [(p, f"\\boxed{{{p.answer}}}") for p in problems])
+        g.correct
+        for g in grade_many(
+            task(name, kind="math"), [(p, f"\\boxed{{{p.answer}}}") for p in problems]
+        )
     )
     assert all(content(p).endswith(f" {PUBLISHED}") for p in problems)
 
@@ -98,14 +99,14 @@ VERDICTS = [
 def test_verdicts() -> None:
     """Catches hedging that passes, equal forms that fail, and statuses that are mixed up."""
     pairs = [(problem(answer), text) for answer, text, _, _ in VERDICTS]
-    grades = grade_many("m", pairs, limit=1.5)
+    grades = grade_many(task("m", kind="math", limit=1.5), pairs)
     found = [(a, t, g.correct, g.status) for (a, t, _, _), g in zip(VERDICTS, grades, strict=True)]
     assert found == VERDICTS
 
 
 def test_one_response_is_graded_like_many() -> None:
     """Catches a difference between reward (batches) and single grading."""
-    assert grade("m", problem("\\frac{3}{4}"), "so \\boxed{0.75}").correct
+    assert grade(task("m", kind="math"), problem("\\frac{3}{4}"), "so \\boxed{0.75}").correct
 
 
 ROWS = [{"q": f"Problem {i}?", "a": a} for i, a in enumerate(["x #### 1,234", "#### 5", "#### 5"])]
@@ -120,14 +121,10 @@ def test_reference_after_a_mark(tmp_path: Path) -> None:
     """Catches GSM8K references that carry the whole solution or a thousands separator."""
     dataset = write(tmp_path / "g.jsonl", ROWS)
     problems = load_problems(
-        "g",
+        task("g", kind="math", dataset=dataset, answer_after="####", prompt_template="{problem}"),
         "test",
         None,
         0,
-        kind="math",
-        dataset=dataset,
-        answer_after="####",
-        prompt_template="{problem}",
     )
     assert [p.answer for p in problems] == ["1234", "5", "5"]
     assert [content(p) for p in problems] == [r["q"] for r in ROWS]
@@ -140,7 +137,7 @@ def test_reference_after_a_mark(tmp_path: Path) -> None:
 def test_reference_forms(tmp_path: Path, value: object, expected: str) -> None:
     """Catches references left as lists, floats or in dollars, which no answer would equal."""
     dataset = write(tmp_path / "g.jsonl", [{"q": "?", "a": value}])
-    (loaded,) = load_problems("g", "test", None, 0, kind="math", dataset=dataset)
+    (loaded,) = load_problems(task("g", kind="math", dataset=dataset), "test", None, 0)
     assert loaded.answer == expected
 
 
@@ -150,12 +147,17 @@ def test_shares_divide_the_rows_and_duplicates_count_once(tmp_path: Path) -> Non
     dataset = write(tmp_path / "g.jsonl", rows)
     shares = {"validation": 0.3, "test": 0.7}
     parts = [
-        {p.id for p in load_problems("g", s, None, 0, kind="math", dataset=dataset, splits=shares)}
+        {
+            p.id
+            for p in load_problems(
+                task("g", kind="math", dataset=dataset, splits=shares), s, None, 0
+            )
+        }
         for s in shares
     ]
     assert parts[0].isdisjoint(parts[1])
     assert len(parts[0]) + len(parts[1]) == 300
-    some = load_problems("g", "test", 10, 1, kind="math", dataset=dataset, splits=shares)
+    some = load_problems(task("g", kind="math", dataset=dataset, splits=shares), "test", 10, 1)
     assert {p.id for p in some} <= parts[1]
     assert len(some) == 10
 
@@ -168,7 +170,7 @@ def test_parquet_and_plain_prompts(tmp_path: Path) -> None:
     file = tmp_path / "d.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"problem": ["1+1?"], "answer": ["2"]}), file)
     (loaded,) = load_problems(
-        "d", "test", None, 0, kind="math", dataset={"path": str(file)}, chat=False
+        task("d", kind="math", dataset={"path": str(file)}, chat=False), "test", None, 0
     )
     assert loaded.prompt == f"1+1? {PUBLISHED}"
 
@@ -187,5 +189,5 @@ def test_mistakes_in_the_data_are_named(tmp_path: Path) -> None:
         call: dict[str, Any] = {"split": "test", "count": None, "dataset": dataset, **changed}
         with pytest.raises(PipelineError, match=part):
             load_problems(
-                "g", call["split"], call["count"], 0, kind="math", dataset=call["dataset"]
+                task("g", kind="math", dataset=call["dataset"]), call["split"], call["count"], 0
             )

@@ -14,6 +14,7 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.tasks import Problem, grade, grade_rows, load_problems
 from pipeline.tasks.maths import MathOptions, reference
+from tests.tasks.make import task
 
 
 def load(path: Path, answers: list[Any], **options: Any) -> list[Problem]:
@@ -21,12 +22,12 @@ def load(path: Path, answers: list[Any], **options: Any) -> list[Problem]:
     rows = [{"q": f"{path.stem} {i}?", "a": answer} for i, answer in enumerate(answers)]
     path.write_text("\n".join(json.dumps(row) for row in rows))
     dataset = {"path": str(path), "problem": "q", "answer": "a"}
-    return load_problems("m", "test", None, 0, kind="math", dataset=dataset, **options)
+    return load_problems(task("m", kind="math", dataset=dataset, **options), "test", None, 0)
 
 
 def right(gold: str, said: str) -> bool:
     return grade(
-        "m", Problem("p", [], gold, "test", kind="math"), f"\\boxed{{{said}}}", workers=2
+        task("m", kind="math", workers=2), Problem("p", [], gold, "test"), f"\\boxed{{{said}}}"
     ).correct
 
 
@@ -51,7 +52,7 @@ def test_a_row_without_the_column_or_a_problem_is_left_out(tmp_path: Path) -> No
     rows = [{"q": "One?", "a": 1}, {"q": "No answer?"}, {"q": None, "a": 2}, {"q": " ", "a": 3}]
     file.write_text("\n".join(map(json.dumps, rows)))
     dataset = {"path": str(file), "problem": "q", "answer": "a"}
-    (only,) = load_problems("m", "test", None, 0, kind="math", dataset=dataset)
+    (only,) = load_problems(task("m", kind="math", dataset=dataset), "test", None, 0)
     assert only.answer == "1"
 
 
@@ -91,7 +92,7 @@ def test_unreadable_references_are_named_and_counted_apart(
         for p in problems
         for said in (p.answer, "7")
     ]
-    grades = grade_rows(rows, problems)
+    grades = grade_rows(rows, problems, {"m": task("m", kind="math")})
     statuses = [(g["correct"], g["status"]) for g in grades]
     assert statuses[:2] == [(True, "ok"), (False, "ok")]
     # of an unclosed brace no box can be made, so the answer that equals that gold has none either

@@ -22,6 +22,7 @@ from pipeline.tasks import (
     reward_function,
     training_rows,
 )
+from tests.tasks.make import task
 from tests.tasks.shared import content
 
 
@@ -86,10 +87,10 @@ def call(reward: Any, problems: list[Problem], completions: list[Any], **more: A
 
 def test_reward_is_one_for_right_and_zero_else_in_order() -> None:
     """Catches rewards shifted against completions, and statuses not reported to the trainer."""
-    problems = load_problems("addition", "train", 4, 0)
+    problems = load_problems(task("addition"), "train", 4, 0)
     completions = [problems[0].answer, "no", problems[2].answer, "1000"]
     logged: dict[str, float] = {}
-    reward = reward_function("addition")
+    reward = reward_function(task("addition"))
     rewards = call(reward, problems, completions, log_metric=logged.__setitem__)
     assert rewards == [1.0, 0.0, 1.0, 0.0]
     assert logged == {"no_answer": 0.25, "timeout": 0.0}
@@ -98,28 +99,28 @@ def test_reward_is_one_for_right_and_zero_else_in_order() -> None:
 
 def test_reward_reads_conversations_and_keeps_extraction_options() -> None:
     """Catches meta data that does not reach the grader: first or last number."""
-    problems = load_problems("sum", "train", 2, 0, kind="arithmetic", extract="first")
+    problems = load_problems(task("sum", kind="arithmetic", extract="first"), "train", 2, 0)
     said = [[{"role": "assistant", "content": f"{p.answer}, not 77"}] for p in problems]
-    assert call(reward_function("sum", kind="arithmetic"), problems, said) == [1.0, 1.0]
+    assert call(reward_function(task("sum", kind="arithmetic")), problems, said) == [1.0, 1.0]
 
 
 def test_reward_of_maths_uses_the_last_box() -> None:
     """Catches a reward that differs from the evaluation's grader."""
-    problems = [Problem("p", [], "\\frac{1}{2}", "train", kind="math")] * 2
+    problems = [Problem("p", [], "\\frac{1}{2}", "train")] * 2
     said = ["\\boxed{1} so \\boxed{0.5}", "\\boxed{0.5} so \\boxed{1}"]
-    assert call(reward_function("m", kind="math"), problems, said) == [1.0, 0.0]
+    assert call(reward_function(task("m", kind="math")), problems, said) == [1.0, 0.0]
 
 
 def test_reward_without_answers_is_an_error() -> None:
     """Catches training on zero rewards because a column was lost."""
     with pytest.raises(PipelineError, match="no column 'answer'"):
-        reward_function("addition")(["1+1="], ["2"])
+        reward_function(task("addition"))(["1+1="], ["2"])
 
 
 def test_unknown_kind_is_named() -> None:
     """Catches a misspelt kind."""
     with pytest.raises(PipelineError, match="unknown kind 'maths'"):
-        load_problems("m", "test", None, 0, kind="maths")
+        load_problems(task("m", kind="maths"), "test", None, 0)
 
 
 def generation(problem: Problem, text: str, sample: int = 0) -> dict[str, Any]:
@@ -135,8 +136,9 @@ def generation(problem: Problem, text: str, sample: int = 0) -> dict[str, Any]:
 
 def test_grading_a_file_follows_its_order_and_can_be_repeated(tmp_path: Path) -> None:
     """Catches grades out of step when tasks are mixed, and a pass that changes on repetition."""
-    sums = load_problems("addition", "test", 3, 0)
-    words = load_problems("sum", "test", 2, 0, kind="arithmetic")
+    tasks = {"addition": task("addition"), "sum": task("sum", kind="arithmetic")}
+    sums = load_problems(tasks["addition"], "test", 3, 0)
+    words = load_problems(tasks["sum"], "test", 2, 0)
     path, out = tmp_path / "generations.jsonl", tmp_path / "grades.jsonl"
     rows = [
         generation(sums[0], sums[0].answer),
@@ -146,14 +148,14 @@ def test_grading_a_file_follows_its_order_and_can_be_repeated(tmp_path: Path) ->
         generation(sums[2], sums[2].answer),
     ]
     append_jsonl(path, rows)
-    grades = grade_file(path, [*words, *sums], out=out)
+    grades = grade_file(path, [*words, *sums], tasks, out=out)
     assert [g["correct"] for g in grades] == [True, True, False, False, True]
     assert [g["status"] for g in grades] == ["ok", "ok", "ok", "no_answer", "ok"]
     assert [(g["problem_id"], g["sample"]) for g in grades] == [
         (r["problem_id"], r["sample"]) for r in rows
     ]
     assert read_jsonl(out) == grades
-    assert grade_file(path, [*words, *sums], out=out) == grades
+    assert grade_file(path, [*words, *sums], tasks, out=out) == grades
     assert json.loads(out.read_text().splitlines()[3])["prediction"] is None
 
 
@@ -162,7 +164,7 @@ def test_a_generation_of_an_unknown_problem_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "generations.jsonl"
     append_jsonl(path, [generation(Problem("99+99", "", "", "test", task="addition"), "198")])
     with pytest.raises(PipelineError, match=r"generation 1: no problem '99\+99' in addition/test"):
-        grade_file(path, [])
+        grade_file(path, [], {})
 
 
 def test_prompts_are_posed_as_asked(tmp_path: Path) -> None:
@@ -173,15 +175,15 @@ def test_prompts_are_posed_as_asked(tmp_path: Path) -> None:
     call: dict[str, Any] = {"kind": "math", "dataset": {"path": str(file)}}
     call |= {"prompt_template": "Q: {problem}\nA \\boxed{}:", "system_prompt": "Be {brief}."}
     posed = "Q: is {problem} \\frac{1}{2}?\nA \\boxed{}:"
-    (chat,) = load_problems("d", "test", None, 0, **call)
+    (chat,) = load_problems(task("d", **call), "test", None, 0)
     assert chat.prompt == [
         {"role": "system", "content": "Be {brief}."},
         {"role": "user", "content": posed},
     ]
-    (plain,) = load_problems("d", "test", None, 0, **call, chat=False)
+    (plain,) = load_problems(task("d", **call, chat=False), "test", None, 0)
     assert plain.prompt == f"Be {{brief}}.\n{posed}"
     for kind in ("addition", "arithmetic"):
-        (problem,) = load_problems(kind, "test", 1, 0, prompt_template="<{problem}>")
+        (problem,) = load_problems(task(kind, prompt_template="<{problem}>"), "test", 1, 0)
         text = problem.prompt if isinstance(problem.prompt, str) else content(problem)
         assert (text[0], text[-1]) == ("<", ">")
 
@@ -189,6 +191,6 @@ def test_prompts_are_posed_as_asked(tmp_path: Path) -> None:
 def test_a_template_without_a_problem_is_refused() -> None:
     """Would catch a run in which every prompt is the same."""
     with pytest.raises(PipelineError, match=r"no \{problem\}; put it where"):
-        check_task("addition", prompt_template="What is it?")
+        check_task(task("addition", prompt_template="What is it?"))
     with pytest.raises(PipelineError, match=r"no \{problem\}; put it where"):
-        load_problems("addition", "test", 1, 0, prompt_template="What is it?")
+        load_problems(task("addition", prompt_template="What is it?"), "test", 1, 0)

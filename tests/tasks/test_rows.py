@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.tasks.rows import load_rows
+from tests.tasks.make import task
 
 ROWS = [{"problem": "first\u2028line", "answer": "1"}, {"problem": "ü", "answer": 2}]
 LINES = [json.dumps(row, ensure_ascii=False) for row in ROWS]
@@ -25,7 +26,7 @@ LINES = [json.dumps(row, ensure_ascii=False) for row in ROWS]
 def test_rows_are_read_whatever_the_line_ends(tmp_path: Path, name: str, text: str) -> None:
     """Catches rows cut at a separator inside a text, and a file that a blank line makes invalid."""
     (tmp_path / name).write_bytes(text.encode())
-    assert load_rows("t", {"path": str(tmp_path / name)}) == ROWS
+    assert load_rows(task("t", dataset=tmp_path / name)) == ROWS
 
 
 BROKEN = {
@@ -45,7 +46,7 @@ def test_a_broken_file_is_named(tmp_path: Path, name: str) -> None:
     content, message = BROKEN[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(PipelineError) as caught:
-        load_rows("t", {"path": str(tmp_path / name)})
+        load_rows(task("t", dataset=tmp_path / name))
     (line,) = str(caught.value).splitlines()
     assert str(tmp_path / name) in line
     assert message in line

@@ -17,6 +17,7 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.tasks import Problem, grade
 from pipeline.tasks import sandbox as sandbox_module
+from tests.tasks.make import task
 
 TESTS = """
 def check(candidate):
@@ -30,20 +31,17 @@ PROBLEM = Problem(
     "test",
     {"setup": "def double(x):\n    '''Twice x.'''\n", "tests": TESTS, "entry_point": "double"},
     task="humaneval",
-    kind="humaneval",
 )
 RIGHT = "def double(x):\n    return 2 * x\n"
 
 
 def outcome(program: str, sandbox: str = "bwrap", seconds: float = 20.0) -> tuple[bool, str]:
     verdict = grade(
-        "humaneval",
+        task(
+            "humaneval", seconds=seconds, total_seconds=seconds + 5, memory_mb=256, sandbox=sandbox
+        ),
         PROBLEM,
         f"```python\n{program}\n```",
-        seconds=seconds,
-        total_seconds=seconds + 5,
-        memory_mb=256,
-        sandbox=sandbox,
     )
     return verdict.correct, verdict.status
 
@@ -197,9 +195,9 @@ def test_what_tests_share_with_a_program_gives_nothing_away(
 ) -> None:
     """Catches expected values within reach of what is passed, changed, compared or raised."""
     meta = {"setup": "", "tests": f"def check(candidate):\n    {tests}\n", "entry_point": "f"}
-    problem = Problem("f", [], "", "test", meta, task="humaneval", kind="humaneval")
+    problem = Problem("f", [], "", "test", meta, task="humaneval")
     for program, expected in [(right, True), *((program, False) for program in hostile)]:
-        verdict = grade("humaneval", problem, f"```python\n{program}\n```", seconds=20.0)
+        verdict = grade(task("humaneval", seconds=20.0), problem, f"```python\n{program}\n```")
         assert verdict.correct is expected, program
 
 

@@ -11,19 +11,20 @@ import pytest
 from pipeline.report.voting import majority
 from pipeline.tasks import votes
 from pipeline.tasks.votes import merge_votes
+from tests.tasks.make import task
 
-TASKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "maths": ("math", {"workers": 1}),
-    "sums": ("addition", {}),
+TASKS = {
+    "maths": task("maths", kind="math", grade_after="</think>", workers=1),
+    "sums": task("sums", kind="addition"),
 }
 WRONG = [r"\sqrt{8}", r"2\sqrt{2}", r"\frac{4}{\sqrt{2}}"]  # one number
 
 
 def ballot(
-    right: int, wrong: Sequence[str | None], task: str = "maths", model: str = "m"
+    right: int, wrong: Sequence[str | None], name: str = "maths", model: str = "m"
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     predictions: list[str | None] = [*(["7"] * right), *wrong]
-    row = {"model": model, "task": task, "split": "test", "problem_id": "p"}
+    row = {"model": model, "task": name, "split": "test", "problem_id": "p"}
     grades = [
         {"correct": number < right, "prediction": prediction}
         for number, prediction in enumerate(predictions)
@@ -77,7 +78,7 @@ def test_nothing_is_asked_where_nothing_can_change(
 
 def test_other_kinds_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(votes, "grade_many", None)
-    rows, grades = ballot(1, WRONG, task="sums")
+    rows, grades = ballot(1, WRONG, name="sums")
     merge_votes(rows, grades, TASKS)
     assert [g["prediction"] for g in grades] == ["7", *WRONG]
 
@@ -88,7 +89,7 @@ def test_many_different_answers_cost_a_limited_number_of_looks(
     """64 samples that are all different would be 2000 pairs."""
     asked: list[Any] = []
 
-    def count(task: str, pairs: Any, **more: Any) -> list[Any]:
+    def count(asker: Any, pairs: Any, **more: Any) -> list[Any]:
         from pipeline.tasks import Grade
 
         asked.extend(pairs)

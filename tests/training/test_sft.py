@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.artifacts import read_jsonl
 from pipeline.tasks import encode_prompt, load_problems
+from tests.tasks.make import task
 
 
 def test_sft_learns_to_answer(sft_output: Path) -> None:
@@ -19,7 +20,7 @@ def test_sft_learns_to_answer(sft_output: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(sft_output / "model")
     assert model.dtype == torch.float32
     right = 0.0
-    problems = load_problems("addition", "train", 40, 0, digits=1)
+    problems = load_problems(task("addition", digits=1), "train", 40, 0)
     for problem in problems:
         prompt = encode_prompt(tokenizer, problem)
         answer = [*tokenizer(problem.answer)["input_ids"], tokenizer.eos_token_id]

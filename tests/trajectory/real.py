@@ -18,8 +18,10 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
 from pipeline.inference.loading import load_source
-from pipeline.inference.predict import predict
-from pipeline.trajectory.combine import extrapolate
+from pipeline.trajectory.combine import write
+from pipeline.trajectory.plan import make_plan
+from pipeline.trajectory.recipe import recipes
+from pipeline.trajectory.rule import make_rule
 from pipeline.trajectory.sources import Trajectory
 
 logging.disable_progress_bar()
@@ -138,9 +140,9 @@ def predicted(trajectory: Trajectory, out: Path) -> tuple[torch.Tensor, torch.Te
     """Logits at twice the way to the last step: of the written folder, and of the recipe in memory,
     which must be the same weights."""
     last = trajectory.steps[-1]
-    what = (trajectory, "two_point", 0, last, [2 * last])
-    extrapolate(*what, {2 * last: out}, [], "float32")
-    recipe = predict(*what, (), "float32")[2 * last]
+    plan = make_plan(trajectory, make_rule("two_point"), 0, last, [2 * last], dtype="float32")
+    write(plan, {2 * last: out})
+    recipe = recipes([plan])[0][2 * last]
     again = type(recipe).from_plain(json.loads(json.dumps(recipe.to_plain())))
     name = json.loads((out / "config.json").read_text())["architectures"][0]
     written = getattr(transformers, name).from_pretrained(out, dtype=torch.float32)

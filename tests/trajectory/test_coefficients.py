@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError
 from pipeline.trajectory import coefficients
-from pipeline.trajectory.coefficients import METHODS, damped, find_method, used_steps
+from pipeline.trajectory.coefficients import METHODS, damped
 from pipeline.trajectory.gram import (
     Gram,
     explained_variance,
@@ -19,6 +19,7 @@ from pipeline.trajectory.gram import (
     rank1_curve,
     segment_cosines,
 )
+from pipeline.trajectory.rule import make_rule
 
 STEPS = [0, 30, 40, 100, 250]  # uneven
 TARGET = 400
@@ -142,7 +143,7 @@ def test_gram_figures_against_direct_ones() -> None:
 
 def test_used_steps() -> None:
     steps = [0, 20, 40, 60, 80]
-    assert used_steps(find_method("two_point"), steps, 20, 60) == [20, 60]
-    assert used_steps(find_method("rank1"), steps, 20, 60) == [20, 40, 60]
+    assert make_rule("two_point").used_steps(steps, 20, 60) == [20, 60]
+    assert make_rule("rank1").used_steps(steps, 20, 60) == [20, 40, 60]
     with pytest.raises(PipelineError, match="needs 3 checkpoints, steps 20 to 40 hold 2"):
-        used_steps(find_method("rank1"), steps, 20, 40)
+        make_rule("rank1").used_steps(steps, 20, 40)

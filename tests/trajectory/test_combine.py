@@ -17,7 +17,9 @@ import torch
 
 from pipeline.errors import PipelineError
 from pipeline.trajectory import plan, stream, writer
-from pipeline.trajectory.combine import extrapolate
+from pipeline.trajectory.combine import write
+from pipeline.trajectory.plan import make_plan
+from pipeline.trajectory.rule import make_rule
 from pipeline.trajectory.sources import discover
 from tests.trajectory.pico import load_model, run_tensors, write_run
 
@@ -43,7 +45,10 @@ def test_two_point_is_bit_equal(tmp_path: Path, dtype: torch.dtype, shards: int)
     root = write_run(tmp_path / "run", run_tensors(STEPS), dtype, shards=shards)
     out = {150: tmp_path / "out/step_150", 90: tmp_path / "out/step_90"}
     name = str(dtype).removeprefix("torch.")
-    extrapolate(discover(root, None), "two_point", 0, 60, [150, 90], out, ["*norm*"], name)
+    write(
+        make_plan(discover(root, None), make_rule("two_point"), 0, 60, [150, 90], ["*norm*"], name),
+        out,
+    )
     first, last = (load_model(root / f"global_step_{s}") for s in (0, 60))
     for target, alpha in ((150, 2.5), (90, 1.5)):
         result = load_model(out[target])
@@ -58,7 +63,7 @@ def test_two_point_is_bit_equal(tmp_path: Path, dtype: torch.dtype, shards: int)
 def test_first_need_not_be_the_base(tmp_path: Path) -> None:
     root = write_run(tmp_path / "run", run_tensors(STEPS))
     out = tmp_path / "out"
-    extrapolate(discover(root, None), "two_point", 40, 60, [70], {70: out}, [])
+    write(make_plan(discover(root, None), make_rule("two_point"), 40, 60, [70]), {70: out})
     first, last = (load_model(root / f"global_step_{s}") for s in (40, 60))
     for name, value in load_model(out).items():
         assert torch.equal(value, expected(first[name], last[name], 1.5))
@@ -70,7 +75,10 @@ def test_folder_is_complete(tmp_path: Path) -> None:
     (root / "global_step_60/trainer_state.json").write_text("{}")
     (root / "global_step_60/tokenizer_config.json").unlink()  # another folder's is not added
     out = tmp_path / "out/step_150"
-    records = extrapolate(discover(root, None), "two_point", 0, 60, [150], {150: out}, ["*norm*"])
+    records = write(
+        make_plan(discover(root, None), make_rule("two_point"), 0, 60, [150], ["*norm*"]),
+        {150: out},
+    )
     assert sorted(p.name for p in out.iterdir()) == [
         "chat_template.jinja",
         "config.json",
@@ -94,9 +102,9 @@ def test_output_shards_have_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyP
     root = write_run(tmp_path / "run", run_tensors(STEPS))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     trajectory = discover(root, None)
-    extrapolate(trajectory, "two_point", 0, 60, [90], {90: whole}, [])
+    write(make_plan(trajectory, make_rule("two_point"), 0, 60, [90]), {90: whole})
     monkeypatch.setattr(plan, "plan_shards", lambda tensors: writer.plan_shards(tensors, limit=500))
-    extrapolate(trajectory, "two_point", 0, 60, [90], {90: parts}, [])
+    write(make_plan(trajectory, make_rule("two_point"), 0, 60, [90]), {90: parts})
     assert len(list(parts.glob("*.safetensors"))) > 2
     one, many = load_model(whole), load_model(parts)
     assert all(torch.equal(one[n], many[n]) for n in one)
@@ -109,7 +117,9 @@ def test_integers_are_copied_and_hold_keeps_its_dtype(tmp_path: Path) -> None:
         run[step]["model.flags"] = torch.tensor([True, False, step == 60])
     root = write_run(tmp_path / "run", run, torch.float32)
     out = tmp_path / "out"
-    extrapolate(discover(root, None), "two_point", 0, 60, [90], {90: out}, ["*norm*"], "bfloat16")
+    write(
+        make_plan(discover(root, None), make_rule("two_point"), 0, 60, [90], ["*norm*"]), {90: out}
+    )
     result, last = load_model(out), load_model(root / "global_step_60")
     for name in ("model.position_ids", "model.flags", "model.norm.weight"):
         assert result[name].dtype == last[name].dtype
@@ -122,7 +132,10 @@ def test_tied_embedding_is_extrapolated_and_stays_tied(tmp_path: Path) -> None:
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     root = write_run(tmp_path / "run", run, tied=True)
     out = tmp_path / "out"
-    extrapolate(discover(root, None), "two_point", 0, 60, [120], {120: out}, ["*norm*"])
+    write(
+        make_plan(discover(root, None), make_rule("two_point"), 0, 60, [120], ["*norm*"]),
+        {120: out},
+    )
     result = load_model(out)
     assert "lm_head.weight" not in result
     name = "model.embed_tokens.weight"
@@ -137,7 +150,7 @@ def test_nan_in_an_input_is_named(tmp_path: Path) -> None:
     trajectory = discover(write_run(tmp_path / "run", run), None)
     out = tmp_path / "out/step_90"
     with pytest.raises(PipelineError, match=r"global_step_60: tensor .*up_proj.weight: 2 of 192"):
-        extrapolate(trajectory, "two_point", 0, 60, [90], {90: out}, [])
+        write(make_plan(trajectory, make_rule("two_point"), 0, 60, [90]), {90: out})
     assert not out.exists()
 
 
@@ -152,22 +165,24 @@ def test_nan_in_an_input_is_named(tmp_path: Path) -> None:
         ({"options": {"gamma": 1}}, r"extrapolation\.options\.gamma"),
     ],
 )
-def test_bad_values_are_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_bad_values_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     trajectory = discover(write_run(tmp_path / "run", run_tensors(STEPS)), None)
-    good: dict[str, object] = {"method": "two_point", "first": 0, "last": 60, "targets": [90]}
+    good: dict[str, Any] = {"method": "two_point", "first": 0, "last": 60, "targets": [90]}
+    given = good | change
+    method, options = given.pop("method"), given.pop("options", {})
     with pytest.raises(PipelineError, match=message):
-        extrapolate(trajectory, out={90: tmp_path / "out"}, **(good | change))  # type: ignore[arg-type]
+        write(make_plan(trajectory, make_rule(method, options), **given), {90: tmp_path / "out"})
     assert not (tmp_path / "out").exists()
 
 
 def test_rerun_leaves_finished_and_replaces_changed(tmp_path: Path) -> None:
     root = write_run(tmp_path / "run", run_tensors(STEPS))
     trajectory, out = discover(root, None), tmp_path / "out"
-    extrapolate(trajectory, "two_point", 0, 60, [90], {90: out}, [])
+    write(make_plan(trajectory, make_rule("two_point"), 0, 60, [90]), {90: out})
     before = (out / "model.safetensors").stat()
-    extrapolate(trajectory, "two_point", 0, 60, [90], {90: out}, [])
+    write(make_plan(trajectory, make_rule("two_point"), 0, 60, [90]), {90: out})
     assert (out / "model.safetensors").stat().st_ino == before.st_ino
-    extrapolate(trajectory, "two_point", 0, 60, [90], {90: out}, ["*norm*"])
+    write(make_plan(trajectory, make_rule("two_point"), 0, 60, [90], ["*norm*"]), {90: out})
     assert (out / "model.safetensors").stat().st_ino != before.st_ino
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
@@ -175,8 +190,10 @@ def test_rerun_leaves_finished_and_replaces_changed(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.trajectory import combine, plan, writer
-from pipeline.trajectory.combine import extrapolate
+from pipeline.trajectory import output, plan, writer
+from pipeline.trajectory.combine import write
+from pipeline.trajectory.plan import make_plan
+from pipeline.trajectory.rule import make_rule
 from pipeline.trajectory.sources import discover
 
 plan.plan_shards = lambda tensors: writer.plan_shards(tensors, limit=500)
@@ -188,9 +205,9 @@ class Deadly(writer.ShardFile):
         finished += self._left == 0
         if finished == 2:
             os.kill(os.getpid(), signal.SIGKILL)
-combine.ShardFile = Deadly
+output.ShardFile = Deadly
 root, out = map(Path, sys.argv[1:])
-extrapolate(discover(root, None), "two_point", 0, 60, [90], {90: out}, [])
+write(make_plan(discover(root, None), make_rule("two_point"), 0, 60, [90]), {90: out})
 """
 
 
@@ -212,9 +229,9 @@ def test_killed_combine_leaves_nothing_finished_and_goes_on(
     inodes = {p.name: p.stat().st_ino for p in kept}
     trajectory = discover(root, None)
     whole = tmp_path / "whole"
-    extrapolate(trajectory, "two_point", 0, 60, [90], {90: whole}, [])
+    write(make_plan(trajectory, make_rule("two_point"), 0, 60, [90]), {90: whole})
     monkeypatch.setattr(plan, "plan_shards", lambda tensors: writer.plan_shards(tensors, limit=500))
-    extrapolate(trajectory, "two_point", 0, 60, [90], {90: out}, [])
+    write(make_plan(trajectory, make_rule("two_point"), 0, 60, [90]), {90: out})
     assert {n: (out / n).stat().st_ino for n in inodes} == inodes
     one, again = load_model(whole), load_model(out)
     assert set(one) == set(again)
@@ -226,7 +243,7 @@ def test_disk_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     trajectory = discover(write_run(tmp_path / "run", run_tensors(STEPS)), None)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
     with pytest.raises(PipelineError, match="GB free; make room"):
-        extrapolate(trajectory, "two_point", 0, 60, [90], {90: tmp_path / "out"}, [])
+        write(make_plan(trajectory, make_rule("two_point"), 0, 60, [90]), {90: tmp_path / "out"})
 
 
 def test_from_pretrained_reads_it(tmp_path: Path) -> None:
@@ -242,7 +259,10 @@ def test_from_pretrained_reads_it(tmp_path: Path) -> None:
         model = Qwen2ForCausalLM(config)
         model.to(torch.bfloat16).save_pretrained(tmp_path / f"checkpoint-{step}")
     out = tmp_path / "out"
-    extrapolate(discover(tmp_path, None), "two_point", 0, 10, [15], {15: out}, ["*norm*"])
+    write(
+        make_plan(discover(tmp_path, None), make_rule("two_point"), 0, 10, [15], ["*norm*"]),
+        {15: out},
+    )
     load: Any = Qwen2ForCausalLM.from_pretrained  # its return type leaves out the loading info
     model, info = load(out, dtype="auto", output_loading_info=True)
     assert not info["missing_keys"]

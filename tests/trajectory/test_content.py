@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.inference.recipe import checkpoint_tensors
+from pipeline.trajectory.recipe_weights import checkpoint_tensors
 from tests.trajectory.adapters import assert_close, read
 from tests.trajectory.pico import Tensors, random_tensors, write_model
 

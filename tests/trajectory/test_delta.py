@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.trajectory.combine import extrapolate
+from pipeline.trajectory.combine import write
 from pipeline.trajectory.export import export
 from pipeline.trajectory.layouts import open_checkpoint
 from pipeline.trajectory.layouts.delta import stream_delta_snapshot, write_delta_snapshot
 from pipeline.trajectory.linearity import probe_weights
+from pipeline.trajectory.plan import make_plan
 from pipeline.trajectory.reader import Reader, Values
+from pipeline.trajectory.rule import make_rule
 from pipeline.trajectory.shards import Files
 from pipeline.trajectory.sources import Trajectory, discover
 from pipeline.trajectory.stream import pieces
@@ -88,7 +90,9 @@ def test_extrapolation_works_on_the_stored_deltas(
 ) -> None:
     trajectory = write_deltas(tmp_path, truth, torch.float32)
     out = tmp_path / "out"
-    extrapolate(trajectory, method, 0, 300, [600], {600: out}, ["*norm*"], "float32")
+    write(
+        make_plan(trajectory, make_rule(method), 0, 300, [600], ["*norm*"], "float32"), {600: out}
+    )
     got = load_model(out)
     for name, value in got.items():
         moved = [(truth[s][name] - truth[0][name]).flatten().double() for s in STEPS[1:]]
@@ -126,7 +130,9 @@ def test_first_after_the_base_and_round_trip(tmp_path: Path, truth: dict[int, Te
     """From step 100 on: the difference of two stored deltas, not of two rounded sums."""
     trajectory = Trajectory.from_json(write_deltas(tmp_path, truth, torch.float32).to_json())
     out = tmp_path / "out"
-    extrapolate(trajectory, "two_point", 100, 300, [500], {500: out}, [], "float32")
+    write(
+        make_plan(trajectory, make_rule("two_point"), 100, 300, [500], dtype="float32"), {500: out}
+    )
     for name, value in load_model(out).items():
         a, b = truth[100][name].double(), truth[300][name].double()
         assert torch.allclose(value.double(), a + 2 * (b - a), rtol=0, atol=1e-8)

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.trajectory.combine import extrapolate
+from pipeline.trajectory.combine import write
 from pipeline.trajectory.descriptors import Descriptors
 from pipeline.trajectory.fingerprint import check_finite
+from pipeline.trajectory.plan import make_plan
+from pipeline.trajectory.rule import make_rule
 from pipeline.trajectory.sources import discover
 from tests.conftest import ROOT
 from tests.trajectory.pico import load_model, run_tensors, write_run
@@ -76,15 +78,18 @@ import resource, sys
 from pathlib import Path
 import torch
 from pipeline.trajectory import kernels  # what libraries open on import is not what is tested
-from pipeline.trajectory.combine import extrapolate
+from pipeline.trajectory.combine import write
 from pipeline.trajectory.fingerprint import check_finite, fingerprint
 from pipeline.trajectory.linearity import probe_weights
+from pipeline.trajectory.plan import make_plan
+from pipeline.trajectory.rule import make_rule
 from pipeline.trajectory.sources import discover
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 trajectory = fingerprint(discover(Path(sys.argv[1]), None))
 check_finite(trajectory)
 probe_weights(trajectory, 1e-4, 4)
-extrapolate(trajectory, "least_squares", 0, 29, [35], {35: Path(sys.argv[2])}, dtype="float32")
+plan = make_plan(trajectory, make_rule("least_squares"), 0, 29, [35], dtype="float32")
+write(plan, {35: Path(sys.argv[2])})
 """
 
 
@@ -96,7 +101,8 @@ def test_more_files_than_may_be_open(tmp_path: Path) -> None:
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     many = tmp_path / "many"
     trajectory = discover(root, None)
-    extrapolate(trajectory, "least_squares", 0, 29, [35], {35: many}, dtype="float32")
+    plan = make_plan(trajectory, make_rule("least_squares"), 0, 29, [35], dtype="float32")
+    write(plan, {35: many})
     one, two = load_model(tmp_path / "few"), load_model(many)
     assert one.keys() == two.keys()
     assert all(torch.equal(value, two[name]) for name, value in one.items())

@@ -14,9 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import PipelineError
-from pipeline.trajectory.combine import extrapolate
+from pipeline.trajectory.combine import write
 from pipeline.trajectory.layouts import open_checkpoint
 from pipeline.trajectory.pickles import load_records
+from pipeline.trajectory.plan import make_plan
+from pipeline.trajectory.rule import make_rule
 from pipeline.trajectory.shards import Files
 from pipeline.trajectory.sources import Trajectory, discover
 from pipeline.trajectory.stream import pieces
@@ -195,7 +197,7 @@ def test_peft_lora_is_the_merged_model(tmp_path: Path, rslora: bool) -> None:
     again = Trajectory.from_json(trajectory.to_json())
     assert again.steps == [0, 10, 20]
     out = tmp_path / "out"
-    extrapolate(trajectory, "two_point", 0, 20, [40], {40: out}, [], "float32")
+    write(make_plan(trajectory, make_rule("two_point"), 0, 20, [40], dtype="float32"), {40: out})
     start, last = load_model(base), load_model(tmp_path / "merged/checkpoint-20")
     for name, value in load_model(out).items():
         assert torch.allclose(value, start[name] + 2 * (last[name] - start[name]), atol=1e-5)

@@ -14,7 +14,9 @@ from scipy import stats
 from pipeline.errors import PipelineError
 from pipeline.trajectory import plan, stream, writer
 from pipeline.trajectory.coefficients import METHODS
-from pipeline.trajectory.combine import extrapolate
+from pipeline.trajectory.combine import write
+from pipeline.trajectory.plan import make_plan
+from pipeline.trajectory.rule import make_rule
 from pipeline.trajectory.sources import discover
 from tests.trajectory.pico import load_model, run_tensors, write_run
 
@@ -38,7 +40,12 @@ def series(root: Path, used: list[int]) -> dict[str, np.ndarray]:
 
 def run(root: Path, method: str, **options: Any) -> dict[str, np.ndarray]:
     out = {t: root.parent / f"out/step_{t}" for t in (90, 200)}
-    extrapolate(discover(root, None), method, 0, LAST, [90, 200], out, [], "float32", options)
+    write(
+        make_plan(
+            discover(root, None), make_rule(method, options), 0, LAST, [90, 200], dtype="float32"
+        ),
+        out,
+    )
     return {n: v.double().flatten().numpy() for n, v in load_model(out[200]).items()}
 
 
@@ -100,12 +107,19 @@ def test_a_shortened_step_needs_a_target_beyond(
 ) -> None:
     out = {40: root.parent / "out"}
     with pytest.raises(PipelineError, match=r"40 is before extrapolation\.last=60"):
-        extrapolate(discover(root, None), method, 0, LAST, [40], out, [], "same", options)
+        write(
+            make_plan(
+                discover(root, None), make_rule(method, options), 0, LAST, [40], dtype="same"
+            ),
+            out,
+        )
 
 
 def test_stale_is_the_last_checkpoint_to_the_bit(root: Path) -> None:
     out = root.parent / "stale"
-    extrapolate(discover(root, None), "stale", 0, LAST, [90], {90: out}, [], "same")
+    write(
+        make_plan(discover(root, None), make_rule("stale"), 0, LAST, [90], dtype="same"), {90: out}
+    )
     last = load_model(root / f"global_step_{LAST}")
     assert all(torch.equal(v, last[n]) for n, v in load_model(out).items())
 

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.trajectory.combine import extrapolate
+from pipeline.trajectory.combine import write
 from pipeline.trajectory.export import export
 from pipeline.trajectory.fingerprint import check_finite
 from pipeline.trajectory.linearity import probe_weights
+from pipeline.trajectory.plan import make_plan
+from pipeline.trajectory.rule import make_rule
 from pipeline.trajectory.sources import Trajectory, discover
 from pipeline.trajectory.spellings import Matching
 from tests.trajectory.pico import Tensors, load_model, run_tensors, write_model, write_run
@@ -78,7 +80,7 @@ def test_kept_rows_do_not_move(tmp_path: Path) -> None:
     start = load_model(base)
     for method in ("two_point", "least_squares", "rank1", "gated", "mean", "stale"):
         out = tmp_path / method
-        extrapolate(trajectory, method, 0, 60, [90], {90: out}, ["*norm*"])
+        write(make_plan(trajectory, make_rule(method), 0, 60, [90], ["*norm*"]), {90: out})
         written = load_model(out)
         assert torch.equal(written[name][30:], start[name][30:]), method
         assert not torch.equal(written[name][:30], start[name][:30]), method
@@ -109,7 +111,7 @@ def test_tensors_that_only_the_base_has(tmp_path: Path, dtype: str) -> None:
     start = load_model(base)
     for method in ("two_point", "rank1"):
         out = tmp_path / method
-        extrapolate(trajectory, method, 0, 60, [90], {90: out}, [], dtype)
+        write(make_plan(trajectory, make_rule(method), 0, 60, [90], dtype=dtype), {90: out})
         written = load_model(out)
         for name in trajectory.kept:
             assert written[name].dtype == torch.float32
@@ -167,7 +169,7 @@ def test_buffers_of_infinities_pass(tmp_path: Path, value: float) -> None:
     probe_weights(trajectory)
     for method in ("two_point", "rank1", "gated", "stale"):
         out = tmp_path / method
-        extrapolate(trajectory, method, 0, 60, [90], {90: out})
+        write(make_plan(trajectory, make_rule(method), 0, 60, [90]), {90: out})
         written = load_model(out)
         first = load_model(tmp_path / "run/global_step_0")["model.layers.0.attn.masked_bias"]
         assert torch.equal(written["model.layers.0.attn.masked_bias"].isfinite(), first.isfinite())
@@ -187,7 +189,7 @@ def test_other_infinities_are_refused(tmp_path: Path, name: str, moving: bool) -
     with pytest.raises(PipelineError, match=rf"tensor {name}: 1 of 2 values are NaN or infinite"):
         check_finite(trajectory)
     with pytest.raises(PipelineError, match=rf"tensor {name}: 1 of 2"):
-        extrapolate(trajectory, "two_point", 0, 40, [90], {90: tmp_path / "out"})
+        write(make_plan(trajectory, make_rule("two_point"), 0, 40, [90]), {90: tmp_path / "out"})
 
 
 def test_nan_in_a_matrix_is_no_mask(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import PipelineError
-from pipeline.trajectory.combine import extrapolate
+from pipeline.trajectory.combine import write
 from pipeline.trajectory.layouts import open_checkpoint
+from pipeline.trajectory.plan import make_plan
+from pipeline.trajectory.rule import make_rule
 from pipeline.trajectory.sources import discover
 from tests.trajectory.adapters import qwen, read, trained
 from tests.trajectory.pico import Tensors, load_model, random_tensors, write_model, write_run
@@ -137,7 +139,7 @@ def test_dequantised_models_are_read_and_written_as_plain(tmp_path: Path) -> Non
     trajectory = discover(tmp_path / "run", None)
     assert not trajectory.base.loadable  # as it is, no engine would read it as plain weights
     out = tmp_path / "out"
-    extrapolate(trajectory, "two_point", 10, 20, [30], {30: out}, [], "float32")
+    write(make_plan(trajectory, make_rule("two_point"), 10, 20, [30], dtype="float32"), {30: out})
     for name, value in load_model(out).items():
         assert torch.allclose(value, 2 * run[20][name] - run[10][name], atol=1e-6)
     written = json.loads((out / "config.json").read_text())

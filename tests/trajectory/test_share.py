@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError
 from pipeline.trajectory import plan, share, writer
-from pipeline.trajectory.combine import extrapolate
+from pipeline.trajectory.combine import write
+from pipeline.trajectory.plan import make_plan
+from pipeline.trajectory.rule import make_rule
 from pipeline.trajectory.shards import Entry
 from pipeline.trajectory.share import Share
 from pipeline.trajectory.sources import discover
@@ -28,7 +30,9 @@ import os, signal, sys
 from pathlib import Path
 from pipeline.errors import PipelineError
 from pipeline.trajectory import plan, writer
-from pipeline.trajectory.combine import extrapolate
+from pipeline.trajectory.combine import write
+from pipeline.trajectory.plan import make_plan
+from pipeline.trajectory.rule import make_rule
 from pipeline.trajectory.share import Share, telling
 from pipeline.trajectory.sources import discover
 
@@ -44,8 +48,9 @@ root, out, method = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 targets = {t: out / f"step_{t}" for t in (90, 200)}
 share = Share.from_environment()
 run = discover(root, None)
-with telling(out, share):
-    extrapolate(run, method, 0, 60, list(targets), targets, ["*norm*"], share=share)
+with telling([out], share):
+    made = make_plan(run, make_rule(method), 0, 60, list(targets), ["*norm*"])
+    write(made, targets, share)
 """
 
 
@@ -85,7 +90,7 @@ def same_as_alone(tmp_path: Path, root: Path, method: str, monkeypatch: pytest.M
     """The folders below `two` are, byte for byte, those that one process writes."""
     monkeypatch.setattr(plan, "plan_shards", lambda t: writer.plan_shards(t, limit=900))
     one = {t: tmp_path / f"one/step_{t}" for t in (90, 200)}
-    extrapolate(discover(root, None), method, 0, 60, [90, 200], one, ["*norm*"])
+    write(make_plan(discover(root, None), make_rule(method), 0, 60, [90, 200], ["*norm*"]), one)
     for step in ("step_90", "step_200"):
         names = sorted(p.name for p in (tmp_path / "one" / step).iterdir())
         assert names == sorted(p.name for p in (tmp_path / "two" / step).iterdir())

@@ -60,7 +60,8 @@ def horizon_curve(
         for index, method in enumerate(methods):
             mine = _by_step([row for row in panel if row.get("method") == method])
             aside = 4.0 * (index - (len(methods) - 1) / 2)
-            _whiskers(axes, mine, "step", theme.method(index), method, theme, anchor, aside)
+            colour, mark = theme.method(index), theme.mark(index)
+            _whiskers(axes, mine, "step", colour, method, theme, anchor, aside, mark)
         steps = [float(row["step"]) for row in panel if row["kind"] != "base"]
         targets = [float(row["step"]) for row in panel if row["kind"] == "weight"]
         data_ticks(axes, steps, inches, [*([] if last is None else [float(last)]), *targets])
@@ -210,6 +211,7 @@ def _whiskers(
     theme: Theme,
     anchor: Sequence[Row] = (),
     aside: float = 0.0,
+    mark: str = "s",
 ) -> None:
     """A line with 95 % whiskers over `key`; the chosen row gets a ring, `anchor` a thin link.
 
@@ -236,7 +238,7 @@ def _whiskers(
         ys,
         yerr=[below, above],
         color=colour,
-        marker="s",
+        marker=mark,
         markersize=4.5,
         elinewidth=1.0,
         capsize=2.5,

@@ -51,6 +51,10 @@ class Theme:
         """Colour of the index-th weight extrapolation method; repeats after the last."""
         return self.methods[index % len(self.methods)]
 
+    def mark(self, index: int) -> str:
+        """Shape of that method's points: another one for each round of colours."""
+        return "sD^vP"[index // len(self.methods) % 5]
+
 
 LIGHT = Theme(
     name="light",

@@ -1,4 +1,4 @@
-"""Models that exist as a formula score exactly as the written ones."""
+"""Models that exist as a recipe score exactly as the written ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.artifacts import read_json, read_jsonl
 from tests.conftest import PICO, on_checkpoints, run_pipeline
 
 
-def test_formulas_are_evaluated_like_written_models(pico_run: Path, tmp_path: Path) -> None:
+def test_recipes_are_evaluated_like_written_models(pico_run: Path, tmp_path: Path) -> None:
     """Would catch weights in memory that differ from those on disk: the same samples come out."""
     run_dir = tmp_path / "run"
     for stage in ("sft_train", "rl_train", "snapshot"):
@@ -38,7 +38,7 @@ def test_formulas_are_evaluated_like_written_models(pico_run: Path, tmp_path: Pa
 
 
 def test_weights_that_are_no_sum_of_checkpoints_are_refused(pico_run: Path, tmp_path: Path) -> None:
-    """Would catch a formula that stands for other weights than the method's, or a refusal that
+    """Would catch a recipe that stands for other weights than the method's, or a refusal that
     comes when the checkpoints have been read."""
     done = run_pipeline(
         *on_checkpoints(pico_run),

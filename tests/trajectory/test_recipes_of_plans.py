@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.errors import PipelineError
-from pipeline.inference.predict import predict
-from pipeline.inference.recipe import recipe_tensors
-from pipeline.trajectory.combine import extrapolate
+from pipeline.trajectory.combine import write
+from pipeline.trajectory.plan import make_plan
+from pipeline.trajectory.recipe import recipes
+from pipeline.trajectory.recipe_weights import recipe_tensors
+from pipeline.trajectory.rule import make_rule
 from pipeline.trajectory.sources import Trajectory, discover
 from tests.inference.pico import save_model
 
@@ -40,18 +42,21 @@ def test_same_weights_as_the_folders(
     """An option, a checkpoint or a tensor's own coefficients that get lost on the way."""
     targets = [60, 90]
     out = {t: tmp_path / f"{t}" for t in targets}
-    extrapolate(trajectory, method, 0, 40, targets, out, ("*norm*",), "float32", options)
-    recipes = predict(trajectory, method, 0, 40, targets, ("*norm*",), "float32", options)
+    rule = make_rule(method, options)
+    plan = make_plan(trajectory, rule, 0, 40, targets, ("*norm*",), "float32")
+    write(plan, out)
+    [made_of] = recipes([plan])
     for t in targets:
         [file] = out[t].glob("*.safetensors")
         wanted = load_file(file)
-        made = dict(recipe_tensors(recipes[t]))
+        made = dict(recipe_tensors(made_of[t]))
         assert made.keys() == wanted.keys()
         for name, tensor in wanted.items():
-            torch.testing.assert_close(made[name], tensor, atol=1e-5, rtol=1e-5)
+            assert torch.equal(made[name], tensor), name
 
 
 def test_by_scalar_is_refused(trajectory: Trajectory) -> None:
     """A gate by scalar that is silently left out."""
+    plan = make_plan(trajectory, make_rule("gated", {"by": "scalar"}), 0, 40, [60])
     with pytest.raises(PipelineError, match="weight_extrap stage"):
-        predict(trajectory, "gated", 0, 40, [60], options={"by": "scalar"})
+        recipes([plan])

@@ -1,95 +1,31 @@
-"""Weights that exist as a formula: θ0 + Σ c_i (θ_i - θ0), built in memory from checkpoint folders.
+"""The weights of a recipe or a checkpoint folder by name, each tensor computed as it is asked for.
 
-An engine loads a recipe as readily as a folder, so a sweep over horizons writes no model to disk.
-The arithmetic is that of `trajectory.combine` (fp32, from deltas, rounded once), so the weights
-are the same to the bit as those of the folder it would have written. A recipe of one folder is
-that checkpoint itself: so engines load what is stored as a delta, an adapter or shards.
+The arithmetic is that of `combine` (fp32, from deltas, rounded once), so a recipe's weights are the
+same to the bit as those of the folder that would have been written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
 from pipeline.errors import PipelineError
-from pipeline.inference.device import parse_dtype
 from pipeline.trajectory import tying
 from pipeline.trajectory.align import align
 from pipeline.trajectory.checkpoint import Checkpoint
 from pipeline.trajectory.layouts import hf, open_checkpoint
+from pipeline.trajectory.plan import DTYPES
 from pipeline.trajectory.reader import Reader
+from pipeline.trajectory.recipe import Recipe
 from pipeline.trajectory.shards import Entry, Files
-from pipeline.trajectory.spellings import Matching
 from pipeline.trajectory.stream import PIECE, pieces
 
 NamedTensors = Iterator[tuple[str, torch.Tensor]]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """An extrapolated model.
-
-    Attributes:
-        folders: the checkpoints that a method uses, θ0 first.
-        coefficients: c of each folder (c[0] counts for nothing: δ0 = 0); for methods whose c
-            differs by tensor, a mapping from tensor name to such a list.
-        hold: globs of tensor names copied from the last folder instead.
-        dtype: the sum is rounded to it, as when a folder is written.
-        base: the model that training started from, where folders are no models of their own, or not
-            under its names.
-        matching: how the folders' tensors are brought to those of the base.
-    """
-
-    folders: tuple[Path, ...]
-    coefficients: Sequence[float] | Mapping[str, Sequence[float]]
-    hold: tuple[str, ...] = ("*norm*",)
-    dtype: str = "bfloat16"
-    base: Path | None = None
-    matching: Matching = field(default_factory=Matching)
-
-    @property
-    def model(self) -> Path:
-        """The folder with the configuration and tokenizer, which also loads as a model."""
-        return self.folders[-1] if self.base is None else self.base
-
-    def __str__(self) -> str:
-        return " + ".join(str(folder) for folder in self.folders)
-
-    def to_plain(self) -> dict[str, Any]:
-        """As lists, numbers and strings, for another process."""
-        coefficients: Any = self.coefficients
-        if isinstance(coefficients, Mapping):
-            plain: Any = {name: [float(c) for c in row] for name, row in coefficients.items()}
-        else:
-            plain = [float(c) for c in coefficients]
-        return {
-            "folders": [str(folder) for folder in self.folders],
-            "coefficients": plain,
-            "hold": list(self.hold),
-            "dtype": self.dtype,
-            "base": None if self.base is None else str(self.base),
-            "matching": self.matching.to_plain(),
-        }
-
-    @staticmethod
-    def from_plain(plain: Mapping[str, Any]) -> Recipe:
-        """The opposite of `to_plain`."""
-        base = plain.get("base")
-        return Recipe(
-            tuple(Path(folder) for folder in plain["folders"]),
-            plain["coefficients"],
-            tuple(plain["hold"]),
-            plain["dtype"],
-            None if base is None else Path(base),
-            Matching.from_plain(plain.get("matching")),
-        )
 
 
 def checkpoint_tensors(folder: Path) -> NamedTensors:
@@ -154,7 +90,7 @@ class RecipeWeights:
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
-        self._dtype = parse_dtype(recipe.dtype)
+        self._dtype = DTYPES[recipe.dtype]
         checkpoints = open_folders(recipe)
         last = checkpoints[-1]
         self.entries = last.entries

@@ -1,0 +1,38 @@
+"""Tasks for tests, in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.tasks import DatasetConfig, TaskConfig
+
+
+def task(
+    name: str,
+    *,
+    kind: str | None = None,
+    dataset: Mapping[str, Any] | Path | None = None,
+    prompt_template: str | None = None,
+    system_prompt: str | None = None,
+    grade_after: str | None = None,
+    **options: Any,
+) -> TaskConfig:
+    """A task with these options.
+
+    Args:
+        kind: the name, if not given.
+        dataset: a file, or the fields of a DatasetConfig.
+    """
+    if isinstance(dataset, Path):
+        dataset = {"path": str(dataset)}
+    return TaskConfig(
+        name=name,
+        kind=kind or name,
+        dataset=None if dataset is None else DatasetConfig(**dataset),
+        prompt_template=prompt_template,
+        system_prompt=system_prompt,
+        grade_after=grade_after,
+        options=options,
+    )
