@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
+import pipeline
 from pipeline.artifacts import read_json
 from tests.conftest import ROOT
 
@@ -113,3 +115,10 @@ def test_it_runs_outside_the_checkout(installed: Installed, tmp_path: Path) -> N
     assert (run / "sft_train" / "model" / "model.safetensors").exists()
     assert (run / "report" / "index.html").exists()
     assert read_json(run / "report" / "done.json")["git"] is None
+
+
+def test_the_citation_names_this_version() -> None:
+    """Would catch a release whose citation is of the one before."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == pipeline.__version__
+    assert "arXiv:2601.04537" in str(citation["references"])

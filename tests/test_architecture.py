@@ -1,0 +1,51 @@
+"""The picture in docs/architecture.md against the imports of the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+ROOMS = ("stages", "training", "inference", "tasks", "report", "trajectory")
+
+
+def arrows() -> dict[str, set[str]]:
+    """{room: the rooms that an arrow of the picture leads to}."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    (picture,) = re.findall(r"^```mermaid\n(.*?)^```", page, re.M | re.S)
+    found: dict[str, set[str]] = {}
+    for start, ends in re.findall(r"^ +(\w+)(?:\[.*\])? --> (.*)$", picture, re.M):
+        found.setdefault(start, set()).update(ends.split(" & "))
+    return found
+
+
+def below(room: str) -> set[str]:
+    """All rooms that arrows lead to from `room`, and itself."""
+    reached, edges = {room}, arrows()
+    while more := {end for start in reached for end in edges.get(start, ())} - reached:
+        reached |= more
+    return reached
+
+
+def imported(path: Path) -> set[str]:
+    """The rooms of the package that a file imports from, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    parts = (name.split(".") for name in names)
+    return {part[1] for part in parts if part[0] == "pipeline" and len(part) > 1} & set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_follow_the_picture(room: str) -> None:
+    """Would catch an import that points up, and a picture that is no longer true."""
+    for path in (ROOT / "pipeline" / room).rglob("*.py"):
+        assert imported(path) <= below(room), path
+    assert room not in {end for start in below(room) - {room} for end in below(start)}
