@@ -34,7 +34,7 @@ lint: setup ## ruff: style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: setup ## ruff: mend style and format
+format: setup ## ruff: fix style and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

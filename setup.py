@@ -11,5 +11,9 @@ values = ["pipeline.conf", *(f"pipeline.conf.{group}" for group in find_namespac
 setup(
     packages=[*find_packages(include=["pipeline", "pipeline.*"]), *values],
     package_dir={"pipeline.conf": "conf"},
-    package_data={package: ["*.yaml"] for package in values},
+    package_data={
+        **{package: ["*.yaml"] for package in values},
+        "pipeline.report": ["templates/*"],
+    },
+    include_package_data=False,  # what is listed here, whatever else lies in the folders
 )

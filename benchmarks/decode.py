@@ -8,7 +8,7 @@ Every job does what an evaluation does: 8 responses to each of some word problem
 temperature 1 in bf16. With --short the prompts are beginnings of stories (17 tokens), and next to
 all of the time is decoding. Jobs, each in a process of its own:
 
-    plain-one   one checkpoint on vLLM as it comes, without what this project changes on a CPU
+    plain-one   one checkpoint on stock vLLM, without what this project changes on a CPU
     plain-pair  two checkpoints on that vLLM, logits l0 + 1.5 (l1 - l0)
     vllm-one    one checkpoint on this project's vLLM engine
     vllm-pair   two checkpoints on it
@@ -44,12 +44,12 @@ from decode_jobs import JOBS, Setting, Speed, make_second
 from pipeline.inference.device import set_threads
 
 RATIOS = {
-    "pair / one, vllm as it comes": ("plain-pair", "plain-one"),
+    "pair / one, stock vllm": ("plain-pair", "plain-one"),
     "pair / one": ("vllm-pair", "vllm-one"),
-    "pair / one on vllm as it comes": ("vllm-pair", "plain-one"),
+    "pair / one on stock vllm": ("vllm-pair", "plain-one"),
     "pair / published loop": ("vllm-pair", "published"),
     "hf pair / published loop": ("hf-pair", "published"),
-    "one / one on vllm as it comes": ("vllm-one", "plain-one"),
+    "one / one on stock vllm": ("vllm-one", "plain-one"),
     "one / transformers generate": ("vllm-one", "generate"),
 }
 

@@ -34,7 +34,7 @@ def _run(config: DictConfig) -> None:
     _composed = True
     from pipeline import runner
 
-    # A sweep must learn that a job failed, so there the exception goes on up to Hydra.
+    # A sweep must learn that a job failed, so there the exception is left to Hydra.
     with nullcontext() if HydraConfig.get().mode == RunMode.MULTIRUN else one_line(_explain):
         runner.run(config)
 

@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -136,14 +136,23 @@ def decode(path: Path) -> str:
         raise ValueError(f"is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
 
 
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one line a row, atomically."""
+    write_text(path, _lines(rows))
+
+
 def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Append one line a row and flush to disk, so that a kill loses at most these rows."""
-    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    text = _lines(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     with naming(path), open(path, "a", encoding="utf-8", errors="surrogatepass") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def repair_jsonl(path: Path) -> None:

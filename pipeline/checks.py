@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from pipeline.config import (
@@ -10,13 +9,13 @@ from pipeline.config import (
     ONLY_IN_BASE,
     REGROUND_OPTIMIZERS,
     SHARED_STAGES,
-    SNAPSHOT_DTYPES,
     STAGES,
     PipelineConfig,
 )
 from pipeline.errors import PipelineError
 from pipeline.fields import check_fields
 from pipeline.limits import check_values
+from pipeline.training.check import check_rl, check_sft, one_of
 
 # a model that is predicted, among evaluate.models
 PREDICTION = {"method": str, "target": int, "options": dict[str, Any], "hold": list[str]}
@@ -30,18 +29,15 @@ def check(config: PipelineConfig) -> None:
     """
     check_values(config)
     for stage in config.stages:
-        _one_of("stages", stage, STAGES)
+        one_of("stages", stage, STAGES)
     if not config.stages:
         raise PipelineError(f"stages is empty; give some of {', '.join(STAGES)}")
-    _one_of("tracking.mode", config.tracking.mode, ("online", "offline", "disabled"))
-    _one_of("engine.name", config.engine.name, ("hf", "vllm"))
-    _one_of("compute.launcher", config.compute.launcher, ("none", "deepspeed", "torchrun"))
-    _one_of("algorithm.trainer", config.algorithm.trainer, ("grpo", "rloo"))
-    _one_of("model.dtype", config.model.dtype, DTYPES)
-    _one_of("weight_extrap.dtype", config.weight_extrap.dtype, DTYPES)
-    _one_of("rl_train.snapshot_dtype", config.rl_train.snapshot_dtype, SNAPSHOT_DTYPES)
-    _one_of("snapshot.only_in_base", config.snapshot.only_in_base, ONLY_IN_BASE)
-    _one_of("rl_train.reground.optimizer", config.rl_train.reground.optimizer, REGROUND_OPTIMIZERS)
+    one_of("tracking.mode", config.tracking.mode, ("online", "offline", "disabled"))
+    one_of("engine.name", config.engine.name, ("hf", "vllm"))
+    one_of("model.dtype", config.model.dtype, DTYPES)
+    one_of("weight_extrap.dtype", config.weight_extrap.dtype, DTYPES)
+    one_of("snapshot.only_in_base", config.snapshot.only_in_base, ONLY_IN_BASE)
+    one_of("rl_train.reground.optimizer", config.rl_train.reground.optimizer, REGROUND_OPTIMIZERS)
     _check_paths(config)
     _check_checkpoints(config.snapshot.checkpoints)
     _check_rename(config.snapshot.rename)
@@ -72,13 +68,6 @@ def check_shared(config: PipelineConfig, world: int, run_dir_given: bool) -> Non
         raise PipelineError(
             f"run.dir: {world} processes were started and must be told where to meet; give run.dir"
         )
-
-
-def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        near = difflib.get_close_matches(value, allowed, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise PipelineError(f"{key}: {value!r} is not one of {', '.join(allowed)}{hint}")
 
 
 def _check_paths(config: PipelineConfig) -> None:
@@ -167,37 +156,17 @@ def _check_rename(value: object) -> None:
 
 
 def _check_training(config: PipelineConfig) -> None:
-    algorithm, compute = config.algorithm, config.compute
-    if "sft_train" in config.stages and not config.model.architecture:
-        raise PipelineError(
-            f"model {config.model.name!r} has no architecture, so sft_train has nothing to "
-            "build; leave sft_train out of stages or choose model=tiny"
-        )
+    if "sft_train" in config.stages:
+        if not config.model.architecture:
+            raise PipelineError(
+                f"model {config.model.name!r} has no architecture, so sft_train has nothing to "
+                "build; leave sft_train out of stages or choose model=tiny"
+            )
+        check_sft(config)
     if "rl_train" not in config.stages:
         return
-    if config.rl_train.snapshot_every > config.rl_train.steps:
-        raise PipelineError(
-            f"rl_train.snapshot_every={config.rl_train.snapshot_every} is more than "
-            f"rl_train.steps={config.rl_train.steps}: there would be no snapshot"
-        )
-    if algorithm.rollouts_per_prompt < 2:
-        raise PipelineError(
-            "algorithm.rollouts_per_prompt: must be at least 2, "
-            "since advantages compare the rollouts of one prompt"
-        )
-    if compute.launcher == "none" and compute.processes * compute.nodes > 1:
-        raise PipelineError(
-            "compute.launcher=none runs one process; "
-            "use compute.launcher=deepspeed or torchrun for more"
-        )
+    check_rl(config)
     _check_reground(config)
-    rollouts = algorithm.prompts_per_step * algorithm.rollouts_per_prompt
-    shares = compute.processes * compute.nodes * algorithm.updates_per_step
-    if rollouts % shares:
-        raise PipelineError(
-            f"algorithm: {rollouts} rollouts a step do not divide over {shares} "
-            "(processes x nodes x updates_per_step); change algorithm.prompts_per_step"
-        )
     model = config.model
     if model.path is None and model.package is None and not model.architecture:
         raise PipelineError("model.path: missing; give a folder or a hub id to train from")

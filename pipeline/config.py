@@ -71,7 +71,7 @@ class AlgorithmConfig:
     trainer: str = "grpo"  # grpo (all its loss types) or rloo
     loss_type: str = "grpo"
     learning_rate: float = 1e-6
-    optimizer: str = "adamw_torch"
+    optimizer: str = "adamw_torch"  # transformers' names
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     weight_decay: float = 0.0
@@ -87,8 +87,10 @@ class AlgorithmConfig:
     kl_beta: float = 0.0
     importance_sampling_level: str = "token"  # "sequence" is GSPO
     scale_rewards: str = "group"  # "batch" is REINFORCE++-baseline
+    mask_truncated: bool = False  # leave responses that hit the limit out of the loss
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0  # 0: all tokens
     max_response_tokens: int = 1024
 
 
@@ -97,7 +99,7 @@ class EngineConfig:
     name: str = MISSING  # hf or vllm
     batch_size: int = _idle(256)  # sequences at once
     tensor_parallel: int = _idle(1)
-    replicas: int = _idle(1)  # engines side by side, problems dealt out: GPUs / tensor_parallel
+    replicas: int | None = _idle(None)  # engines side by side; null: visible GPUs / tensor_parallel
     gpu_memory_utilization: float = _idle(0.9)
     max_model_len: int | None = _idle(None)
     enforce_eager: bool = _idle(False)
@@ -110,13 +112,27 @@ class ComputeConfig:
     launcher: str = _idle("none")  # none: in this process; deepspeed; torchrun
     processes: int = 1  # per node
     nodes: int = 1
-    zero_stage: int = 0
+    master_address: str | None = _idle(None)  # several nodes under torchrun: where ranks meet
+    master_port: int | None = _idle(None)  # null: a free one (one node only)
+    hostfile: str | None = _idle(None)  # several nodes under deepspeed
+    zero_stage: int = 0  # 0: plain data parallelism, 1-3: DeepSpeed
     offload: bool = _idle(False)  # optimiser state in host memory
+    offload_parameters: bool = _idle(False)  # parameters, too (ZeRO-3)
+    # Compute in bf16; master weights stay fp32. DeepSpeed makes them from the bf16 copy, so there
+    # the run starts from the base model rounded to bf16 (nothing is lost if it is stored so).
     bf16: bool = False
     gradient_checkpointing: bool = _idle(False)
     vllm_rollouts: bool = False  # rollouts by vLLM inside the trainer (needs CUDA)
     vllm_memory: float = _idle(0.3)  # its share of GPU memory
-    threads: int | None = _idle(None)  # CPU threads per process
+    vllm_tensor_parallel: int = 1
+    vllm_max_model_len: int | None = _idle(None)  # prompt and response; null: the model's limit
+    vllm_host: str | None = _idle(None)  # of a running `trl vllm-serve`, in place of inside
+    vllm_port: int = _idle(8000)
+    threads: int | None = _idle(None)  # CPU threads per process; null: cores shared out evenly
+
+    @property
+    def world_size(self) -> int:
+        return self.processes * self.nodes
 
 
 @dataclass
@@ -244,7 +260,7 @@ class EvaluateConfig:
     temperature: float = 1.0
     top_p: float = 1.0
     max_tokens: int = 1024
-    bootstrap: int = 10_000
+    bootstrap: int = 10_000  # random sign flips behind the p-value of a difference
     controls: bool = True  # the reported models greedy and at lower temperatures, too
     control_temperatures: list[float] | None = None  # null: 0.3 and 0.6 of evaluate.temperature
     control_samples: int = 4  # responses to a problem at each of them (greedy: 1)

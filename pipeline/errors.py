@@ -1,10 +1,10 @@
 """The one exception that a user is meant to read.
 
 Raised where the bad value is seen, with a message of one line that names the file, key or
-tensor and says the mend. `pipeline.__main__` prints it and exits with 1; any other exception is
+tensor and says the fix. `pipeline.__main__` prints it and exits with 1; any other exception is
 a bug and keeps its traceback.
 """
 
 
 class PipelineError(Exception):
-    """A mistake that the user can mend; the message is one line."""
+    """A mistake that the user can fix; the message is one line."""

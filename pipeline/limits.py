@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pipeline.artifacts import kind_of
-from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError
 from pipeline.fields import fits, words
+
+if TYPE_CHECKING:
+    from pipeline.config import PipelineConfig
+    from pipeline.training.spec import Spec
 
 # (least, most, least and most themselves belong to it); keys that are not listed: 0 or more
 _ABOVE_0 = (0.0, math.inf, False, False)
@@ -49,6 +52,10 @@ RANGES: dict[str, Range] = {
     "compute.nodes": _FROM_1,
     "compute.zero_stage": (0, 3, True, True),
     "compute.vllm_memory": _SHARE,
+    "compute.vllm_tensor_parallel": _FROM_1,
+    "compute.vllm_max_model_len": _FROM_1,
+    "compute.vllm_port": (1, 65535, True, True),
+    "compute.master_port": (1, 65535, True, True),
     "compute.threads": _FROM_1,
     "sft_train.steps": _FROM_1,
     "sft_train.batch_size": _FROM_1,
@@ -86,7 +93,7 @@ _ZERO_OR_MORE = (0.0, math.inf, True, False)
 _LARGEST = 2**63 - 1  # what arrays and libraries hold
 
 
-def check_values(config: PipelineConfig) -> None:
+def check_values(config: PipelineConfig | Spec) -> None:
     """Refuse a value of another type than its key's, and a number that its key cannot have.
 
     Raises:
@@ -101,13 +108,14 @@ def _check(section: Any, prefix: str) -> None:
         key, value = prefix + field.name, getattr(section, field.name)
         if dataclasses.is_dataclass(value):
             _check(value, f"{key}.")
-        elif field.name in ("eval_tasks", "extrapolations"):
+            continue
+        hint = hints[field.name]
+        if not fits(value, hint):
+            raise PipelineError(f"{key}: {value!r} is {kind_of(value)}, not {words(hint)}")
+        if field.name in ("eval_tasks", "extrapolations"):
             for name, entry in value.items():
                 _check(entry, f"{key}.{name}.")
         else:
-            hint = hints[field.name]
-            if not fits(value, hint):
-                raise PipelineError(f"{key}: {value!r} is {kind_of(value)}, not {words(hint)}")
             for number in value if isinstance(value, list) else [value]:
                 if isinstance(number, int | float) and not isinstance(number, bool):
                     _check_number(key, number)

@@ -2,18 +2,17 @@
 
 A killed run has logged steps that the next start trains again. Its rows stand here, flushed, when
 the run resumes from the checkpoint before them; so a row that comes again replaces what was
-written from its step on, and the file holds the values of the run that went on.
+written from its step on, and the file holds the values of the run that resumed.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import append_jsonl, read_jsonl, repair_jsonl, write_text
+from pipeline.artifacts import append_jsonl, read_jsonl, repair_jsonl, write_jsonl
 
 Row = dict[str, Any]
 
@@ -75,7 +74,7 @@ class MetricsFile:
             rows = read_jsonl(self._path)
             last = {_key(row, number): number for number, row in enumerate(rows)}
             if len(last) < len(rows):  # of a version that did not look
-                self._write([rows[number] for number in sorted(last.values())])
+                write_jsonl(self._path, [rows[number] for number in sorted(last.values())])
             self._steps = {}
             for row in rows:
                 if "step" in row:
@@ -87,10 +86,7 @@ class MetricsFile:
         append_jsonl(self._path, [{"time": round(time.time(), 3), **row}])
 
     def _cut(self, gone: Callable[[Row], bool]) -> None:
-        self._write([row for row in read_jsonl(self._path) if not gone(row)])
-
-    def _write(self, rows: list[Row]) -> None:
-        write_text(self._path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+        write_jsonl(self._path, [row for row in read_jsonl(self._path) if not gone(row)])
 
 
 def _key(row: Row, number: int) -> tuple[Any, ...]:

@@ -26,7 +26,7 @@ def bar(total: int | None, desc: str, unit: str = "it", scale: bool = False) -> 
 
     Args:
         total: number of units, or None if unknown.
-        desc: what is going on, e.g. "linear_probe".
+        desc: what is being done, e.g. "linear_probe".
         unit: name of the unit, shown in the rate.
         scale: True for bytes and the like (k, M, G).
 

@@ -87,7 +87,7 @@ def state(context: Context, wanted: Record) -> str:
 
 
 def begin(context: Context, wanted: Record, resumed: bool) -> None:
-    """Note that work begins, or goes on."""
+    """Note that work begins, or resumes."""
     folder = context.stage_dir(wanted.stage)
     since = (_made(folder) or {}).get("since") if resumed else None
     write_json(folder / "started.json", {**wanted.to_json(), "since": since or time.time()})

@@ -1,9 +1,9 @@
-"""Runs the stages in order: skips what is done, goes on with what is half done.
+"""Runs the stages in order: skips what is done, resumes what is half done.
 
 A stage's record (`pipeline.records`) says what decides its results; its key is the hash of that.
 `done.json` carries the record and is written last, so a stage counts as done exactly if all of it
 is there and made from the same things. `started.json` carries the record of work that has begun:
-with the same key the stage goes on, with another one the old folder is moved to `stale/`, never
+with the same key the stage resumes, with another one the old folder is moved to `stale/`, never
 deleted, and not without being asked for if it took long.
 """
 
@@ -42,7 +42,7 @@ def run(raw: DictConfig) -> None:
     """Run (or, with dry_run, plan) the stages that the configuration names.
 
     Raises:
-        PipelineError: something the user can mend; found before anything costly starts where
+        PipelineError: something the user can fix; found before anything costly starts where
             it can be.
     """
     check_spelling(_arguments())
@@ -126,7 +126,7 @@ def _run_stage(context: Context, name: str, stage: Stage) -> None:
     if state != "resume":
         context.tracker.begin(name)
     records.begin(context, record, resumed=state == "resume")
-    _say(f"[{name}] {'goes on' if state == 'resume' else 'starts'}: {stage.plan(context)}")
+    _say(f"[{name}] {'resumes' if state == 'resume' else 'starts'}: {stage.plan(context)}")
     start = time.monotonic()
     summary = stage.run(context)
     seconds = time.monotonic() - start

@@ -2,7 +2,7 @@
 
 The only file that imports wandb, and it does so at the first use. Offline means offline: nothing
 tries the network; `wandb sync` uploads the run later. One run directory is one W&B run: after a
-restart the same id goes on.
+restart the same id resumes.
 
 W&B's history cannot be taken back, so what was sent stays: steps that a killed run has sent are
 not sent again when the resumed one trains them (metrics.jsonl then has the values of the resumed
@@ -24,7 +24,7 @@ from pipeline.metrics_file import MetricsFile
 
 
 class Tracker:
-    """Writes what is measured while a run goes on.
+    """Writes what is measured while a run is at work.
 
     Args:
         run_dir: metrics.jsonl and the W&B files go here.

@@ -1,5 +1,5 @@
 """Faults caught: a step or a summary that stands in metrics.jsonl twice, the values of the run that
-was killed instead of those of the run that went on, and rows that are lost."""
+was killed instead of those of the run that resumed, and rows that are lost."""
 
 from __future__ import annotations
 

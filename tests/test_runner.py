@@ -78,7 +78,7 @@ def test_a_half_done_stage_is_not_taken_for_done(source: list[str], tmp_path: Pa
     (run_dir / "weight_extrap" / "done.json").unlink()
     said = run_in(tmp_path, *arguments)
     assert "[snapshot] done already" in said
-    assert "[weight_extrap] goes on" in said
+    assert "[weight_extrap] resumes" in said
     assert read_json(run_dir / "weight_extrap" / "done.json")["key"] == done["key"]
 
 

@@ -1,4 +1,4 @@
-"""How straight the hidden states of an RL run are (PAPER.md, "Activations"), from sums alone.
+"""How straight the hidden states of an RL run are (arXiv 2601.04537), from sums alone.
 
 The texts are held fixed and every checkpoint reads them. Hooks see the residual stream after the
 embedding, after each decoder layer and where it enters the output head. Of each scalar h only

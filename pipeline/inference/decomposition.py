@@ -1,6 +1,6 @@
 """What changes a linear layer's output over an RL run: its input, its weights, or both at once.
 
-With y = W x + b at the first checkpoint and y + Δy at the last (PAPER.md, "Activations"):
+With y = W x + b at the first checkpoint and y + Δy at the last (arXiv 2601.04537, activations):
 
     Δy = W Δx  +  ΔW x  +  ΔW Δx  (+ Δb where there is a bias)
          input    weight   cross

@@ -176,7 +176,7 @@ def open_engine(
         name: "hf" or "vllm".
         model: checkpoint folder; with `second` it is the earlier model, l0.
         second: later checkpoint, l1: the engine then mixes logits l0 + α (l1 - l0) at every
-            token (PAPER.md, logit extrapolation).
+            token (arXiv 2601.04537, logit extrapolation).
         alpha: α to begin with, for a mixture.
         dtype: "float32", "bfloat16" or "float16"; logits are mixed and scored in fp32 always.
         batch_size: most sequences decoded at once.

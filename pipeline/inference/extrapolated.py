@@ -1,7 +1,7 @@
 """Logit extrapolation on the HF engine: two checkpoints, one sampled token.
 
 At every position l = l0 + α (l1 - l0) in fp32, then temperature, top-k, top-p and the draw; both
-models read the token that was drawn (PAPER.md, "How futures are predicted"). The published loop
+models read the token that was drawn (arXiv 2601.04537, logit extrapolation). The published loop
 does one prompt at a time; here the rows of all prompts are decoded together.
 """
 

@@ -1,9 +1,9 @@
-"""How straight the token log-probs of an RL run are (PAPER.md, "How linearity is measured").
+"""How straight the token log-probs of an RL run are (arXiv 2601.04537).
 
 Responses are drawn once from the first checkpoint; every checkpoint then scores each token of
 these fixed texts, teacher-forced: log p(token | prompt, earlier tokens of the response). A token's
 series over the checkpoints is fitted with a line. Scores are saved after every checkpoint, so a
-killed probe goes on with the next one.
+killed probe resumes with the next one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sample to a JSONL file that grows as responses finish and that a killed run goes on with.
+"""Sample to a JSONL file that grows as responses finish and that a killed run resumes with.
 
 A row is known by (model fingerprint, task, split, problem, prompt, sample, sampling hash). Rows
 that are in the file are not made again, so running twice adds nothing, and a larger `n` or more
@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import append_jsonl, hash_json, iter_jsonl, repair_jsonl
+from pipeline.artifacts import append_jsonl, hash_json, iter_jsonl, repair_jsonl, write_jsonl
 from pipeline.inference.engine import Engine, Generation, Sampling, sampling_hash
 from pipeline.progress import bar
 
@@ -106,15 +106,38 @@ def read_keys(path: Path) -> set[RowKey]:
 def own_file(path: Path, sampling: Sampling) -> None:
     """Leave in `path` rows of this sampling set-up only, so that none are mixed.
 
-    Rows of another one stay beside it, as generations-HASH.jsonl, and come back with its settings.
+    Rows of another one stay beside it, as generations-HASH.jsonl, and come back with its settings;
+    each by its own, since files may have been put together. A kill leaves every row in one of the
+    files at least, and the next call ends what it began.
     """
     identity = sampling_hash(sampling)
-    first = next(iter_jsonl(path), None)
-    if first is not None and first["sampling"] != identity:
-        path.rename(path.with_name(f"{path.stem}-{first['sampling']}{path.suffix}"))
-    aside = path.with_name(f"{path.stem}-{identity}{path.suffix}")
-    if aside.exists() and not path.exists():
-        aside.rename(path)
+    repair_jsonl(path)
+    for other in sorted({row["sampling"] for row in iter_jsonl(path)} - {identity}):
+        _move_rows(path, _aside(path, other), other)
+    _move_rows(_aside(path, identity), path, identity)
+
+
+def _aside(path: Path, identity: str) -> Path:
+    return path.with_name(f"{path.stem}-{identity}{path.suffix}")
+
+
+def _move_rows(source: Path, target: Path, identity: str) -> None:
+    """Move the whole rows of one sampling set-up to the end of another file, which may have them
+    already: a row that is there to the letter is not appended again."""
+    if not source.exists():
+        return
+    alone = all(row["sampling"] == identity for row in iter_jsonl(source))
+    if alone and not target.exists():
+        source.rename(target)
+        return
+    repair_jsonl(target)
+    there = {hash_json(row) for row in iter_jsonl(target)}
+    mine = [row for row in iter_jsonl(source) if row["sampling"] == identity]
+    append_jsonl(target, (row for row in mine if hash_json(row) not in there))
+    if alone:
+        source.unlink()
+    else:
+        write_jsonl(source, (row for row in iter_jsonl(source) if row["sampling"] != identity))
 
 
 def random_key(item: PromptItem) -> int:

@@ -2,7 +2,7 @@
 
 The random number behind a token depends on (seed, prompt key, sample number, position) alone, by
 a counter-based hash, not on a generator's state. So a response does not depend on which others
-share its batch, an interrupted run goes on with the responses it would have made, and two models
+share its batch, an interrupted run resumes with the responses it would have made, and two models
 that are compared see the same random numbers (common random numbers: a paired difference with
 less noise). One uniform number is turned into a token by the inverse of the cumulative
 distribution, so the cost does not grow with the vocabulary.

@@ -1,6 +1,6 @@
 """Several checkpoints in lockstep inside vLLM, their logits mixed at every token.
 
-Logit extrapolation l = l0 + α (l1 - l0) (PAPER.md, "How futures are predicted") as a vLLM model.
+Logit extrapolation l = l0 + α (l1 - l0) (arXiv 2601.04537) as a vLLM model.
 The checkpoints' own architecture is built once for each under a prefix of its own, so every layer
 registers its own KV cache with the scheduler; `forward` puts the hidden states side by side, and
 `compute_logits` takes them apart and adds the logits in fp32. Everything else (paged caches,
@@ -57,7 +57,7 @@ class LogitExtrapolatedForCausalLM(nn.Module):
         self.others: list[Iterable[tuple[str, torch.Tensor]]] = []
         self.names = [f"model_{NAMES[i]}" for i in range(len(self.folders))]
         self.may_share = bool(mixture["share"]) and vllm_config.quant_config is None
-        # a captured graph goes on reading the memory that it was captured with
+        # a captured graph keeps reading the memory that it was captured with
         self.captured = (
             current_platform.is_cuda_alike()
             and vllm_config.compilation_config.cudagraph_mode != CUDAGraphMode.NONE

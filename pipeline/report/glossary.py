@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from html import escape
-
-from pipeline.report.html import Section
+from pipeline.report.html import Section, render
 
 GLOSSARY = (
     (
@@ -91,13 +89,13 @@ GLOSSARY = (
     ),
     (
         "ungraded",
-        "Responses without an answer that could be found, and gradings that hit the time limit. "
-        "Both count as wrong.",
+        "Responses without an answer that could be found, gradings that hit the time limit, and "
+        "responses to problems whose reference answer cannot be read. All count as wrong.",
     ),
 )
 
 
 def glossary() -> Section:
     """What each number on the page means."""
-    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in GLOSSARY)
-    return Section("glossary", "Terms", "What the numbers mean", f"<dl>{items}</dl>")
+    body = render("glossary", terms=GLOSSARY)
+    return Section("glossary", "Terms", "What the numbers mean", body)

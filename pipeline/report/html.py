@@ -1,4 +1,8 @@
-"""The pieces of HTML that the page is made of: tables, embedded figures, the frame."""
+"""The pieces of HTML that the page is made of: templates, tables, embedded figures, the frame.
+
+All markup is in `templates/`, which escape every value that is not markup itself: a name may hold
+any character.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,21 @@ import base64
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
 from pipeline.report import words
 from pipeline.report.figures.style import DARK, LIGHT, Theme
-from pipeline.report.stylesheet import CSS
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).resolve().parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+)
 
 
 @dataclass(frozen=True)
@@ -25,8 +37,39 @@ class Section:
     anchor: str
     menu: str
     title: str
-    body: str
+    body: Markup
     present: bool = True
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table, or a column's head.
+
+    Attributes:
+        kind: its class; "n" aligns numbers to the right.
+        range: an interval behind the text, muted.
+    """
+
+    text: str
+    kind: str = ""
+    range: str = ""
+    code: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table."""
+
+    cells: Sequence[Cell]
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    """Lines of a table that belong together, under a title or none."""
+
+    lines: Sequence[Line]
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,26 +79,37 @@ class Album:
     folder: Path
     drawn: set[Path] = field(default_factory=set)
 
-    def figure(self, name: str, draw: Callable[[Path, Theme], Path], alt: str, caption: str) -> str:
+    def figure(
+        self, name: str, draw: Callable[[Path, Theme], Path], alt: str, lead: str, caption: str
+    ) -> Markup:
         """Draw `name.png` and `name-dark.png`, and embed them.
 
         Args:
             name: file name without ending.
             draw: writes the figure to the path that it is given, in that theme.
             alt: what the figure is, for those who cannot see it.
-            caption: what to see in it (HTML).
+            lead: the caption's first words, in bold.
+            caption: what to see in it.
         """
         light = draw(self.folder / f"{name}.png", LIGHT)
         dark = draw(self.folder / f"{name}-dark.png", DARK)
         self.drawn.update((light, dark))
         width, height = png_size(light)
-        return (
-            '<figure class="card"><div class="plate"><picture>'
-            f'<source media="(prefers-color-scheme: dark)" srcset="{data_uri(dark)}">'
-            f'<img src="{data_uri(light)}" width="{width // 2}" height="{height // 2}" '
-            f'alt="{escape(alt)}"></picture></div>'
-            f"<figcaption>{caption}</figcaption></figure>"
+        return render(
+            "figure",
+            light=data_uri(light),
+            dark=data_uri(dark),
+            width=width // 2,
+            height=height // 2,
+            alt=alt,
+            lead=lead,
+            caption=caption,
         )
+
+
+def render(template: str, **values: Any) -> Markup:
+    """The HTML of templates/<template>.html with these values, escaped unless they are Markup."""
+    return Markup(_TEMPLATES.get_template(f"{template}.html").render(values))
 
 
 def png_size(path: Path) -> tuple[int, int]:
@@ -72,39 +126,30 @@ def data_uri(path: Path) -> str:
 
 
 def table(
-    header: Sequence[tuple[str, str]], bodies: Iterable[Sequence[str]], wide: bool = False
-) -> str:
+    header: Sequence[Cell], groups: Iterable[Group], wide: bool = False, note: str = ""
+) -> Markup:
     """A table in a frame that scrolls sideways on narrow screens.
 
     Args:
-        header: (text, class) of each column; the class "n" aligns numbers to the right.
-        bodies: groups of finished `<tr>` elements.
         wide: let the table be broader than the text where the window has room.
+        note: a line below it.
     """
-    head = "".join(
-        f'<th class="{kind}">{escape(text)}</th>' if kind else f"<th>{escape(text)}</th>"
-        for text, kind in header
-    )
-    groups = "".join(f"<tbody>{''.join(rows)}</tbody>" for rows in bodies)
-    frame_class = "sheet card wide" if wide else "sheet card"
-    return f'<div class="{frame_class}"><table><thead><tr>{head}</tr></thead>{groups}</table></div>'
+    return render("table", header=header, groups=list(groups), wide=wide, note=note)
 
 
-def score(row: Mapping[str, Any]) -> str:
+def score(row: Mapping[str, Any]) -> Cell:
     """avg@k in percent with its interval."""
-    return f"{100 * row['avg@k']:.1f} <span class='range'>{words.interval(row['ci95'])}</span>"
+    return Cell(f"{100 * row['avg@k']:.1f}", "n", words.interval(row["ci95"]))
 
 
-def words_table(pairs: Iterable[tuple[str, str]]) -> str:
-    """A two-column table: what (plain text), and what is to say about it (HTML)."""
-    rows = "".join(f"<tr><th>{escape(name)}</th><td>{text}</td></tr>" for name, text in pairs)
-    return f'<div class="sheet card"><table class="words"><tbody>{rows}</tbody></table></div>'
+def words_table(pairs: Sequence[tuple[str, str]]) -> Markup:
+    """A two-column table: what, and what is to say about it."""
+    return render("words", pairs=pairs)
 
 
-def absent(what: str, stages: Sequence[str]) -> str:
+def absent(what: str, stages: Sequence[str]) -> Markup:
     """One line in place of what is not there: which stage makes it."""
-    names = " and ".join(f"<code>{escape(stage)}</code>" for stage in stages)
-    return f'<p class="absent">{escape(what)}: not in this run; made by {names}.</p>'
+    return render("absent", what=what, stages=stages)
 
 
 def absent_section(anchor: str, what: str, stages: Sequence[str]) -> Section:
@@ -112,23 +157,13 @@ def absent_section(anchor: str, what: str, stages: Sequence[str]) -> Section:
     return Section(anchor, what, what, absent(what, stages), present=False)
 
 
-def frame(title: str, head: str, sections: Sequence[Section]) -> str:
-    """The whole page: `head` (HTML), a list of contents, and the sections.
+def frame(title: str, head: Markup, sections: Sequence[Section]) -> str:
+    """The whole page: `head`, a list of contents, and the sections.
 
     What the run lacks is gathered in one last section.
     """
-    lines = "".join(section.body for section in sections if not section.present)
+    lines = Markup("").join(section.body for section in sections if not section.present)
     sections = [section for section in sections if section.present]
     if lines:
         sections.append(Section("absent", "Not in this run", "Not in this run", lines))
-    menu = "".join(f'<a href="#{s.anchor}">{escape(s.menu)}</a>' for s in sections)
-    parts = "\n".join(
-        f'<section id="{s.anchor}"><h2>{escape(s.title)}</h2>{s.body}</section>' for s in sections
-    )
-    body = f'{head}<nav aria-label="Contents">{menu}</nav>\n{parts}'.replace(" %", "\u00a0%")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{CSS}</style></head>\n"
-        f"<body><main>{body}\n</main></body></html>\n"
-    )
+    return str(render("page", title=title, head=head, sections=sections)).lstrip()

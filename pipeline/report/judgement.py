@@ -133,7 +133,7 @@ def _meaning(row: Row, shown: Outcome, control: Mapping[str, Any] | None) -> str
 
 
 def _gain_over_start(row: Row, scores: Mapping[str, Any]) -> str:
-    """The difference to the last checkpoint that was seen, where real RL went on beyond it."""
+    """The difference to the last checkpoint that was seen, where real RL continued beyond it."""
     start, difference = scores.get("start"), row.get("diff_to_start")
     if start in (None, scores["last_rl"]) or difference is None:
         return ""
@@ -141,7 +141,7 @@ def _gain_over_start(row: Row, scores: Mapping[str, Any]) -> str:
 
 
 def continued(scores: Mapping[str, Any], last: int | None) -> str:
-    """Whether real RL went on beyond what extrapolation has seen; "" if not.
+    """Whether real RL continued beyond what extrapolation has seen; "" if not.
 
     Args:
         scores: `scores.json`.

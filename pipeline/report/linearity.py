@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from html import escape
 from typing import Any
+
+from markupsafe import Markup
 
 from pipeline.report import figures, words
 from pipeline.report.figures.activations import drivers
@@ -25,9 +26,10 @@ def weights(run: Artefacts, album: Album) -> Section:
             "weights_r2",
             partial(figures.r2_histogram, probe, "weights"),
             "Histogram of the R² of every weight against the RL step",
-            "<b>How straight the weights move.</b> Mass at the right means that a straight line "
+            "How straight the weights move.",
+            "Mass at the right means that a straight line "
             "over the steps explains the movement. "
-            f"{escape(words.filtered(probe, 'weights'))} Filled and outlined histogram are each "
+            f"{words.filtered(probe, 'weights')} Filled and outlined histogram are each "
             "scaled to their own total; the thin grey line is at 0.7.",
         )
     ]
@@ -38,7 +40,8 @@ def weights(run: Artefacts, album: Album) -> Section:
                 "weights_heat_map",
                 partial(figures.r2_heat_map, tensors),
                 "Mean R² by kind of tensor and layer",
-                f"<b>Where it is straight.</b> {escape(_extremes(tensors))} Rows are kinds of "
+                "Where it is straight.",
+                f"{_extremes(tensors)} Rows are kinds of "
                 "tensor, columns layers; tensors outside the layers stand at the side. "
                 f"Mean over {counted}.",
             )
@@ -49,11 +52,12 @@ def weights(run: Artefacts, album: Album) -> Section:
                 "weight_examples",
                 partial(figures.weight_fits, run.weight_examples),
                 "Paths of single weights over the RL steps with fitted lines",
-                "<b>Single weights.</b> Dots are the snapshots, the line is the least-squares fit "
+                "Single weights.",
+                "Dots are the snapshots, the line is the least-squares fit "
                 "that R² refers to. Titles name the tensor and the position in it.",
             )
         )
-    return Section("weights", "Weights", title, "".join(parts))
+    return Section("weights", "Weights", title, Markup("").join(parts))
 
 
 def logprobs(run: Artefacts, album: Album) -> Section:
@@ -67,9 +71,9 @@ def logprobs(run: Artefacts, album: Album) -> Section:
             "logprobs_r2",
             partial(figures.r2_histogram, probe, "tokens"),
             "Histogram of the R² of token log-probabilities against the RL step",
-            "<b>How straight the outputs move.</b> Responses of the base model are held fixed and "
-            "every checkpoint scores each of their tokens. "
-            + escape(words.filtered(probe, "tokens")),
+            "How straight the outputs move.",
+            "Responses of the base model are held fixed and "
+            "every checkpoint scores each of their tokens. " + words.filtered(probe, "tokens"),
         )
     ]
     if probe.get("r2_by_base_probability") and probe.get("r2_by_change"):
@@ -79,7 +83,8 @@ def logprobs(run: Artefacts, album: Album) -> Section:
                 "logprobs_bins",
                 partial(figures.token_bins, *bins),
                 "Median R² of tokens by base probability and by change of log-probability",
-                "<b>Which tokens move straight.</b> Median R² of the tokens in each bin, for those "
+                "Which tokens move straight.",
+                "Median R² of the tokens in each bin, for those "
                 "that pass the filter (filled) and for all (open). A bin with few tokens says "
                 "little; tokens that hardly change carry rounding and noise.",
             )
@@ -90,11 +95,12 @@ def logprobs(run: Artefacts, album: Album) -> Section:
                 "token_examples",
                 partial(figures.token_fits, run.token_examples),
                 "Log-probabilities of single tokens over the RL steps with fitted lines",
-                "<b>Single tokens.</b> The token stands between the marks ▸ ◂ after the text that "
+                "Single tokens.",
+                "The token stands between the marks ▸ ◂ after the text that "
                 "precedes it. Rising lines are tokens that RL made likelier.",
             )
         )
-    return Section("logprobs", "Log-probs", title, "".join(parts))
+    return Section("logprobs", "Log-probs", title, Markup("").join(parts))
 
 
 def activations(run: Artefacts, album: Album) -> Section:
@@ -109,9 +115,10 @@ def activations(run: Artefacts, album: Album) -> Section:
             "activations_r2",
             partial(figures.hidden_state_r2, probe["layers"]),
             "Median R² of hidden states over the depth of the model, and how far they moved",
-            f"<b>How straight the hidden states move.</b> {words.count(probe['positions'])} "
+            "How straight the hidden states move.",
+            f"{words.count(probe['positions'])} "
             "positions of the same fixed texts; every component of the residual stream at each is "
-            f"one series. {escape(words.filtered(probe, 'hidden-state values'))} It keeps those "
+            f"one series. {words.filtered(probe, 'hidden-state values')} It keeps those "
             f"that change by more than {least:g} % of the median size in their layer. Below, "
             "‖Δh‖ / ‖h‖ from the first to the last snapshot.",
         )
@@ -122,13 +129,14 @@ def activations(run: Artefacts, album: Album) -> Section:
                 "activations_change",
                 partial(figures.change_shares, probe["decomposition"]),
                 "What changed the output of each kind of linear layer",
-                "<b>What changes a layer's output.</b> Between the first and the last snapshot "
-                f"Δy = W Δx + ΔW x + ΔW Δx. {escape(driven(probe['decomposition']))} A share is "
+                "What changes a layer's output.",
+                "Between the first and the last snapshot "
+                f"Δy = W Δx + ΔW x + ΔW Δx. {driven(probe['decomposition'])} A share is "
                 "the term's projection on Δy, so shares add up to 100 %; bars are means over the "
                 "layers.",
             )
         )
-    return Section("activations", "Hidden states", title, "".join(parts))
+    return Section("activations", "Hidden states", title, Markup("").join(parts))
 
 
 def driven(rows: Sequence[Mapping[str, Any]]) -> str:

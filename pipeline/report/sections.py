@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from html import escape
 from typing import Any
+
+from markupsafe import Markup
 
 from pipeline.report import figures, words
 from pipeline.report.html import Album, Section, absent, absent_section, words_table
@@ -24,7 +25,8 @@ def training(run: Artefacts, album: Album) -> Section:
         "reward",
         partial(figures.reward_curve, run.rewards, run.steps, _marked_step(run)),
         "Mean reward over the RL steps",
-        "<b>Reward during RL.</b> Mean over the rollouts of a step on training problems, so it is "
+        "Reward during RL.",
+        "Mean over the rollouts of a step on training problems, so it is "
         "not comparable with the scores below. Short marks at the foot are snapshots.",
     )
     return Section("training", "RL run", title, body)
@@ -38,7 +40,7 @@ def horizon(run: Artefacts, album: Album) -> Section:
     last = run.last_step
     beyond = [r for r in run.rows if r["kind"] == "rl" and last is not None and r["step"] > last]
     caption = (
-        "<b>How far the line carries.</b> Blue is real RL with its 95 % band; whiskers are the "
+        "Blue is real RL with its 95 % band; whiskers are the "
         "95 % intervals of predicted weights"
         + (f", made from steps {run.first_step} to {last} only (dotted line)" if last else "")
         + ". A prediction is worth something where it lies above real RL at the same step, "
@@ -52,6 +54,7 @@ def horizon(run: Artefacts, album: Album) -> Section:
         "horizon",
         partial(figures.horizon_curve, run.rows, last),
         "avg@k against the step, real RL and weight extrapolation",
+        "How far the line carries.",
         caption,
     )
     return Section("horizon", "Horizon", title, body)
@@ -75,9 +78,10 @@ def logits(run: Artefacts, album: Album) -> Section:
         "alpha",
         partial(figures.alpha_curve, run.rows, str(scores["last_rl"])),
         "avg@k of logit extrapolation against α",
-        "<b>How far the logits carry.</b> At every decoding step the two models' logits are "
+        "How far the logits carry.",
+        "At every decoding step the two models' logits are "
         "mixed as l₀ + α (l₁ − l₀); α = 1 is the later checkpoint itself, beyond it is "
-        f"prediction.{meaning} The band is {escape(str(scores['last_rl']))} "
+        f"prediction.{meaning} The band is {scores['last_rl']} "
         "with its 95 % interval; dashed, if there, real RL at its end; the ring marks the α "
         "chosen on validation.",
     )
@@ -100,15 +104,16 @@ def models(run: Artefacts, album: Album) -> Section:
                 f"models_{''.join(c if c.isalnum() else '_' for c in task)}",
                 partial(figures.model_bars, rows, labels, str(scores["last_rl"]), methods=methods),
                 f"avg@k of the models on the test problems of {task} and paired differences",
-                f"<b>{escape(task)}, test problems.</b> Left, avg@k with 95 % intervals over "
-                f"problems. Right, the difference to {escape(str(scores['last_rl']))}, problem by "
+                f"{task}, test problems.",
+                "Left, avg@k with 95 % intervals over "
+                f"problems. Right, the difference to {scores['last_rl']}, problem by "
                 "problem (paired, so its interval is narrower than the two on the left suggest); "
                 "filled dots are those whose interval excludes zero.",
             )
         )
     if not parts:
         parts.append(absent("Test scores", ["evaluate"]))
-    return Section("models", "Models", title, "".join(parts))
+    return Section("models", "Models", title, Markup("").join(parts))
 
 
 def sharpening(run: Artefacts, album: Album) -> Section:
@@ -134,7 +139,8 @@ def sharpening(run: Artefacts, album: Album) -> Section:
             methods=methods_of(run),
         ),
         "Share of correct answers against the temperature",
-        f"<b>The sharpening control, {split} problems.</b> A lower temperature makes any model "
+        f"The sharpening control, {split} problems.",
+        "A lower temperature makes any model "
         "surer of itself, at no cost, and so does RL. A line that lies above all others is a "
         "gain; one that only starts higher on the right, where the evaluation is, has been "
         "sharpened. Whiskers are 95 % intervals.",
@@ -142,26 +148,26 @@ def sharpening(run: Artefacts, album: Album) -> Section:
     return Section("sharpening", "Control", title, body + _controls_in_words(controls))
 
 
-def _controls_in_words(controls: Mapping[str, Any]) -> str:
+def _controls_in_words(controls: Mapping[str, Any]) -> Markup:
     """The temperatures that validation prefers, and what is left of each prediction there."""
     pairs = [
         (
-            escape(model),
-            f"best on validation: {escape(temperature(best['temperature']))}, "
+            model,
+            f"best on validation: {temperature(best['temperature'])}, "
             f"{words.percent(best['validation avg@k'])}",
         )
         for model, best in controls["best"].items()
     ]
     pairs += [
         (
-            f"{escape(str(c['model']))} on {escape(str(c['task']))}",
-            f"{escape(temperature(c['temperature']))}, against "
-            f"{escape(str(c['control']['model']))} with "
-            f"{escape(temperature(c['control']['temperature']))}: {words.gap(c)}",
+            f"{c['model']} on {c['task']}",
+            f"{temperature(c['temperature'])}, against "
+            f"{c['control']['model']} with "
+            f"{temperature(c['control']['temperature'])}: {words.gap(c)}",
         )
         for c in controls["comparisons"]
     ]
-    return words_table(pairs) if pairs else ""
+    return words_table(pairs) if pairs else Markup("")
 
 
 def methods_of(run: Artefacts) -> list[str]:
@@ -186,6 +192,6 @@ def compared(run: Artefacts, task: str) -> list[Row]:
 
 
 def _marked_step(run: Artefacts) -> int | None:
-    """The last step that extrapolation may see, if RL went on beyond it."""
+    """The last step that extrapolation may see, if RL continued beyond it."""
     last = run.last_step
     return last if last is not None and run.steps and last < run.steps[-1] else None

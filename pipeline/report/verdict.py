@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
+from markupsafe import Markup
+
 from pipeline.report import judgement, words
-from pipeline.report.html import Section, absent, absent_section, score, table, words_table
+from pipeline.report.html import (
+    Cell,
+    Group,
+    Line,
+    Section,
+    absent,
+    absent_section,
+    render,
+    score,
+    table,
+    words_table,
+)
 from pipeline.report.inputs import Artefacts
 from pipeline.report.linearity import driven
 from pipeline.report.sections import compared
@@ -22,28 +34,22 @@ _BADGES = {
 }
 
 
-def head(run: Artefacts) -> str:
+def head(run: Artefacts) -> Markup:
     """Title, what was run, the verdict in words, and the main scores as tiles."""
-    facts = " ".join(f"<span>{escape(fact)}</span>" for fact in _run_line(run))
-    parts = [
-        '<header><p class="eyebrow">RL extrapolation report</p>'
-        f'<h1>{escape(run.name)}</h1><p class="facts">{facts}</p></header>'
-    ]
+    title = {"name": run.name, "facts": _run_line(run)}
     if run.scores is None:
-        parts.append(absent("Verdict", ["evaluate"]))
-        return "".join(parts)
+        missing = absent("Verdict", ["evaluate"])
+        return render("head", **title, verdicts=None, absent=missing)
     found = judgement.verdicts(run.scores)
-    items = "".join(
-        f'<li><span class="badge {v.outcome}">{_BADGES[v.outcome]}</span>'
-        f"<p>{escape(v.text)}</p></li>"
-        for v in found
+    return render(
+        "head",
+        **title,
+        verdicts=found,
+        badges=_BADGES,
+        headline=judgement.headline(found),
+        beyond=judgement.continued(run.scores, run.last_step) if found else "",
+        scores=_tiles(run),
     )
-    beyond = judgement.continued(run.scores, run.last_step) if found else ""
-    note = f"<p>{escape(beyond)}</p>" if beyond else ""
-    title = judgement.headline(found)
-    parts.append(f'<div class="verdict card"><h2>{escape(title)}</h2><ul>{items}</ul>{note}</div>')
-    parts.append(_tiles(run))
-    return "".join(parts)
 
 
 def _run_line(run: Artefacts) -> list[str]:
@@ -63,63 +69,59 @@ def _run_line(run: Artefacts) -> list[str]:
     return facts
 
 
-def _tiles(run: Artefacts) -> str:
+def _tiles(run: Artefacts) -> Markup:
     """avg@k of the compared models on test: a tile each, or a table if there are several tasks."""
     tasks = list(dict.fromkeys(str(row["task"]) for row in run.rows if row["split"] == "test"))
-    if len(tasks) > 1:
-        return _task_table(run, tasks)
-    parts = []
-    for task in tasks:
-        rows = compared(run, task)
-        tiles = "".join(
-            f'<div class="tile card" style="--tile: var(--{row["kind"]})">'
-            f'<span class="name">{escape(words.model_label(row))}</span>'
-            f"<b>{words.percent(row['avg@k'])}</b>"
-            f'<span class="range">{words.interval(row["ci95"])}</span></div>'
-            for row in rows
-        )
-        parts.append(f'<div class="tiles">{tiles}</div>')
-        if rows:
-            parts.append(
-                f'<p class="small">avg@{rows[0]["k"]} on {rows[0]["n_problems"]} test problems of '
-                f"{escape(task)}, with 95 % intervals.</p>"
-            )
-    return "".join(parts)
+    if len(tasks) != 1:
+        return _task_table(run, tasks) if tasks else Markup("")
+    rows = compared(run, tasks[0])
+    tiles = [
+        {
+            "kind": row["kind"],
+            "label": words.model_label(row),
+            "score": words.percent(row["avg@k"]),
+            "range": words.interval(row["ci95"]),
+        }
+        for row in rows
+    ]
+    note = ""
+    if rows:
+        note = f"avg@{rows[0]['k']} on {rows[0]['n_problems']} test problems of {tasks[0]}"
+        note += ", with 95 % intervals."
+    return render("tiles", tiles=tiles, note=note)
 
 
-def _task_table(run: Artefacts, tasks: Sequence[str]) -> str:
+def _task_table(run: Artefacts, tasks: Sequence[str]) -> Markup:
     """Compared models in rows, test tasks in columns, avg@k with its interval in the cells."""
     by_task = {task: {str(row["model"]): row for row in compared(run, task)} for task in tasks}
     models = {model: row for rows in by_task.values() for model, row in rows.items()}
     lines = []
     for model, any_row in models.items():
-        cells = ""
-        for task in tasks:
-            row = by_task[task].get(model)
-            cells += '<td class="n">' + (score(row) if row else "") + "</td>"
-        lines.append(f'<tr><td class="name">{escape(words.model_label(any_row))}</td>{cells}</tr>')
-    header = [("avg@k (%) on test problems", ""), *((task, "n") for task in tasks)]
-    return table(header, [lines])
+        rows = [by_task[task].get(model) for task in tasks]
+        cells = [score(row) if row else Cell("", "n") for row in rows]
+        lines.append(Line([Cell(words.model_label(any_row), "name"), *cells]))
+    header = [Cell("avg@k (%) on test problems"), *(Cell(task, "n") for task in tasks)]
+    return table(header, [Group(lines)])
 
 
 def summary(run: Artefacts) -> Section:
     """The findings in words, one line each."""
     pairs: list[tuple[str, str]] = []
     if run.weights is not None:
-        pairs.append(("Weights", escape(words.linearity(run.weights, "weights"))))
+        pairs.append(("Weights", words.linearity(run.weights, "weights")))
         movement = run.weights.get("relative_movement")
         if movement is not None:
             text = f"All weights together moved by {100 * movement:.3g} % of their norm."
             pairs.append(("Movement", text))
     if run.logprobs is not None:
-        pairs.append(("Token log-probs", escape(words.linearity(run.logprobs, "tokens"))))
+        pairs.append(("Token log-probs", words.linearity(run.logprobs, "tokens")))
     if run.activations is not None:
         text = words.linearity(run.activations, "hidden-state values")
         text = f"{text} {driven(run.activations['decomposition'])}".rstrip()
-        pairs.append(("Hidden states", escape(text)))
+        pairs.append(("Hidden states", text))
     if run.scores is not None:
         pairs += _chosen_in_words(run.scores)
-        pairs.append(("Compared with", escape(_last_rl(run))))
+        pairs.append(("Compared with", _last_rl(run)))
     if not pairs:
         return absent_section("summary", "Findings in words", ["linear_probe", "evaluate"])
     return Section("summary", "In words", "In words", words_table(pairs))
@@ -141,7 +143,7 @@ def _chosen_in_words(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
                 text += f" On test, {row['task']}: {words.percent(row['avg@k'])}"
                 text += f", {words.gap(difference)}." if difference else "."
         name = "Chosen α" if mine[0]["kind"] == "logit" else horizon
-        pairs.append((name, escape(text)))
+        pairs.append((name, text))
     return pairs
 
 

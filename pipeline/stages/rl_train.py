@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.artifacts import read_jsonl
 from pipeline.config import RegroundConfig
 from pipeline.errors import PipelineError
+from pipeline.hardware import gpus
 from pipeline.stages import models, outside, problems, specs
 from pipeline.stages.base import DONE, RESUME, Context
 
@@ -43,8 +44,8 @@ def standing(context: Context) -> str:
         return RESUME
     if missing := checkpoints.missing_snapshots(spec, min(whole, spec.steps)):
         return (
-            f"rl_train.snapshot_every={spec.snapshot_every}: no snapshot of step {missing[0]} was "
-            "written"
+            f"rl_train.snapshot_every={spec.rl_train.snapshot_every}: no snapshot of step "
+            f"{missing[0]} was written"
         )
     if whole == 0 and not context.is_done("rl_train"):
         return RESUME  # killed before the first checkpoint
@@ -59,24 +60,15 @@ def plan(context: Context) -> str:
     if rl.reground.every is not None and rl.reground.guard.problems:
         sets.append(("validation", rl.reground.guard.problems))
     problems.check_task(context, config.task, *sets)
-    for package, wanted in (
-        ("deepspeed", compute.launcher == "deepspeed" or compute.zero_stage > 0),
-        ("vllm", compute.vllm_rollouts),
-    ):
-        if wanted and importlib.util.find_spec(package) is None:
-            raise PipelineError(
-                f"compute={compute.name} needs {package}, which is not installed; "
-                f"pip install {package}, or choose compute=local"
-            )
-    ranks = compute.processes * compute.nodes
-    where = "in this process" if compute.launcher == "none" else f"{ranks} ranks, "
+    missing = _check_machine(context)
+    where = "in this process" if compute.launcher == "none" else f"{compute.world_size} ranks, "
     if compute.launcher != "none":
         where += f"{compute.launcher}, ZeRO-{compute.zero_stage}"
     snapshots = rl.steps // rl.snapshot_every
     return (
         f"{algorithm.name} on {config.task.name} from {base}: {rl.steps} steps of "
         f"{algorithm.prompts_per_step} x {algorithm.rollouts_per_prompt} rollouts, {where}; "
-        f"{snapshots} snapshots{_disk(context, snapshots)}{_jumps(rl.reground, rl.steps)}"
+        f"{snapshots} snapshots{_disk(context, snapshots)}{_jumps(rl.reground, rl.steps)}{missing}"
     )
 
 
@@ -101,6 +93,45 @@ def _jumps(reground: RegroundConfig, steps: int) -> str:
     guard = f", guarded by {reground.guard.problems} problems" if reground.guard.problems else ""
     count = steps // reground.every
     return f"; {count} jumps of {reground.jump} after {reground.every} steps each{guard}"
+
+
+def _check_machine(context: Context) -> str:
+    """What this machine lacks, in words for a dry run, which may be of another one.
+
+    Raises:
+        PipelineError: a package or a GPU that training needs is not here.
+    """
+    compute, attention = context.config.compute, context.config.model.attention
+    for package, wanted in (
+        ("deepspeed", compute.launcher == "deepspeed" or compute.zero_stage > 0),
+        ("vllm", compute.vllm_rollouts),
+    ):
+        if wanted and importlib.util.find_spec(package) is None:
+            raise PipelineError(
+                f"compute={compute.name} needs {package}, which is not installed; "
+                f"pip install {package}, or choose compute=local"
+            )
+    lacks = []
+    # transformers takes the kernels package's build where flash-attn itself is not there
+    flash = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
+    names = (flash.get(attention), "kernels")
+    if names[0] and not any(importlib.util.find_spec(name) for name in names if name):
+        lacks.append(
+            f"model.attention={attention}: flash-attn is not installed; install it, or set "
+            "model.attention=sdpa"
+        )
+    if compute.vllm_rollouts or compute.launcher != "none":
+        found = gpus()
+        if compute.vllm_rollouts and not found:
+            lacks.append("compute.vllm_rollouts: no GPU is visible; set it to false")
+        elif 0 < found < compute.processes:
+            lacks.append(
+                f"compute.processes={compute.processes}: {found} GPUs are visible; "
+                f"set compute.processes={found}"
+            )
+    if lacks and not context.config.dry_run:
+        raise PipelineError(lacks[0])
+    return "".join(f" (here: {words})" for words in lacks)
 
 
 def _disk(context: Context, snapshots: int) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError
+from pipeline.hardware import gpus
 from pipeline.stages.base import Context
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def sample(
         for candidate in first.values()
     ]
     work = Work(engine, jobs, items, draws)
-    return run_local(work, context.config.engine.replicas)
+    return run_local(work, replicas(context))
 
 
 def check_engine(context: Context) -> str:
@@ -113,5 +114,23 @@ def check_engine(context: Context) -> str:
             "engine=vllm: vLLM is not installed; pip install vllm==0.31.0 (CPU: make setup), "
             "or use engine=hf"
         )
-    replicas = context.config.engine.replicas
-    return f"{name} engine" if replicas == 1 else f"{replicas} {name} engines"
+    count, each = replicas(context), _devices(context)
+    found = gpus() if count > 1 or each > 1 else 0
+    if 0 < found < count * each:
+        raise PipelineError(
+            f"engine.replicas={count}: {count} engines of {each} GPUs need {count * each}, "
+            f"{found} are visible; set engine.replicas=null to use them all"
+        )
+    return f"{name} engine" if count == 1 else f"{count} {name} engines"
+
+
+def replicas(context: Context) -> int:
+    """How many engines share the problems: as given, or as many as the GPUs are enough for."""
+    given = context.config.engine.replicas
+    return given if given is not None else max(1, gpus() // _devices(context))
+
+
+def _devices(context: Context) -> int:
+    """The GPUs of one engine."""
+    engine = context.config.engine
+    return engine.tensor_parallel if engine.name == "vllm" else 1

@@ -31,11 +31,8 @@ def standing(context: Context) -> str:
 
 
 def plan(context: Context) -> str:
-    from pipeline.training.check import check
-
     sft = context.config.sft_train
     problems.check_task(context, context.config.task, (sft.split, sft.problems))
-    check(specs.sft_spec(context, Path()))
     return (
         f"a model from scratch on {context.config.task.name}: {sft.steps} steps of "
         f"{sft.batch_size} problems"

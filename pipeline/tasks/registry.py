@@ -141,7 +141,7 @@ def grade_many(task: TaskConfig, pairs: Pairs, *, done: Done = None) -> list[Gra
     Where the task has a mark (grade_after), only what follows it is graded.
 
     Args:
-        done: called once a response or so as grading goes on (progress).
+        done: called once a response or so as grading proceeds (progress).
     """
     if not pairs:
         return []

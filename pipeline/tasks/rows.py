@@ -43,11 +43,12 @@ def load_rows(task: TaskConfig) -> list[dict[str, Any]]:
 
 
 def _texts(task: TaskConfig, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, whose problems must be texts: the words "None" or "[...]" would be no problem."""
+    """The rows, whose problems must be texts: "[...]" or "3.5" would be no problem. Rows without
+    one are for the task to leave out."""
     source = task.source
     name = source.problem
     for number, row in enumerate(rows, 1):
-        if name in row and not isinstance(row[name], str):
+        if not isinstance(row.get(name), str | None):
             raise PipelineError(
                 f"task {task.name}: {source.path}: row {number}: {name} is "
                 f"{kind_of(row[name])}, not text; correct the row or leave it out"

@@ -38,7 +38,7 @@ SCRATCH = 64 * 2**20  # bytes of /tmp
 MODES = ("bwrap", "none")
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
 THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # one core a child
-MEND = "or set task.options.sandbox=none, which runs model-written code unprotected"
+UNPROTECTED = "or set task.options.sandbox=none, which runs model-written code unprotected"
 NOBODY = 65534
 FRESH_USERS = range(2_100_000_000, 2_147_000_000)  # above those that directories hand out
 # The last act as root; the capabilities to do it are lost by it.
@@ -73,7 +73,7 @@ def check_bwrap() -> Bwrap:
     program = shutil.which("bwrap")
     if program is None:
         raise PipelineError(
-            f"grading code needs bubblewrap, and bwrap is not installed; install it {MEND}"
+            f"grading code needs bubblewrap, and bwrap is not installed; install it {UNPROTECTED}"
         )
     compileall.compile_dir(INSIDE, quiet=2)  # for children, which cannot; they start faster
     # as root, where the child cannot become another user, a user namespace may isolate as well
@@ -84,7 +84,7 @@ def check_bwrap() -> Bwrap:
         if reason is None:
             return bwrap
         reasons.append(reason)
-    raise PipelineError(f"bubblewrap does not work here ({reasons[0]}); mend that {MEND}")
+    raise PipelineError(f"bubblewrap does not work here ({reasons[0]}); fix that {UNPROTECTED}")
 
 
 def _hole(bwrap: Bwrap) -> str | None:

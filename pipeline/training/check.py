@@ -1,108 +1,169 @@
-"""Values of a spec that cannot work, refused before anything is loaded."""
+"""Values of training that cannot work, refused before anything is loaded: by the plan of a run, of
+its configuration, and by a training process, of its spec. Both have the same sections.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import difflib
+from typing import TYPE_CHECKING
 
+from pipeline.config import SNAPSHOT_DTYPES, AlgorithmConfig, ComputeConfig
 from pipeline.errors import PipelineError
-from pipeline.training.spec import DELTA, SNAPSHOT_DTYPES, RlSpec, SftSpec, Spec
+from pipeline.limits import check_values
+from pipeline.training.spec import Architecture, RlSpec, SftSpec, Spec, build
 
-LAUNCHERS = ("none", "deepspeed", "torchrun")
-ROLLOUTS = ("transformers", "vllm_colocate", "vllm_server")
-TRAINERS = ("grpo", "rloo")
-SIZES = ("layers", "hidden", "intermediate", "heads", "kv_heads", "max_positions")
+if TYPE_CHECKING:
+    from pipeline.config import PipelineConfig
+
+# What the installed TRL and transformers know (tests/training/test_names.py asks them).
+LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "luspo", "sapo", "vespo")
+LEVELS = ("token", "sequence")
+SCALES = ("group", "batch", "none")
+SCHEDULES = (  # the others need arguments of their own, or an evaluation loss
+    *("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts"),
+    *("polynomial", "inverse_sqrt"),
+)
+OPTIMIZERS = (  # those of torch and transformers themselves
+    *("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"),
+)
+ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+FAMILIES = ("qwen2", "llama")  # of models made from scratch
+_NEEDS_LEVEL = {"luspo": "sequence", "vespo": "token"}
+_SFT_MICRO_BATCH = 1024  # the models are small
 
 
 def check(spec: Spec) -> None:
-    """Refuse values that cannot work, naming the key and the mend.
+    """Refuse a spec that cannot work, naming the key and the remedy.
 
     Raises:
         PipelineError: at the first bad value.
     """
-    _check_common(spec)
+    check_values(spec)
     if isinstance(spec, SftSpec):
-        if (spec.model is None) == (spec.architecture is None):
-            raise PipelineError("sft spec: give exactly one of model and architecture")
-        for key in SIZES if spec.architecture is not None else ():
-            _positive(f"architecture.{key}", getattr(spec.architecture, key))
-        if not 0 <= spec.wrong_answers < 1:
-            raise PipelineError(f"wrong_answers is {spec.wrong_answers}; it is a share, below 1")
-        _check_split("batch_size", spec.batch_size, spec)
-        return
-    _one_of("trainer", spec.trainer, TRAINERS)
-    _one_of("rollouts", spec.rollouts, ROLLOUTS)
-    _one_of("importance_sampling_level", spec.importance_sampling_level, ("token", "sequence"))
-    _one_of("scale_rewards", spec.scale_rewards, ("group", "batch", "none"))
-    _one_of("snapshot_dtype", spec.snapshot_dtype, SNAPSHOT_DTYPES)
-    if spec.snapshot_dtype.startswith(DELTA) and not Path(spec.model).is_dir():
+        check_sft(spec)
+    else:
+        check_rl(spec)
+
+
+def check_sft(values: SftSpec | PipelineConfig) -> None:
+    """The same for supervised training.
+
+    Raises:
+        PipelineError: at the first bad value.
+    """
+    architecture = build(Architecture, values.model.architecture, "model.architecture")
+    for key, divisor in (("hidden", architecture.heads), ("heads", architecture.kv_heads)):
+        value = getattr(architecture, key)
+        if min(value, divisor) < 1 or value % divisor:
+            raise PipelineError(f"model.architecture.{key}: {value} is no multiple of {divisor}")
+    for key in ("layers", "intermediate", "max_positions"):
+        if getattr(architecture, key) < 1:
+            raise PipelineError(f"model.architecture.{key}: must be at least 1")
+    one_of("model.architecture.family", architecture.family, FAMILIES)
+    one_of("sft_train.lr_schedule", values.sft_train.lr_schedule, SCHEDULES)
+
+
+def check_rl(values: RlSpec | PipelineConfig) -> None:
+    """The same for RL.
+
+    Raises:
+        PipelineError: at the first bad value.
+    """
+    algorithm, compute, rl = values.algorithm, values.compute, values.rl_train
+    _check_names(algorithm)
+    one_of("model.attention", values.model.attention, ATTENTION)
+    one_of("rl_train.snapshot_dtype", rl.snapshot_dtype, SNAPSHOT_DTYPES)
+    if rl.snapshot_every > rl.steps:
         raise PipelineError(
-            f"snapshot_dtype is {spec.snapshot_dtype!r}, but model {spec.model!r} is no folder "
-            "whose files the deltas could refer to; give the folder of a download"
+            f"rl_train.snapshot_every={rl.snapshot_every} is more than "
+            f"rl_train.steps={rl.steps}: there would be no snapshot"
         )
-    if spec.rollouts_per_prompt < 2:
-        raise PipelineError("rollouts_per_prompt must be at least 2: the group is the baseline")
-    if spec.temperature <= 0:
-        raise PipelineError(f"temperature is {spec.temperature}; rollouts need it above 0")
-    for key in ("snapshot_every", "updates_per_step", "prompts_per_step", "max_response_tokens"):
-        _positive(key, getattr(spec, key))
-    _check_split("prompts_per_step x rollouts_per_prompt", spec.rollouts_per_step, spec)
+    if algorithm.rollouts_per_prompt < 2:
+        raise PipelineError(
+            "algorithm.rollouts_per_prompt: must be at least 2, "
+            "since advantages compare the rollouts of one prompt"
+        )
+    _check_processes(compute)
+    _check_split(algorithm, compute)
+    room = values.task.max_prompt_tokens + algorithm.max_response_tokens
+    if compute.vllm_max_model_len is not None and compute.vllm_max_model_len < room:
+        raise PipelineError(
+            f"compute.vllm_max_model_len={compute.vllm_max_model_len} has no room for "
+            f"task.max_prompt_tokens + algorithm.max_response_tokens = {room}"
+        )
 
 
-def _check_common(spec: Spec) -> None:
-    compute = spec.compute
-    _one_of("compute.launcher", compute.launcher, LAUNCHERS)
-    _one_of("compute.zero_stage", compute.zero_stage, (0, 1, 2, 3))
-    for key in ("steps", "checkpoint_every", "micro_batch"):
-        _positive(key, getattr(spec, key))
-    for key in ("processes", "nodes"):
-        _positive(f"compute.{key}", getattr(compute, key))
+def _check_names(algorithm: AlgorithmConfig) -> None:
+    one_of("algorithm.trainer", algorithm.trainer, ("grpo", "rloo"))
+    one_of("algorithm.loss_type", algorithm.loss_type, LOSSES)
+    one_of("algorithm.importance_sampling_level", algorithm.importance_sampling_level, LEVELS)
+    one_of("algorithm.scale_rewards", algorithm.scale_rewards, SCALES)
+    one_of("algorithm.optimizer", algorithm.optimizer, OPTIMIZERS)
+    one_of("algorithm.lr_schedule", algorithm.lr_schedule, SCHEDULES)
+    level = _NEEDS_LEVEL.get(algorithm.loss_type, algorithm.importance_sampling_level)
+    if algorithm.trainer == "grpo" and algorithm.importance_sampling_level != level:
+        raise PipelineError(
+            f"algorithm.importance_sampling_level: loss_type={algorithm.loss_type} needs {level}"
+        )
+
+
+def _check_processes(compute: ComputeConfig) -> None:
+    one_of("compute.launcher", compute.launcher, ("none", "deepspeed", "torchrun"))
     if compute.launcher == "none" and compute.world_size > 1:
         raise PipelineError(
-            f"compute asks for {compute.world_size} processes without a launcher; "
-            "set compute.launcher to deepspeed or torchrun"
+            "compute.launcher=none runs one process; "
+            "use compute.launcher=deepspeed or torchrun for more"
         )
-    if compute.zero_stage > 0 and compute.launcher == "none":
+    if compute.launcher == "none" and compute.zero_stage > 0:
         raise PipelineError(
-            f"compute.zero_stage is {compute.zero_stage} without a launcher; "
-            "set compute.launcher to deepspeed or torchrun, or zero_stage to 0"
+            f"compute.zero_stage={compute.zero_stage} needs compute.launcher=deepspeed or torchrun"
         )
-    if spec.optimizer.learning_rate <= 0:
-        raise PipelineError(f"learning_rate is {spec.optimizer.learning_rate}; set it above 0")
+    for key, least in (("offload", 1), ("offload_parameters", 3)):
+        if getattr(compute, key) and compute.zero_stage < least:
+            raise PipelineError(f"compute.{key}=true needs compute.zero_stage={least} or more")
+    for launcher, key in (("torchrun", "master_address"), ("deepspeed", "hostfile")):
+        if compute.launcher == launcher and compute.nodes > 1 and getattr(compute, key) is None:
+            raise PipelineError(f"compute.{key}: {launcher} over several nodes needs it")
 
 
-def _check_split(what: str, total: int, spec: Spec) -> None:
-    """`total` sequences must divide over updates, processes and micro-batches."""
-    count = spec.updates_per_step if isinstance(spec, RlSpec) else 1
-    share, rest = divmod(total, count * spec.compute.world_size)
+def _check_split(algorithm: AlgorithmConfig, compute: ComputeConfig) -> None:
+    """The rollouts of a step must divide over updates, processes and micro-batches."""
+    rollouts = algorithm.prompts_per_step * algorithm.rollouts_per_prompt
+    shares = compute.world_size * algorithm.updates_per_step
+    share, rest = divmod(rollouts, shares)
     if rest or share == 0:
         raise PipelineError(
-            f"{what} = {total} does not divide into {count} update(s) on "
-            f"{spec.compute.world_size} process(es); choose a multiple of their product"
+            f"algorithm: {rollouts} rollouts a step do not divide over {shares} "
+            "(processes x nodes x updates_per_step); change algorithm.prompts_per_step"
         )
-    micro = min(spec.micro_batch, share)
-    if share % micro:
+    if share % min(algorithm.micro_batch, share):
         raise PipelineError(
-            f"micro_batch = {spec.micro_batch} does not divide the {share} sequences that each "
-            "process takes per update; choose a divisor"
+            f"algorithm.micro_batch={algorithm.micro_batch} does not divide the {share} rollouts "
+            "that each process takes per update; choose a divisor"
         )
 
 
 def micro_batches(spec: Spec) -> tuple[int, int]:
     """(sequences per forward pass, forward passes per optimiser update) on each process."""
-    if isinstance(spec, RlSpec):
-        share = spec.rollouts_per_step // (spec.updates_per_step * spec.compute.world_size)
+    if isinstance(spec, SftSpec):
+        share, most = spec.sft_train.batch_size, _SFT_MICRO_BATCH
     else:
-        share = spec.batch_size // spec.compute.world_size
-    micro = min(spec.micro_batch, share)
+        algorithm, world = spec.algorithm, spec.compute.world_size
+        rollouts = algorithm.prompts_per_step * algorithm.rollouts_per_prompt
+        share, most = rollouts // (algorithm.updates_per_step * world), algorithm.micro_batch
+    micro = min(most, share)
+    while share % micro:
+        micro -= 1  # of SFT, whose batches may be of any size
     return micro, share // micro
 
 
-def _one_of(key: str, value: Any, known: tuple[Any, ...]) -> None:
-    if value not in known:
-        raise PipelineError(f"{key} is {value!r}; it must be one of {list(known)}")
+def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a value that is not among the allowed ones.
 
-
-def _positive(key: str, value: int) -> None:
-    if value < 1:
-        raise PipelineError(f"{key} is {value}; it must be at least 1")
+    Raises:
+        PipelineError: names the key, and the nearest value that there is.
+    """
+    if value not in allowed:
+        near = difflib.get_close_matches(value, allowed, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise PipelineError(f"{key}: {value!r} is not one of {', '.join(allowed)}{hint}")

@@ -41,7 +41,7 @@ def whole_checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def resumable(spec: Spec) -> tuple[Path, int] | None:
-    """The checkpoint that `spec` goes on from, and its step; None where it starts anew.
+    """The checkpoint that `spec` resumes from, and its step; None where it starts anew.
 
     That is the newest one that is not beyond the steps asked for, and that has all the snapshots
     asked for up to it: a run that continues cannot make up for them.
@@ -63,7 +63,7 @@ def missing_snapshots(spec: Spec, until: int) -> list[int]:
     if not isinstance(spec, RlSpec):
         return []
     folder = Path(spec.output) / "snapshots"
-    due = range(spec.snapshot_every, until + 1, spec.snapshot_every)
+    due = range(every := spec.rl_train.snapshot_every, until + 1, every)
     return [step for step in due if not (folder / f"step_{step}").is_dir()]
 
 
@@ -102,7 +102,7 @@ def prepare_output(spec: Spec) -> None:
     """Make `spec.output` fit to start or resume from; run by one process before the others go on.
 
     Removed are half-written checkpoints and snapshots, and whatever comes after the checkpoint that
-    training goes on from: those steps are run again.
+    training resumes from: those steps are run again.
     """
     output = Path(spec.output)
     write_json(output / "fingerprint.json", {"fingerprint": fingerprint(spec)})

@@ -8,22 +8,13 @@ starts with exactly the rows of a shorter one.
 from __future__ import annotations
 
 import random
-from dataclasses import fields
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import PipelineError
-from pipeline.tasks import (
-    DatasetConfig,
-    Problem,
-    TaskConfig,
-    encode_prompt,
-    keep_short,
-    load_problems,
-    training_rows,
-)
-from pipeline.training.spec import SftSpec, TaskSpec
+from pipeline.tasks import Problem, encode_prompt, keep_short, load_problems, training_rows
+from pipeline.training.spec import SftSpec, Spec
 
 
 def order(problems: int, rows: int, seed: int) -> list[int]:
@@ -35,25 +26,23 @@ def order(problems: int, rows: int, seed: int) -> list[int]:
     return indices[:rows]
 
 
-def task_config(task: TaskSpec) -> TaskConfig:
-    """The task as `pipeline.tasks` takes it."""
-    shared = {f.name: getattr(task, f.name) for f in fields(TaskConfig)}
-    dataset = None if task.dataset is None else DatasetConfig(**task.dataset)
-    return TaskConfig(**shared | {"kind": task.kind or task.name, "dataset": dataset})
-
-
-def training_problems(task: TaskSpec, tokenizer: PreTrainedTokenizerBase) -> list[Problem]:
-    """The problems of `task.split`, without prompts longer than `task.max_prompt_tokens` tokens.
+def training_problems(spec: Spec, tokenizer: PreTrainedTokenizerBase) -> list[Problem]:
+    """The problems to train on, without prompts longer than `task.max_prompt_tokens` tokens.
 
     Raises:
         PipelineError: nothing is left, or the tokenizer has no token for a character of a prompt
             or answer (a byte-level tokenizer without that byte drops it silently).
     """
-    problems = load_problems(task_config(task), task.split, task.problems, task.seed)
+    task = spec.task
+    if isinstance(spec, SftSpec):
+        split, count = spec.sft_train.split, spec.sft_train.problems
+    else:
+        split, count = "train", spec.rl_train.problems
+    problems = load_problems(task, split, count, spec.seed)
     short, _ = keep_short(tokenizer, problems, task.max_prompt_tokens)
     if not short:
         raise PipelineError(
-            f"task {task.name}: no {task.split} problem has a prompt of at most "
+            f"task {task.name}: no {split} problem has a prompt of at most "
             f"{task.max_prompt_tokens} tokens; raise max_prompt_tokens"
         )
     for problem in short:
@@ -80,11 +69,12 @@ def sft_rows(problems: list[Problem], spec: SftSpec, tokenizer: PreTrainedTokeni
         ]
         for problem in problems
     ]
+    sft = spec.sft_train
     rng = random.Random(f"wrong answers/{spec.seed}")
     rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-    for row, index in enumerate(order(len(problems), spec.steps * spec.batch_size, spec.seed)):
+    for row, index in enumerate(order(len(problems), sft.steps * sft.batch_size, spec.seed)):
         draw, other = rng.random(), rng.randrange(len(problems))
-        wrong = draw < spec.wrong_answers and row >= spec.wrong_from * spec.batch_size
+        wrong = draw < sft.wrong_answers and row >= sft.wrong_from * sft.batch_size
         answer = answers[other if wrong else index]
         rows["input_ids"].append(prompts[index] + answer)
         rows["labels"].append([-100] * len(prompts[index]) + answer)

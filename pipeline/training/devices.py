@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from accelerate import DistributedType, PartialState
 
+from pipeline.config import AlgorithmConfig, ComputeConfig
 from pipeline.errors import PipelineError
 from pipeline.training.check import micro_batches
-from pipeline.training.spec import Compute, RlSpec, Spec
+from pipeline.training.spec import RlSpec, SftSpec, Spec
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to look
@@ -22,7 +23,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def child_environment(compute: Compute) -> dict[str, str]:
+def child_environment(compute: ComputeConfig) -> dict[str, str]:
     """Environment for a launched rank: cores shared out, libraries quiet."""
     threads = compute.threads or max(1, cores() // compute.processes)
     environment = {
@@ -39,11 +40,11 @@ def child_environment(compute: Compute) -> dict[str, str]:
     return environment
 
 
-def _deepspeed_on_cpu(compute: Compute) -> bool:
+def _deepspeed_on_cpu(compute: ComputeConfig) -> bool:
     return compute.zero_stage > 0 and not torch.cuda.is_available()
 
 
-def join_processes(compute: Compute) -> None:
+def join_processes(compute: ComputeConfig) -> None:
     """Join the process group where transformers cannot do it: DeepSpeed over CPU ranks.
 
     Told to use the CPU, accelerate forgets DeepSpeed; not told, it joins the group but believes
@@ -61,30 +62,32 @@ def join_processes(compute: Compute) -> None:
 
 def trainer_arguments(spec: Spec) -> dict[str, Any]:
     """Arguments of transformers' TrainingArguments that hold for SFT and RL alike."""
-    compute, optimizer = spec.compute, spec.optimizer
+    compute = spec.compute
+    rates = spec.sft_train if isinstance(spec, SftSpec) else spec.algorithm
+    algorithm = _optimizer(spec)
     cuda = torch.cuda.is_available()
     if compute.threads is not None and compute.launcher == "none":
         torch.set_num_threads(compute.threads)
     if compute.bf16 and cuda and not torch.cuda.is_bf16_supported():
         raise PipelineError("compute.bf16 is on but this GPU has no bf16; set it to false")
     micro, accumulation = micro_batches(spec)
-    name = optimizer.name
+    name = algorithm.optimizer
     if name == "adamw_torch" and cuda and compute.zero_stage == 0:
         name = "adamw_torch_fused"
-    schedule = optimizer.schedule
-    if schedule == "constant" and optimizer.warmup_steps:
+    schedule = rates.lr_schedule
+    if schedule == "constant" and rates.warmup_steps:
         schedule = "constant_with_warmup"  # plain "constant" ignores the warm-up
     return {
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": accumulation,
-        "learning_rate": optimizer.learning_rate,
+        "learning_rate": rates.learning_rate,
         "optim": name,
         "lr_scheduler_type": schedule,
-        "warmup_steps": optimizer.warmup_steps,
-        "weight_decay": optimizer.weight_decay,
-        "adam_beta1": optimizer.beta1,
-        "adam_beta2": optimizer.beta2,
-        "max_grad_norm": optimizer.max_grad_norm,
+        "warmup_steps": rates.warmup_steps,
+        "weight_decay": algorithm.weight_decay,
+        "adam_beta1": algorithm.adam_beta1,
+        "adam_beta2": algorithm.adam_beta2,
+        "max_grad_norm": algorithm.max_grad_norm,
         "seed": spec.seed,
         "bf16": compute.bf16,
         "gradient_checkpointing": compute.gradient_checkpointing,
@@ -100,6 +103,11 @@ def trainer_arguments(spec: Spec) -> dict[str, Any]:
     }
 
 
+def _optimizer(spec: Spec) -> AlgorithmConfig:
+    """Where the optimiser's values stand; SFT takes the defaults."""
+    return AlgorithmConfig() if isinstance(spec, SftSpec) else spec.algorithm
+
+
 def deepspeed_config(spec: Spec) -> dict[str, Any]:
     """The DeepSpeed configuration for `spec.compute`, every value explicit.
 
@@ -113,7 +121,7 @@ def deepspeed_config(spec: Spec) -> dict[str, Any]:
         "contiguous_gradients": True,
         "overlap_comm": torch.cuda.is_available(),
     }
-    if compute.offload_optimizer:
+    if compute.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if compute.zero_stage == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
@@ -122,7 +130,7 @@ def deepspeed_config(spec: Spec) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": spec.optimizer.max_grad_norm,
+        "gradient_clipping": _optimizer(spec).max_grad_norm,
         "bf16": {"enabled": compute.bf16},
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
@@ -138,23 +146,22 @@ def rollout_arguments(spec: RlSpec) -> dict[str, Any]:
         PipelineError: vLLM rollouts without CUDA (the CPU build of vLLM re-packs its weights and
             cannot take new ones parameter by parameter, which is how TRL sends them).
     """
-    if spec.rollouts == "transformers":
+    compute = spec.compute
+    if not compute.vllm_rollouts:
         return {"use_vllm": False}
     if not torch.cuda.is_available():
-        raise PipelineError(
-            f"rollouts is {spec.rollouts!r} but there is no CUDA device; set it to transformers"
-        )
-    if spec.rollouts == "vllm_server":
+        raise PipelineError("compute.vllm_rollouts: there is no CUDA device; set it to false")
+    if compute.vllm_host is not None:
         return {
             "use_vllm": True,
             "vllm_mode": "server",
-            "vllm_server_host": spec.vllm_host,
-            "vllm_server_port": spec.vllm_port,
+            "vllm_server_host": compute.vllm_host,
+            "vllm_server_port": compute.vllm_port,
         }
     return {
         "use_vllm": True,
         "vllm_mode": "colocate",
-        "vllm_gpu_memory_utilization": spec.vllm_memory,
-        "vllm_tensor_parallel_size": spec.vllm_tensor_parallel,
-        "vllm_max_model_length": spec.vllm_max_model_len,
+        "vllm_gpu_memory_utilization": compute.vllm_memory,
+        "vllm_tensor_parallel_size": compute.vllm_tensor_parallel,
+        "vllm_max_model_length": compute.vllm_max_model_len,
     }

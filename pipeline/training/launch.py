@@ -19,13 +19,14 @@ import torch
 
 import pipeline
 from pipeline.artifacts import read_jsonl
+from pipeline.config import ComputeConfig
 from pipeline.errors import PipelineError
 from pipeline.training.callbacks import Log
 from pipeline.training.check import check
 from pipeline.training.checkpoints import check_output, finished
 from pipeline.training.devices import child_environment
 from pipeline.training.processes import die_with_parent, end_group
-from pipeline.training.spec import Compute, Spec, write_spec
+from pipeline.training.spec import Spec, write_spec
 from pipeline.training.worker import ERROR_FILE, SUPERVISED, run
 
 MODULE = "pipeline.training.worker"
@@ -64,22 +65,14 @@ def launch(spec: Spec, log: Log | None = None) -> None:
     )
 
 
-def command(compute: Compute, spec: Path) -> list[str]:
-    """The command line that starts this node's ranks of `python -m pipeline.training.worker`.
-
-    Raises:
-        PipelineError: several nodes without the address (torchrun) or hostfile (deepspeed).
-    """
+def command(compute: ComputeConfig, spec: Path) -> list[str]:
+    """The command line that starts this node's ranks of `python -m pipeline.training.worker`."""
     port = compute.master_port
     if compute.launcher == "torchrun":
         line = [sys.executable, "-m", "pipeline.training.elastic"]
         line += ["--nproc-per-node", str(compute.processes), "--nnodes", str(compute.nodes)]
         if compute.nodes == 1 and port is None:
             line.append("--standalone")
-        elif compute.master_address is None and compute.nodes > 1:
-            raise PipelineError(
-                "torchrun over several nodes needs compute.master_address: the first node's name"
-            )
         else:
             endpoint = f"{compute.master_address or '127.0.0.1'}:{port or 29500}"
             line += ["--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint]
@@ -92,9 +85,7 @@ def command(compute: Compute, spec: Path) -> list[str]:
         line = [sys.executable, "-m", "deepspeed.launcher.launch", "--world_info", world.decode()]
         line += ["--master_addr", "127.0.0.1", "--master_port", str(port or _free_port())]
         return [*line, *end]
-    if compute.hostfile is None:
-        raise PipelineError("deepspeed over several nodes needs compute.hostfile")
-    line = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", compute.hostfile]
+    line = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(compute.hostfile)]
     line += ["--num_gpus", str(compute.processes), "--num_nodes", str(compute.nodes)]
     line += ["--master_port", str(port or 29500)]
     if compute.master_address is not None:
@@ -102,7 +93,7 @@ def command(compute: Compute, spec: Path) -> list[str]:
     return [*line, *end]
 
 
-def _devices(compute: Compute) -> list[int | str]:
+def _devices(compute: ComputeConfig) -> list[int | str]:
     """The devices of this node's ranks: of those that a scheduler has given us, the first ones."""
     given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     if not (given and torch.cuda.is_available()):
@@ -114,7 +105,7 @@ def _devices(compute: Compute) -> list[int | str]:
     return list(given[: compute.processes])
 
 
-def _supervise(line: list[str], compute: Compute, metrics: Path, log: Log | None) -> int:
+def _supervise(line: list[str], compute: ComputeConfig, metrics: Path, log: Log | None) -> int:
     """Run `line` as a process group and return its exit code; the group never outlives us.
 
     However this function is left (interrupt, SIGTERM turned into an exception, error in `log`),

@@ -1,25 +1,30 @@
-"""What a training process is told: plain dataclasses that survive a trip through JSON.
+"""What a training process is told: sections of the configuration that survive a trip through JSON.
 
 The launcher writes a spec beside the run's files and every rank reads it back, so a training
-process knows nothing of Hydra, and a run can be repeated by hand from its `spec.json`.
+process composes no configuration, and a run can be repeated by hand from its `spec.json`.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pipeline.artifacts import hash_json, read_own, write_json
-from pipeline.config import CONSTANT_SCHEDULES, RegroundConfig
+from pipeline.config import (
+    AlgorithmConfig,
+    ComputeConfig,
+    ModelConfig,
+    RlConfig,
+    SftConfig,
+)
 from pipeline.content import data_content, model_content
 from pipeline.errors import PipelineError
 from pipeline.fields import check_fields
+from pipeline.settings import deciding
+from pipeline.tasks.task import TaskConfig
 
-# How a snapshot is stored: a whole model, or (DELTA) its difference from the base model.
-DELTA = "delta_"
-_DECIDING_COMPUTE = ("processes", "nodes", "zero_stage", "bf16")
-SNAPSHOT_DTYPES = ("float32", "bfloat16", "float16", f"{DELTA}bfloat16", f"{DELTA}float32")
+DELTA = "delta_"  # how the names of snapshot dtypes begin that store differences from the base
 
 
 @dataclass(frozen=True)
@@ -42,82 +47,25 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class TaskSpec:
-    """Which problems to train on: the arguments of `pipeline.tasks.load_problems`."""
-
-    name: str
-    kind: str | None = None  # None: the name
-    dataset: dict[str, Any] | None = None
-    prompt_template: str | None = None
-    system_prompt: str | None = None
-    grade_after: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    split: str = "train"
-    problems: int | None = None  # None: the whole split
-    seed: int = 0
-    max_prompt_tokens: int = 2048  # longer prompts are left out
-
-
-@dataclass(frozen=True)
-class Compute:
-    """Processes, precision and memory."""
-
-    launcher: str = "none"
-    processes: int = 1  # per node
-    nodes: int = 1
-    master_address: str | None = None  # multi-node torchrun: the rendezvous host
-    master_port: int | None = None  # None: a free one (one node only)
-    hostfile: str | None = None  # multi-node deepspeed
-    zero_stage: int = 0  # 0: plain data parallelism, 1-3: DeepSpeed
-    offload_optimizer: bool = False
-    offload_parameters: bool = False
-    # Compute in bf16; master weights stay fp32. DeepSpeed makes them from the bf16 copy, so there
-    # the run starts from the base model rounded to bf16 (nothing is lost if it is stored so).
-    bf16: bool = False
-    attention: str = "sdpa"
-    gradient_checkpointing: bool = False
-    threads: int | None = None  # CPU threads per process; None: cores shared out evenly
-
-    @property
-    def world_size(self) -> int:
-        return self.processes * self.nodes
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """Optimiser values shared by both kinds of training."""
-
-    learning_rate: float
-    name: str = "adamw_torch"  # any of transformers' `optim` names, e.g. sgd
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    max_grad_norm: float = 1.0
-
-
-@dataclass(frozen=True)
 class SftSpec:
-    """Supervised training on (prompt, answer) pairs; the result is `output`/model."""
+    """Supervised training on (prompt, answer) pairs of a model made from `model.architecture`; the
+    result is `output`/model."""
 
     output: str
-    task: TaskSpec
-    optimizer: Optimizer
-    steps: int
-    batch_size: int  # pairs per optimiser step, over all processes
-    checkpoint_every: int
-    model: str | None = None  # a folder or hub id to start from, or
-    architecture: Architecture | None = None  # what to make from nothing
-    # A base model that knows how but often errs, like a pre-trained one: from step
-    # `wrong_from` on, this share of the pairs has another problem's answer.
-    wrong_answers: float = 0.0
-    wrong_from: int = 0
-    micro_batch: int = 1024  # at most so many sequences per forward pass and process
-    compute: Compute = field(default_factory=Compute)
-    trust_remote_code: bool = False
+    task: TaskConfig
+    model: ModelConfig
+    sft_train: SftConfig
+    compute: ComputeConfig
     seed: int = 0
     kind: str = "sft"
+
+    @property
+    def steps(self) -> int:
+        return self.sft_train.steps
+
+    @property
+    def checkpoint_every(self) -> int:
+        return max(1, self.steps // 4)
 
 
 @dataclass(frozen=True)
@@ -127,47 +75,25 @@ class RlSpec:
     A step is one batch of rollouts (`prompts_per_step` x `rollouts_per_prompt` responses), however
     many optimiser updates are taken from it: the paper's unit. GSPO, Dr. GRPO, DAPO, CISPO,
     REINFORCE++-baseline (`scale_rewards: batch`) are values; RLOO is `trainer: rloo`.
+    `model.path` is the folder that training starts from.
     """
 
     output: str
-    model: str  # a folder or hub id
-    task: TaskSpec
-    optimizer: Optimizer
-    steps: int
-    snapshot_every: int
-    checkpoint_every: int
-    prompts_per_step: int
-    rollouts_per_prompt: int
-    max_response_tokens: int
-    trainer: str = "grpo"
-    loss_type: str = "grpo"
-    updates_per_step: int = 1
-    epsilon: float = 0.2
-    epsilon_high: float = 0.28
-    kl_beta: float = 0.0
-    importance_sampling_level: str = "token"
-    scale_rewards: str = "group"
-    mask_truncated: bool = False  # leave responses that hit the limit out of the loss
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    micro_batch: int = 1024  # at most so many sequences per forward pass and process
-    rollouts: str = "transformers"
-    vllm_memory: float = 0.3  # share of GPU memory, colocate
-    vllm_tensor_parallel: int = 1
-    vllm_max_model_len: int | None = None
-    vllm_host: str = "0.0.0.0"  # server
-    vllm_port: int = 8000
-    snapshot_dtype: str = "float32"  # one of SNAPSHOT_DTYPES
-    reground: RegroundConfig = field(default_factory=RegroundConfig)
-    compute: Compute = field(default_factory=Compute)
-    trust_remote_code: bool = False
+    task: TaskConfig
+    model: ModelConfig
+    algorithm: AlgorithmConfig
+    rl_train: RlConfig
+    compute: ComputeConfig
     seed: int = 0
     kind: str = "rl"
 
     @property
-    def rollouts_per_step(self) -> int:
-        return self.prompts_per_step * self.rollouts_per_prompt
+    def steps(self) -> int:
+        return self.rl_train.steps
+
+    @property
+    def checkpoint_every(self) -> int:
+        return self.rl_train.checkpoint_every
 
 
 Spec = SftSpec | RlSpec
@@ -220,27 +146,17 @@ def _is_dataclass_type(hint: Any) -> bool:
 
 
 def fingerprint(spec: Spec) -> str:
-    """Hash of everything that decides the weights: of the model that training starts from and of
-    local data files the content.
+    """Hash of everything that decides the weights (`pipeline.settings`): values, and the content of
+    the model that training starts from and of local data files.
 
-    A checkpoint may only be resumed under the same fingerprint. Where things lie, what is written
-    how often, and in which order the same numbers are added up decide nothing (what that means for
-    a configuration: `pipeline.settings`).
+    A checkpoint may only be resumed under the same fingerprint.
     """
-    values = asdict(spec)
-    data = data_content(spec.task.dataset)
-    if data is not None:
-        values["task"]["dataset"]["path"] = data
-    for key in ("output", "checkpoint_every", "micro_batch", "trust_remote_code"):
-        del values[key]
-    values["compute"] = {key: values["compute"][key] for key in _DECIDING_COMPUTE}
-    values["task"]["options"].pop("workers", None)
-    if isinstance(spec, RlSpec):
-        for key in ("snapshot_every", "vllm_memory", "vllm_host", "vllm_port"):
-            del values[key]
-        if spec.optimizer.schedule in CONSTANT_SCHEDULES:
-            del values["steps"]  # a shorter run is the beginning of a longer one
-    folder = Path(spec.model) if spec.model is not None else None
-    if folder is not None and folder.is_dir():
-        values["model"] = model_content(folder)
+    sections = ("task", "algorithm", "rl_train", "sft_train", "compute", "seed")
+    values: dict[str, Any] = deciding(asdict(spec), sections)
+    dataset = None if spec.task.dataset is None else asdict(spec.task.dataset)
+    values["data"] = data_content(dataset)
+    if isinstance(spec, SftSpec):
+        values["model"] = spec.model.architecture
+    elif spec.model.path is not None and Path(spec.model.path).is_dir():
+        values["model"] = model_content(Path(spec.model.path))
     return hash_json(values)

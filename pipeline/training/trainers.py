@@ -24,7 +24,8 @@ from trl.trainer.sft_trainer import SFTTrainer
 from pipeline.errors import PipelineError
 from pipeline.tasks import Problem, grade_many, load_problems, reward_function
 from pipeline.training.callbacks import Log, MetricsCallback, SnapshotCallback, WholeCheckpoints
-from pipeline.training.data import rl_rows, sft_rows, task_config, training_problems
+from pipeline.training.check import micro_batches
+from pipeline.training.data import rl_rows, sft_rows, training_problems
 from pipeline.training.devices import rollout_arguments, trainer_arguments
 from pipeline.training.guard import Guard
 from pipeline.training.reground import RegroundCallback
@@ -60,8 +61,8 @@ def sft_arguments(spec: SftSpec) -> SFTConfig:
 
 def build_sft(spec: SftSpec, args: SFTConfig, model: str, log: Log | None) -> Trainer:
     """The trainer for `spec`, starting from the folder or hub id `model`."""
-    tokenizer = load_tokenizer(model, spec.trust_remote_code)
-    problems = training_problems(spec.task, tokenizer)
+    tokenizer = load_tokenizer(model, spec.model.trust_remote_code)
+    problems = training_problems(spec, tokenizer)
     trainer = Sft(
         model=model,
         args=args,
@@ -75,81 +76,81 @@ def build_sft(spec: SftSpec, args: SFTConfig, model: str, log: Log | None) -> Tr
 
 def rl_arguments(spec: RlSpec) -> GRPOConfig | RLOOConfig:
     """TRL's configuration for `spec`. Building it joins the process group."""
-    shared = trainer_arguments(spec)
-    updates = spec.updates_per_step
+    shared, algorithm = trainer_arguments(spec), spec.algorithm
+    updates = algorithm.updates_per_step
     common: dict[str, Any] = {
         "output_dir": str(Path(spec.output) / "checkpoints"),
         "max_steps": spec.steps * updates,
         "save_steps": spec.checkpoint_every * updates,
         "logging_steps": updates,
         "steps_per_generation": shared["gradient_accumulation_steps"] * updates,
-        "num_generations": spec.rollouts_per_prompt,
-        "max_completion_length": spec.max_response_tokens,
-        "temperature": spec.temperature,
-        "top_p": spec.top_p,
-        "top_k": spec.top_k,
-        "beta": spec.kl_beta,
-        "epsilon": spec.epsilon,
-        "epsilon_high": spec.epsilon_high,
-        "mask_truncated_completions": spec.mask_truncated,
+        "num_generations": algorithm.rollouts_per_prompt,
+        "max_completion_length": algorithm.max_response_tokens,
+        "temperature": algorithm.temperature,
+        "top_p": algorithm.top_p,
+        "top_k": algorithm.top_k,
+        "beta": algorithm.kl_beta,
+        "epsilon": algorithm.epsilon,
+        "epsilon_high": algorithm.epsilon_high,
+        "mask_truncated_completions": algorithm.mask_truncated,
         "shuffle_dataset": False,
         "model_init_kwargs": _model_arguments(spec),
         **rollout_arguments(spec),
         **shared,
     }
-    if spec.trainer == "rloo":
+    if algorithm.trainer == "rloo":
         return RLOOConfig(**common)
     return GRPOConfig(
-        loss_type=spec.loss_type,
-        importance_sampling_level=spec.importance_sampling_level,
-        scale_rewards=spec.scale_rewards,
+        loss_type=algorithm.loss_type,
+        importance_sampling_level=algorithm.importance_sampling_level,
+        scale_rewards=algorithm.scale_rewards,
         **common,
     )
 
 
 def build_rl(spec: RlSpec, args: GRPOConfig | RLOOConfig, log: Log | None) -> Trainer:
     """The trainer for `spec`, with snapshots."""
-    tokenizer = load_tokenizer(spec.model, spec.trust_remote_code)
-    problems = training_problems(spec.task, tokenizer)
+    task, algorithm, model = spec.task, spec.algorithm, str(spec.model.path)
+    tokenizer = load_tokenizer(model, spec.model.trust_remote_code)
+    problems = training_problems(spec, tokenizer)
     snapshots = SnapshotCallback(
         Path(spec.output) / "snapshots",
-        spec.snapshot_every,
-        spec.updates_per_step,
-        spec.snapshot_dtype,
+        spec.rl_train.snapshot_every,
+        algorithm.updates_per_step,
+        spec.rl_train.snapshot_dtype,
         tokenizer,
-        Path(spec.model),
+        Path(model),
     )
-    trainer_class: Any = Rloo if spec.trainer == "rloo" else Grpo
+    trainer_class: Any = Rloo if algorithm.trainer == "rloo" else Grpo
     trainer: WholeCheckpoints = trainer_class(
-        model=spec.model,
-        reward_funcs=reward_function(task_config(spec.task)),
+        model=model,
+        reward_funcs=reward_function(task),
         args=args,
-        train_dataset=rl_rows(problems, spec.steps * spec.prompts_per_step, spec.seed),
+        train_dataset=rl_rows(problems, spec.steps * algorithm.prompts_per_step, spec.seed),
         processing_class=tokenizer,
-        callbacks=[snapshots, _metrics(spec, spec.updates_per_step, log)],
+        callbacks=[snapshots, _metrics(spec, algorithm.updates_per_step, log)],
     )
-    trainer.updates = spec.updates_per_step
+    trainer.updates = algorithm.updates_per_step
     trainer.remove_callback(PrinterCallback)
-    if spec.reground.every is not None:
+    if (reground := spec.rl_train.reground).every is not None:
         output, guard = Path(spec.output), _guard(spec, trainer)
-        jumps = RegroundCallback(spec.reground, output, spec.updates_per_step, guard)
+        jumps = RegroundCallback(reground, output, algorithm.updates_per_step, guard)
         trainer.add_callback(jumps)  # behind the snapshots: they hold what real steps made
     return trainer
 
 
 def _guard(spec: RlSpec, trainer: Trainer) -> Guard | None:
     """What judges jumps, if anything: the task's grader on problems of its validation split."""
-    guard, task = spec.reground.guard, spec.task
+    guard, task = spec.rl_train.reground.guard, spec.task
     if guard.problems == 0:
         return None
-    asked = task_config(task)
-    problems = load_problems(asked, "validation", guard.problems, task.seed)
+    problems = load_problems(task, "validation", guard.problems, spec.seed)
 
     def right(pairs: list[tuple[Problem, str]]) -> list[bool]:
-        return [grade.correct for grade in grade_many(asked, pairs)]
+        return [grade.correct for grade in grade_many(task, pairs)]
 
-    batch = spec.rollouts_per_step // (spec.updates_per_step * spec.compute.world_size)
-    return Guard(trainer, problems, right, guard, batch)
+    micro, passes = micro_batches(spec)
+    return Guard(trainer, problems, right, guard, batch=micro * passes)
 
 
 def load_tokenizer(model: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
@@ -175,7 +176,7 @@ def _metrics(spec: Spec, updates: int, log: Log | None) -> MetricsCallback:
 def _model_arguments(spec: Spec) -> dict[str, Any]:
     return {
         "dtype": "float32",  # master weights; bf16 is what the forward pass is cast to
-        "attn_implementation": spec.compute.attention,
-        "trust_remote_code": spec.trust_remote_code,
+        "attn_implementation": spec.model.attention,
+        "trust_remote_code": spec.model.trust_remote_code,
         "device_map": None,
     }

@@ -28,7 +28,7 @@ from pipeline.training.devices import join_processes
 from pipeline.training.processes import die_with_parent
 from pipeline.training.scratch import make_model
 from pipeline.training.snapshots import master_weights, write_model
-from pipeline.training.spec import RlSpec, SftSpec, Spec, read_spec
+from pipeline.training.spec import Architecture, RlSpec, SftSpec, Spec, build, read_spec
 from pipeline.training.trainers import build_rl, build_sft, rl_arguments, sft_arguments
 
 ERROR_FILE = "error.txt"
@@ -36,7 +36,7 @@ SUPERVISED = "PIPELINE_SUPERVISED"  # environment variable: `launch` waits for t
 
 
 def run(spec: Spec, log: Log | None = None) -> None:
-    """Train to the end, going on from the last whole checkpoint below `spec.output`.
+    """Train to the end, resuming from the last whole checkpoint below `spec.output`.
 
     Args:
         log: called on rank 0 with every row that goes to metrics.jsonl.
@@ -64,14 +64,14 @@ def run(spec: Spec, log: Log | None = None) -> None:
 def _run_sft(spec: SftSpec, log: Log | None) -> None:
     output = Path(spec.output)
     args = sft_arguments(spec)
-    start = spec.model or str(output / "init")
+    architecture = build(Architecture, spec.model.architecture, "model.architecture")
     with PartialState().main_process_first():
         if PartialState().is_main_process:
             prepare_output(spec)
-            if spec.architecture is not None and not (output / "init").exists():
-                make_model(spec.architecture, output / ".init.partial", spec.seed)
+            if not (output / "init").exists():
+                make_model(architecture, output / ".init.partial", spec.seed)
                 (output / ".init.partial").rename(output / "init")
-    trainer = build_sft(spec, args, start, log)
+    trainer = build_sft(spec, args, str(output / "init"), log)
     _train(trainer, spec)
     model: Any = trainer.model
     tokenizer: Any = trainer.processing_class

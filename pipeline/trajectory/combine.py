@@ -51,7 +51,7 @@ def write_all(
 
     Args:
         jobs: plans with the same first and last checkpoint, and a folder for each of their targets.
-            Finished folders of the same plan are left as they are; one that was begun goes on
+            Finished folders of the same plan are left as they are; one that was begun resumes
             after its last whole shard.
         share: which of several processes this is, if all of them make this same call.
 

@@ -30,7 +30,7 @@ class ModelFolder:
     """A complete HF model folder in the making, by one process or several."""
 
     def __init__(self, path: Path, plan: str, share: Share) -> None:
-        """Begin `path`, or go on with it if it was begun with the same plan (a hash).
+        """Begin `path`, or resume it if it was begun with the same plan (a hash).
 
         With several processes this waits for all of them.
         """

@@ -46,7 +46,7 @@ def _compiled(function: Callable[..., Any], **options: Any) -> Any:
     return kernel
 
 
-class _Store(FunctionCache):  # type: ignore[misc]
+class _Store(FunctionCache):
     """Numba's store of machine code, as `cache=True` opens it. It only saves time, so a full disk
     or a damaged file there costs that time again, and not the run."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artifacts import read_jsonl
+from pipeline.artifacts import append_jsonl, read_jsonl, write_jsonl
+from pipeline.inference import run
 from pipeline.inference.engine import open_engine, sampling_hash
-from pipeline.inference.run import random_key, read_keys, row_key, sample_to_jsonl
+from pipeline.inference.run import own_file, random_key, read_keys, row_key, sample_to_jsonl
 from tests.inference import killed_run
 from tests.inference.killed_run import IDENTITY, SAMPLING
 
@@ -88,3 +90,74 @@ def test_rows_hold_the_contract(first: Path, tmp_path: Path) -> None:
         "finish_reason": wanted.finish_reason,
         "logprob": pytest.approx(wanted.logprob, abs=2e-4),
     }
+
+
+def row(sample: int, sampling: str, text: str = "a") -> dict[str, object]:
+    problem = {"task": "t", "split": "test", "problem_id": "p", "prompt": "q"}
+    return {**IDENTITY, **problem, "sample": sample, "sampling": sampling, "text": text}
+
+
+def samples(path: Path, sampling: str) -> list[int]:
+    rows = read_jsonl(path)
+    assert {found["sampling"] for found in rows} <= {sampling}
+    return [found["sample"] for found in rows]
+
+
+def test_a_file_of_several_settings_comes_apart(tmp_path: Path) -> None:
+    """Rows of one setting that hide behind another's first row and are drawn again, rows that go
+    aside under the wrong name, and a file of rows that another one is written over."""
+    path, own = tmp_path / "generations.jsonl", sampling_hash(SAMPLING)
+    one, two = tmp_path / "generations-one.jsonl", tmp_path / "generations-two.jsonl"
+    append_jsonl(one, [row(0, "one"), row(7, "one")])
+    mixed = [
+        row(0, "one"),
+        row(1, "one"),
+        row(0, own),
+        row(3, "two"),
+        row(1, own),
+        row(0, "one", "b"),
+    ]
+    append_jsonl(path, mixed)
+    own_file(path, SAMPLING)
+    assert samples(path, own) == [0, 1]
+    assert samples(one, "one") == [0, 7, 1, 0]  # the same sample with another text is kept, too
+    assert samples(two, "two") == [3]
+    before = [file.read_bytes() for file in (path, one, two)]
+    own_file(path, SAMPLING)
+    assert [file.read_bytes() for file in (path, one, two)] == before
+
+
+def test_rows_of_this_setting_in_two_files_are_each_there_once(tmp_path: Path) -> None:
+    """A file that somebody copied back by hand, beside the one that was put aside."""
+    path, own = tmp_path / "generations.jsonl", sampling_hash(SAMPLING)
+    append_jsonl(tmp_path / f"generations-{own}.jsonl", [row(0, own), row(2, own)])
+    append_jsonl(path, [row(0, own), row(1, own)])
+    own_file(path, SAMPLING)
+    assert samples(path, own) == [0, 1, 2]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("after", range(3))
+def test_a_kill_while_rows_move_loses_none_and_doubles_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """Rows that are in neither file, or in both for good."""
+    path, own = tmp_path / "generations.jsonl", sampling_hash(SAMPLING)
+    append_jsonl(path, [row(n, setting) for n in range(3) for setting in ("one", own, "two")])
+    writes = iter(range(after))
+
+    def write(target: Path, rows: object) -> None:
+        if next(writes, None) is None:
+            with target.open("a") as file:
+                file.write('{"torn')
+            raise KeyboardInterrupt
+        write_jsonl(target, rows)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "write_jsonl", write)
+        with pytest.raises(KeyboardInterrupt) if after < 2 else contextlib.nullcontext():
+            own_file(path, SAMPLING)
+    own_file(path, SAMPLING)
+    assert samples(path, own) == [0, 1, 2]
+    for name in ("one", "two"):
+        assert samples(tmp_path / f"generations-{name}.jsonl", name) == [0, 1, 2]

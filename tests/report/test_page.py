@@ -7,14 +7,19 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from pipeline.artifacts import read_json, write_json, write_text
 from pipeline.errors import PipelineError
+from pipeline.report.inputs import read_artefacts
 from pipeline.report.page import write_page
+from pipeline.report.tables import score_table
 
 from .synthetic import write_run
 
@@ -29,6 +34,8 @@ class Page(HTMLParser):
         self.references: list[str] = []
         self.ids: list[str] = []
         self.alts: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[list[str]] = []
         self.text = ""
         self._open: list[str] = []
         self.feed(text)
@@ -36,6 +43,8 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {key: value or "" for key, value in attrs}
+        self.tags.append(tag)
+        self.attributes.append(list(values))
         self.references += [values[key] for key in ("src", "href", "srcset") if key in values]
         if "id" in values:
             self.ids.append(values["id"])
@@ -177,11 +186,53 @@ def test_several_tasks_are_told_apart(tmp_path: Path) -> None:
     assert (tmp_path / "report" / "models_harder.png").exists()
 
 
+def renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """A JSON value with other names in it, wherever they stand in a key or a text."""
+    if isinstance(value, dict):
+        return {renamed(k, names): renamed(v, names) for k, v in value.items()}
+    if isinstance(value, list):
+        return [renamed(item, names) for item in value]
+    if isinstance(value, str):
+        for old, new in names.items():
+            value = value.replace(old, new)
+    return value
+
+
 def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
-    write_text(tmp_path / "config.yaml", "name: '<b>&x'\nmodel: {name: '<i>'}\n")
-    raw = write_page(tmp_path).read_text(encoding="utf-8")
-    assert "<h1>&lt;b&gt;&amp;x</h1>" in raw
-    assert "<i>" not in raw
+    """Would catch a place of the page where a run, task, model, method or what a stage says goes
+    in as it is: the page with such names must have the very tags of the page with plain ones."""
+    names = {
+        "arithmetic": "<i>\"sums\"</i> & 'more'",
+        "two_point": '</td><script>"m"</script>',
+        "rl-100": "rl-100<b onclick='x'>&amp;",
+        "rlx-tiny": '"><h1>{{ 7 * 7 }}</h1>{% raw %}',
+    }
+    pages = []
+    for folder, replace in ((tmp_path / "plain", {}), (tmp_path / "named", names)):
+        write_run(folder)
+        for stage in ("linear_probe", "rl_train"):
+            shutil.rmtree(folder / stage)
+        path = folder / "evaluate" / "scores.json"
+        write_json(path, renamed(read_json(path), replace))
+        for path in folder.rglob("extrapolation.json"):
+            write_json(path, renamed(read_json(path), replace))
+        config = {
+            "name": "rlx-tiny",
+            "model": {"name": "two_point"},
+            "task": {"name": "arithmetic"},
+        }
+        write_text(folder / "config.yaml", yaml.safe_dump(renamed(config, replace)))
+        path = folder / "evaluate" / "done.json"
+        said = {**read_json(path), "summary": {"best": "two_point"}, "git": "rl-100"}
+        write_json(path, renamed(said, replace))
+        write_page(folder)
+        pages.append(load(folder))
+    plain, named = pages
+    assert named.tags == plain.tags
+    assert named.attributes == plain.attributes
+    for name in names.values():
+        assert name in named.text
+    assert any(names["arithmetic"] in alt for alt in named.alts)
 
 
 def test_an_empty_run_says_which_stage_makes_what(tmp_path: Path) -> None:
@@ -286,3 +337,16 @@ def test_a_probe_that_kept_nothing_still_gives_a_page(tmp_path: Path) -> None:
     text = load(tmp_path).text
     assert "None of the 40 000 weights passed the filter" in text
     assert "Mean over all weights, since none passed the filter" in text
+
+
+def test_problems_that_cannot_be_judged_are_told_from_wrong_answers(tmp_path: Path) -> None:
+    """A data set of broken references whose models all look bad, without a word why."""
+    run_dir = write_run(tmp_path)
+    assert "cannot be read" not in score_table(read_artefacts(run_dir)).body
+    scores = read_json(run_dir / "evaluate" / "scores.json")
+    for row in scores["rows"][:2]:
+        row["split"], row["no_reference"] = "test", 48
+    write_json(run_dir / "evaluate" / "scores.json", scores)
+    body = score_table(read_artefacts(run_dir)).body
+    assert "cannot be read: 96 of arithmetic, test (all models together)" in body
+    assert body.count('<td class="n">51</td>') == 2  # with 3 responses without an answer

@@ -58,7 +58,7 @@ def test_alpha_one_is_not_sold_as_extrapolation() -> None:
     assert found.text.endswith("α = 1 extrapolates nothing: on validation no larger α did better.")
 
 
-def test_steps_saved_are_mentioned_only_if_rl_went_on() -> None:
+def test_steps_saved_are_mentioned_only_if_rl_continued() -> None:
     data = scores({"weight": 0.0, "logit": 0.03})
     assert (
         judgement.continued(data, 60)

@@ -52,6 +52,15 @@ def test_numbers_decided_at_once_are_decided_as_in_the_workers() -> None:
     ]
 
 
+def test_numbers_longer_than_python_reads_are_too_large() -> None:
+    """Catches a ValueError for 4301 digits, which ends a grader, or the load of a whole file."""
+    long = "7" * 5000
+    assert judge(long, long) == "right"
+    assert judge("7", long) == judge(long, "7") == judge("7", f"0.{long}") == "timeout"
+    assert judge("7", f"1e{long}") in ("timeout", "wrong")
+    assert unreadable(f"x+{long}") == "a number is too large"
+
+
 def test_every_gold_of_the_tables_can_be_read() -> None:
     """Catches golds that only equal text would match. Sums are left to math-verify."""
     golds = {gold for table in TABLES for gold, *_ in cases(table) if "\\sum" not in gold}

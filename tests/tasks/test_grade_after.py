@@ -97,3 +97,11 @@ def test_an_empty_mark_is_refused() -> None:
     """Catches a mark that is found everywhere."""
     with pytest.raises(PipelineError, match="grade_after is empty"):
         load_problems(task("addition", grade_after=""), "train", 1, 0)
+
+
+def test_two_different_tasks_of_one_name_are_refused() -> None:
+    """Catches responses to one benchmark that are graded against another one of the same name."""
+    twice = ["+task@eval_tasks.a=aime24", "+task@eval_tasks.b=aime24"]
+    config = composed(*twice, "eval_tasks.b.dataset.path=other.jsonl")
+    with pytest.raises(PipelineError, match="two different tasks are named aime24"):
+        evaluation_sets(cast(Context, SimpleNamespace(config=config)))

@@ -353,7 +353,7 @@ def test_no_sandbox_no_grading(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_forbidden_sandbox_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches going on where the system denies user namespaces."""
+    """Catches grading code where the system denies user namespaces."""
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/false")
     sandbox_module.check_bwrap.cache_clear()
     try:

@@ -1,47 +1,54 @@
 """Every conf/task/*.yaml names options that exist, and mistakes are found before anything runs."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from pipeline.config import CONF
 from pipeline.errors import PipelineError
-from pipeline.tasks import check_task, load_problems
+from pipeline.stages.problems import has_split
+from pipeline.tasks import TaskConfig, check_task, load_problems
 from tests.tasks.make import task
+from tests.test_configs import composed
 
-FOLDER = Path(__file__).resolve().parents[2] / "conf" / "task"
-TASKS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(FOLDER.glob("*.yaml"))}
-REAL = {name: task for name, task in TASKS.items() if task["kind"] != "none"}
-
-
-def arguments(task: dict[str, Any]) -> dict[str, Any]:
-    options = dict(task.get("options") or {})
-    if "sandbox" in options:
-        options["sandbox"] = "none"  # whether bubblewrap is here is not the question
-    return {
-        "kind": task["kind"],
-        "dataset": task.get("dataset"),
-        "prompt_template": task.get("prompt_template"),
-        **options,
-    }
+NAMES = [path.stem for path in sorted((CONF / "task").glob("*.yaml")) if path.stem != "none"]
+GENERATED = [
+    *("addition", "differences", "largest_of_three", "one_digit_product", "one_digit_sum"),
+    *("reasoning_gym", "two_digit_sum"),
+]
+FIVE_LINES = """\
+defaults: [base/maths@_here_, _self_]
+name: mine
+dataset:
+  path: {path}
+  problem: question
+"""
 
 
-@pytest.mark.parametrize("name", REAL)
+def real(name: str) -> TaskConfig:
+    """The task of a file of ours, without its sandbox: whether bubblewrap is here is not asked."""
+    found = composed(f"task={name}").task
+    if found.kind == "reasoning_gym":
+        pytest.importorskip("reasoning_gym")
+    there = {"sandbox"} & found.options.keys()
+    return replace(found, options=found.options | dict.fromkeys(there, "none"))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_task_files_hold_known_options(name: str) -> None:
     """Catches a misspelt option or shares that are no partition in a file of ours."""
-    if REAL[name]["kind"] == "reasoning_gym":
-        pytest.importorskip("reasoning_gym")
-    check_task(task(REAL[name]["name"], **arguments(REAL[name])))
+    check_task(real(name))
 
 
-@pytest.mark.parametrize("name", [n for n, t in REAL.items() if not t.get("dataset")])
+@pytest.mark.parametrize("name", GENERATED)
 def test_generated_tasks_have_all_three_splits(name: str) -> None:
     """Catches splits too small to evaluate on: 8 problems of each at least."""
-    if REAL[name]["kind"] == "reasoning_gym":
-        pytest.importorskip("reasoning_gym")
+    asked = real(name)
     for split in ("train", "validation", "test"):
-        assert len(load_problems(task(name, **arguments(REAL[name])), split, 8, 0)) == 8
+        assert len(load_problems(asked, split, 8, 0)) == 8
 
 
 @pytest.mark.parametrize(
@@ -60,3 +67,26 @@ def test_mistakes_are_found_without_loading(changes: dict[str, Any], part: str) 
     with pytest.raises(PipelineError, match=part):
         check_task(task("t", **call))
     check_task(task("t", kind="math", dataset={"path": "some/hub_id"}))
+
+
+@pytest.mark.parametrize("key", ["task", "eval_tasks.extra"])
+def test_a_data_set_of_ones_own_is_five_lines(key: str, tmp_path: Path) -> None:
+    """Catches a base that does not land where the task is put, shares that the base would add to
+    those of the file, and a task without shares that is taken to have a validation split."""
+    data, conf = tmp_path / "mine.jsonl", tmp_path / "conf" / "task"
+    rows = [{"question": f"{i} + 1?", "answer": i + 1} for i in range(40)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    conf.mkdir(parents=True)
+    (conf / "mine.yaml").write_text(FIVE_LINES.format(path=data))
+    assert len(FIVE_LINES.splitlines()) == 5
+    group = "task=mine" if key == "task" else f"+task@{key}=mine"
+    place = f"hydra.searchpath=[{conf.parent.as_uri()}]"
+    config = composed(place, group)
+    found = config.task if key == "task" else config.eval_tasks["extra"]
+    assert [has_split(found, split) for split in ("train", "validation", "test")] == [0, 0, 1]
+    assert len(load_problems(found, "test", None, 0)) == 40
+    mine = composed(place, group, f"+{key}.options.splits={{train: 0.5, validation: 0.5}}")
+    dealt = mine.task if key == "task" else mine.eval_tasks["extra"]
+    sizes = [len(load_problems(dealt, split, None, 0)) for split in ("train", "validation")]
+    assert sum(sizes) == 40
+    assert not has_split(dealt, "test")

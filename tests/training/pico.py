@@ -2,49 +2,84 @@
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
 
-from pipeline.training.spec import Architecture, Compute, Optimizer, RlSpec, SftSpec, TaskSpec
+from pipeline.config import (
+    AlgorithmConfig,
+    ComputeConfig,
+    ModelConfig,
+    RlConfig,
+    SftConfig,
+)
+from pipeline.tasks.task import TaskConfig
+from pipeline.training.spec import Architecture, RlSpec, SftSpec
 
-ARCHITECTURE = Architecture(layers=1, hidden=32, intermediate=64, heads=2, kv_heads=1)
-TASK = TaskSpec(name="addition", options={"digits": 1})
+SIZES = {"layers": 1, "hidden": 32, "intermediate": 64, "heads": 2, "kv_heads": 1}
+ARCHITECTURE = Architecture(**SIZES)  # type: ignore[arg-type]
+TASK = TaskConfig(name="addition", kind="addition", options={"digits": 1})
 
 
 Tensors = dict[str, torch.Tensor]
+S = TypeVar("S", SftSpec, RlSpec)
+
+
+def compute(**values: Any) -> ComputeConfig:
+    return ComputeConfig(name="test", **values)
+
+
+def changed(spec: S, **values: object) -> S:
+    """Another spec: values by the name of their field, in whichever section it is."""
+    for name, value in values.items():
+        sections = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)}
+        if name in sections:
+            spec = replace(spec, **{name: value})  # type: ignore[arg-type]
+            continue
+        owner = next(
+            key
+            for key in ("rl_train", "sft_train", "algorithm", "model")
+            if key in sections and hasattr(sections[key], name)
+        )
+        spec = replace(spec, **{owner: replace(sections[owner], **{name: value})})
+    return spec
 
 
 def sft_spec(output: Path, **changes: object) -> SftSpec:
-    values: dict[str, object] = {
-        "output": str(output),
-        "task": TASK,
-        "optimizer": Optimizer(learning_rate=5e-3),
-        "steps": 60,
-        "batch_size": 32,
-        "checkpoint_every": 30,
-        "architecture": ARCHITECTURE,
-    }
-    return SftSpec(**{**values, **changes})  # type: ignore[arg-type]
+    spec = SftSpec(
+        output=str(output),
+        task=TASK,
+        model=ModelConfig(name="pico", architecture=dict(SIZES)),
+        sft_train=SftConfig(
+            steps=60, batch_size=32, learning_rate=5e-3, lr_schedule="constant", split="train"
+        ),
+        compute=compute(),
+    )
+    return changed(spec, **changes)
 
 
 def rl_spec(output: Path, model: Path, **changes: object) -> RlSpec:
-    values: dict[str, object] = {
-        "output": str(output),
-        "model": str(model),
-        "task": TASK,
-        "optimizer": Optimizer(learning_rate=1e-3),
-        "steps": 6,
-        "snapshot_every": 2,
-        "checkpoint_every": 2,
-        "prompts_per_step": 4,
-        "rollouts_per_prompt": 4,
-        "updates_per_step": 2,
-        "max_response_tokens": 4,
-        "compute": Compute(),
-    }
-    return RlSpec(**{**values, **changes})  # type: ignore[arg-type]
+    spec = RlSpec(
+        output=str(output),
+        task=TASK,
+        model=ModelConfig(name="pico", path=str(model)),
+        algorithm=AlgorithmConfig(
+            name="grpo",
+            learning_rate=1e-3,
+            prompts_per_step=4,
+            rollouts_per_prompt=4,
+            updates_per_step=2,
+            micro_batch=1024,
+            max_response_tokens=4,
+        ),
+        rl_train=RlConfig(steps=6, snapshot_every=2, checkpoint_every=2),
+        compute=compute(),
+    )
+    return changed(spec, **changes)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -19,12 +19,12 @@ from pipeline.artifacts import read_json
 from pipeline.errors import PipelineError
 from pipeline.training import callbacks
 from pipeline.training.launch import launch
-from pipeline.training.spec import Compute, write_spec
+from pipeline.training.spec import write_spec
 from pipeline.training.worker import run
 from pipeline.trajectory.layouts import zero
 from pipeline.trajectory.shards import Entry, Files
 from pipeline.trajectory.sources import discover
-from tests.training.pico import Tensors, rl_spec, weights
+from tests.training.pico import Tensors, compute, rl_spec, weights
 
 KILLED = """
 import os, signal, sys
@@ -110,8 +110,8 @@ def test_two_ranks_with_masters_from_a_bf16_copy(base: Path, tmp_path: Path, sta
 
     The truth is read from the optimizer files of the checkpoint of the same step.
     """
-    compute = Compute(launcher="torchrun", processes=2, zero_stage=stage, bf16=True)
-    changes = {"steps": 2, "compute": compute, "snapshot_dtype": "delta_float32"}
+    ranks = compute(launcher="torchrun", processes=2, zero_stage=stage, bf16=True)
+    changes = {"steps": 2, "compute": ranks, "snapshot_dtype": "delta_float32"}
     launch(rl_spec(tmp_path, base, **changes))
     found = zero.read(tmp_path / "checkpoints/checkpoint-4", None)
     assert found is not None

@@ -7,6 +7,7 @@ import os
 import select
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,9 @@ from transformers import AutoModelForCausalLM
 from pipeline.artifacts import read_jsonl
 from pipeline.errors import PipelineError
 from pipeline.training import launch as launching
+from pipeline.training.check import check
 from pipeline.training.launch import command, launch
-from pipeline.training.spec import Compute, TaskSpec
-from tests.training.pico import rl_spec, weights
+from tests.training.pico import TASK, compute, rl_spec, weights
 
 SHARDED = {"processes": 2, "zero_stage": 2}
 
@@ -28,8 +29,8 @@ def torchrun_output(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Pat
     """Two CPU ranks with ZeRO-2 under torchrun: 2 steps of 2 updates; read-only."""
     output = tmp_path_factory.mktemp("torchrun")
     rows: list[dict[str, float]] = []
-    compute = Compute(launcher="torchrun", **SHARDED)  # type: ignore[arg-type]
-    launch(rl_spec(output, base, steps=2, compute=compute), rows.append)
+    ranks = compute(launcher="torchrun", **SHARDED)
+    launch(rl_spec(output, base, steps=2, compute=ranks), rows.append)
     assert rows == read_jsonl(output / "metrics.jsonl")  # the hook saw every row, once
     return output
 
@@ -51,16 +52,16 @@ def test_two_ranks_with_zero_2_under_torchrun(torchrun_output: Path, base: Path)
 def test_the_deepspeed_launcher_gives_the_same_run(
     torchrun_output: Path, base: Path, tmp_path: Path
 ) -> None:
-    compute = Compute(launcher="deepspeed", **SHARDED)  # type: ignore[arg-type]
-    launch(rl_spec(tmp_path, base, steps=2, compute=compute))
+    ranks = compute(launcher="deepspeed", **SHARDED)
+    launch(rl_spec(tmp_path, base, steps=2, compute=ranks))
     one, two = (weights(out / "snapshots/step_2") for out in (torchrun_output, tmp_path))
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-5)
 
 
 def test_a_mistake_in_a_rank_is_one_line_here(base: Path, tmp_path: Path) -> None:
-    task = TaskSpec(name="addition", options={"digits": 1, "colour": "red"})
-    spec = rl_spec(tmp_path, base, task=task, compute=Compute(launcher="torchrun"))
+    task = replace(TASK, options={"digits": 1, "colour": "red"})
+    spec = rl_spec(tmp_path, base, task=task, compute=compute(launcher="torchrun"))
     with pytest.raises(PipelineError, match="unknown option 'colour'") as caught:
         launch(spec)
     assert "\n" not in str(caught.value)
@@ -68,7 +69,7 @@ def test_a_mistake_in_a_rank_is_one_line_here(base: Path, tmp_path: Path) -> Non
 
 def test_an_exit_code_is_passed_on(tmp_path: Path) -> None:
     line = [sys.executable, "-c", "raise SystemExit(7)"]
-    assert launching._supervise(line, Compute(), tmp_path / "metrics.jsonl", None) == 7
+    assert launching._supervise(line, compute(), tmp_path / "metrics.jsonl", None) == 7
 
 
 def test_the_group_ends_when_we_are_interrupted(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_the_group_ends_when_we_are_interrupted(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        launching._supervise([sys.executable, "-c", script], Compute(), metrics, interrupt)
+        launching._supervise([sys.executable, "-c", script], compute(), metrics, interrupt)
     with pytest.raises(ProcessLookupError):
         os.killpg(groups[0], 0)
 
@@ -109,28 +110,27 @@ def test_a_killed_parent_takes_its_child_along() -> None:
 
 
 def test_devices_are_those_that_the_scheduler_gave(monkeypatch: pytest.MonkeyPatch) -> None:
-    compute = Compute(launcher="deepspeed", processes=2)
+    ranks = compute(launcher="deepspeed", processes=2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert launching._devices(compute) == [0, 1]
+    assert launching._devices(ranks) == [0, 1]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
-    assert launching._devices(compute) == [0, 1]  # CPU ranks
+    assert launching._devices(ranks) == [0, 1]  # CPU ranks
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert launching._devices(compute) == ["4", "6"]
+    assert launching._devices(ranks) == ["4", "6"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4")
     with pytest.raises(PipelineError, match="CUDA_VISIBLE_DEVICES has 1"):
-        launching._devices(compute)
+        launching._devices(ranks)
 
 
 def test_commands_for_several_nodes(tmp_path: Path) -> None:
     spec = tmp_path / "spec.json"
     nodes = {"processes": 8, "nodes": 2}
-    with pytest.raises(PipelineError, match=r"compute\.master_address"):
-        command(Compute(launcher="torchrun", **nodes), spec)  # type: ignore[arg-type]
-    with pytest.raises(PipelineError, match=r"compute\.hostfile"):
-        command(Compute(launcher="deepspeed", **nodes), spec)  # type: ignore[arg-type]
+    for launcher, key in (("torchrun", "master_address"), ("deepspeed", "hostfile")):
+        with pytest.raises(PipelineError, match=rf"compute\.{key}: {launcher} over several"):
+            check(rl_spec(tmp_path, tmp_path, compute=compute(launcher=launcher, **nodes)))
     line = command(
-        Compute(launcher="torchrun", master_address="node0", **nodes),  # type: ignore[arg-type]
+        compute(launcher="torchrun", master_address="node0", **nodes),
         spec,
     )
     assert line[line.index("--nproc-per-node") + 1] == "8"

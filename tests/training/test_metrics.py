@@ -1,4 +1,4 @@
-"""Faults caught: a run that goes on after its loss has become NaN."""
+"""Faults caught: a run that continues after its loss has become NaN."""
 
 from __future__ import annotations
 

@@ -18,10 +18,10 @@ from pipeline.artifacts import read_jsonl
 from pipeline.config import GuardConfig, RegroundConfig
 from pipeline.training.launch import launch
 from pipeline.training.reground import jumped, measure
-from pipeline.training.spec import Compute, RlSpec, write_spec
+from pipeline.training.spec import RlSpec, write_spec
 from pipeline.training.worker import run
 from tests.conftest import ROOT
-from tests.training.pico import assert_same, rl_spec, weights
+from tests.training.pico import assert_same, compute, rl_spec, weights
 from tests.training.test_resume import KILLED
 
 JUMPS = RegroundConfig(every=2, jump=3)
@@ -90,8 +90,8 @@ def test_two_ranks_jump_as_the_formula_says(stage: int, base: Path, tmp_path: Pa
     """Snapshots are gathered masters; the next step's start shows what the forward pass reads."""
     pytest.importorskip("deepspeed")
     launcher = "torchrun" if stage == 0 else "deepspeed"
-    compute = Compute(launcher=launcher, processes=2, zero_stage=stage, threads=1)
-    jumping = spec(tmp_path / "jump", base, steps=3, compute=compute)
+    ranks = compute(launcher=launcher, processes=2, zero_stage=stage, threads=1)
+    jumping = spec(tmp_path / "jump", base, steps=3, compute=ranks)
     launch(jumping)
     row = read_jsonl(tmp_path / "jump" / "regrounds.jsonl")[0]
     assert row["movement"] > 0

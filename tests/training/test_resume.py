@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,12 @@ from pipeline.errors import PipelineError
 from pipeline.training import callbacks
 from pipeline.training.checkpoints import MARKER, mark_whole, prepare_output, resumable
 from pipeline.training.launch import launch
-from pipeline.training.spec import TaskSpec, write_spec
+from pipeline.training.spec import write_spec
 from pipeline.training.worker import run
-from tests.training.pico import assert_same, rl_spec, sft_spec, weights
+from tests.training.pico import assert_same, changed, rl_spec, sft_spec, weights
 
 # 8 problems, 4 a step: the run goes three times through them, so the order of data matters
-FEW = TaskSpec(name="addition", options={"digits": 1}, problems=8)
+FEW = {"problems": 8}
 
 KILLED = """
 import os, signal, sys
@@ -43,7 +42,7 @@ run(read_spec(Path(sys.argv[1])), kill)
 def whole(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     """An uninterrupted run of 6 steps; read-only."""
     output = tmp_path_factory.mktemp("whole")
-    run(rl_spec(output, base, task=FEW))
+    run(rl_spec(output, base, **FEW))
     return output
 
 
@@ -58,7 +57,7 @@ def _equal(output: Path, whole: Path) -> None:
 
 
 def test_killed_outright_and_started_again(tmp_path: Path, base: Path, whole: Path) -> None:
-    spec = rl_spec(tmp_path, base, task=FEW)
+    spec = rl_spec(tmp_path, base, **FEW)
     write_spec(spec, tmp_path / "spec.json")
     root = Path(callbacks.__file__).parents[2]
     dead = subprocess.run(
@@ -75,7 +74,7 @@ def test_killed_outright_and_started_again(tmp_path: Path, base: Path, whole: Pa
 def test_half_a_checkpoint_does_not_count(
     tmp_path: Path, base: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = rl_spec(tmp_path, base, task=FEW)
+    spec = rl_spec(tmp_path, base, **FEW)
 
     def die_at_four(folder: Path, step: int) -> None:
         if step == 4:
@@ -125,19 +124,19 @@ def test_sft_resumes_bit_for_bit(tmp_path: Path, sft_output: Path) -> None:
 
 def test_a_longer_run_continues_a_shorter_one(tmp_path: Path, base: Path, whole: Path) -> None:
     """Would catch steps that are trained again, or other data, rates or draws in the rest."""
-    run(replace(rl_spec(tmp_path, base, task=FEW), steps=3))
+    run(rl_spec(tmp_path, base, **FEW, steps=3))
     steps: list[object] = []
-    run(rl_spec(tmp_path, base, task=FEW), lambda row: steps.append(row["step"]))
+    run(rl_spec(tmp_path, base, **FEW), lambda row: steps.append(row["step"]))
     assert steps == [4, 5, 6]
     _equal(tmp_path, whole)
 
 
 def test_another_micro_batch_resumes_the_same_run(tmp_path: Path, base: Path, whole: Path) -> None:
     """Would catch rows that are skipped or seen twice where a pass takes fewer of them."""
-    spec = rl_spec(tmp_path, base, task=FEW, steps=4)
+    spec = rl_spec(tmp_path, base, **FEW, steps=4)
     run(spec)
     steps: list[object] = []
-    other = replace(spec, steps=6, micro_batch=2, checkpoint_every=3)
+    other = changed(spec, steps=6, micro_batch=2, checkpoint_every=3)
     run(other, lambda row: steps.append(row["step"]))
     assert steps == [5, 6]
     ours, theirs = (read_jsonl(path / "metrics.jsonl") for path in (tmp_path, whole))
@@ -155,8 +154,8 @@ def test_what_a_finished_run_has_is_not_made_again(tmp_path: Path, whole: Path, 
     def never(row: dict[str, object]) -> None:
         raise AssertionError(row)
 
-    for changes in ({"steps": 4}, {"snapshot_every": 4}, {"steps": 5, "snapshot_every": 1000}):
-        run(rl_spec(output, base, task=FEW, **changes), never)
+    for changes in ({"steps": 4}, {"snapshot_every": 4}, {"steps": 5, "snapshot_every": 4}):
+        run(rl_spec(output, base, **FEW, **changes), never)
     assert sorted(path for path in output.rglob("*")) == before
 
 
@@ -165,7 +164,7 @@ def test_snapshots_between_the_written_ones_are_trained_again(
 ) -> None:
     """Would catch a finer trajectory with a hole at its beginning."""
     output = Path(shutil.copytree(whole, tmp_path / "run"))
-    run(rl_spec(output, base, task=FEW, snapshot_every=3))
+    run(rl_spec(output, base, **FEW, snapshot_every=3))
     names = {path.name for path in (output / "snapshots").iterdir()}
     assert names == {"step_3", "step_6"}
     assert_same(output / "snapshots/step_6", whole / "snapshots/step_6")
@@ -192,7 +191,7 @@ def test_another_spec_inherits_and_removes_nothing(tmp_path: Path, base: Path) -
     spec = rl_spec(tmp_path, base, steps=2)
     run(spec)
     before = sorted(path for path in tmp_path.rglob("*"))
-    for other in (replace(spec, temperature=0.5), rl_spec(tmp_path, tmp_path / "snapshots/step_2")):
+    for other in (changed(spec, temperature=0.5), rl_spec(tmp_path, tmp_path / "snapshots/step_2")):
         with pytest.raises(PipelineError, match="holds a run from another model, data or values"):
             run(other)
     assert sorted(path for path in tmp_path.rglob("*")) == before

@@ -12,7 +12,6 @@ from trl.trainer.grpo_config import GRPOConfig
 
 from pipeline.artifacts import read_jsonl
 from pipeline.errors import PipelineError
-from pipeline.training.spec import Optimizer
 from pipeline.training.trainers import rl_arguments
 from pipeline.training.worker import run
 from tests.training.pico import assert_same, rl_spec, weights
@@ -130,7 +129,11 @@ def test_every_knob_reaches_trl(tmp_path: Path) -> None:
         importance_sampling_level="sequence",
         scale_rewards="none",
         loss_type="dr_grpo",
-        optimizer=Optimizer(2e-4, beta2=0.95, weight_decay=0.1, max_grad_norm=0.5, warmup_steps=3),
+        learning_rate=2e-4,
+        adam_beta2=0.95,
+        weight_decay=0.1,
+        max_grad_norm=0.5,
+        warmup_steps=3,
     )
     args = rl_arguments(spec)
     assert isinstance(args, GRPOConfig)

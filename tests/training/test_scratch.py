@@ -11,9 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.errors import PipelineError
+from pipeline.training.check import check
 from pipeline.training.scratch import make_model, make_tokenizer
 from pipeline.training.spec import Architecture
-from tests.training.pico import ARCHITECTURE, assert_same
+from tests.training.pico import ARCHITECTURE, SIZES, assert_same, sft_spec
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
@@ -51,10 +52,16 @@ def test_the_seed_alone_decides_the_weights(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"family": "gpt"}, "'gpt'"), ({"heads": 3}, "hidden = 32"), ({"kv_heads": 3}, "heads = 2")],
+    [
+        ({"family": "gpt"}, r"architecture\.family: 'gpt'"),
+        ({"heads": 3}, r"hidden: 32 is no"),
+        ({"kv_heads": 3}, r"heads: 2 is no"),
+        ({"layers": 0}, r"layers: must be at least 1"),
+        ({"depth": 2}, "unknown key 'depth'"),
+    ],
 )
 def test_sizes_that_cannot_work_are_named(
     tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(PipelineError, match=message):
-        make_model(replace(ARCHITECTURE, **changes), tmp_path, seed=0)  # type: ignore[arg-type]
+        check(sft_spec(tmp_path, architecture={**SIZES, **changes}))

@@ -9,20 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config
 from pipeline.artifacts import read_json, write_json
+from pipeline.checks import check as check_config
+from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError
 from pipeline.training.check import check, micro_batches
-from pipeline.training.spec import (
-    SNAPSHOT_DTYPES,
-    Compute,
-    Optimizer,
-    Spec,
-    fingerprint,
-    read_spec,
-    write_spec,
-)
-from tests.training.pico import rl_spec, sft_spec
+from pipeline.training.spec import RlSpec, Spec, fingerprint, read_spec, write_spec
+from tests.test_configs import composed
+from tests.training.pico import changed, compute, rl_spec, sft_spec
 
 
 @pytest.mark.parametrize("kind", ["sft", "rl"])
@@ -39,9 +33,9 @@ def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
     write_json(path, {**good, "compute": {**good["compute"], "gpus": 8}})
     with pytest.raises(PipelineError, match=r"compute: unknown key 'gpus'"):
         read_spec(path)
-    del good["steps"]
+    del good["task"]
     write_json(path, good)
-    with pytest.raises(PipelineError, match=r"'steps'"):
+    with pytest.raises(PipelineError, match=r"'task'"):
         read_spec(path)
     write_json(path, {"kind": "ppo"})
     with pytest.raises(PipelineError, match=r"kind is 'ppo'"):
@@ -51,46 +45,51 @@ def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"compute": Compute(processes=2)}, "without a launcher"),
-        ({"compute": Compute(zero_stage=2)}, "without a launcher"),
-        ({"compute": Compute(launcher="mpi")}, "compute.launcher is 'mpi'"),
-        ({"compute": Compute(launcher="torchrun", processes=3)}, "does not divide"),
-        ({"micro_batch": 3}, "micro_batch = 3 does not divide"),
-        ({"updates_per_step": 3}, "does not divide into 3 update"),
+        ({"compute": compute(processes=2)}, "launcher=none runs one process"),
+        ({"compute": compute(zero_stage=2)}, "zero_stage=2 needs compute.launcher"),
+        ({"compute": compute(launcher="torchrun", zero_stage=7)}, "zero_stage: must be"),
+        ({"compute": compute(launcher="mpi")}, "compute.launcher: 'mpi'"),
+        ({"compute": compute(launcher="torchrun", processes=3)}, "do not divide"),
+        ({"compute": compute(offload=True)}, "offload=true needs compute.zero_stage=1"),
+        ({"compute": compute(vllm_max_model_len=2051)}, "no room for .* = 2052"),
+        ({"micro_batch": 3}, "micro_batch=3 does not divide"),
+        ({"updates_per_step": 3}, "do not divide over 3"),
         ({"rollouts_per_prompt": 1}, "at least 2"),
-        ({"snapshot_every": 0}, "snapshot_every is 0"),
-        ({"steps": 0}, "steps is 0"),
-        ({"trainer": "ppo"}, "trainer is 'ppo'"),
-        ({"scale_rewards": "std"}, "scale_rewards is 'std'"),
-        ({"snapshot_dtype": "int8"}, "snapshot_dtype is 'int8'"),
-        ({"snapshot_dtype": "delta_float16"}, "snapshot_dtype is 'delta_float16'"),
-        ({"temperature": 0.0}, "temperature is 0.0"),
-        ({"optimizer": Optimizer(learning_rate=0.0)}, "learning_rate is 0.0"),
+        ({"snapshot_every": 0}, "rl_train.snapshot_every: must be at least 1"),
+        ({"snapshot_every": 7}, "there would be no snapshot"),
+        ({"steps": 0}, "rl_train.steps: must be at least 1"),
+        ({"trainer": "ppo"}, "algorithm.trainer: 'ppo'"),
+        ({"scale_rewards": "std"}, "algorithm.scale_rewards: 'std'"),
+        ({"loss_type": "gspo"}, "algorithm.loss_type: 'gspo'"),
+        ({"loss_type": "luspo"}, "loss_type=luspo needs sequence"),
+        ({"importance_sampling_level": "tokens"}, "did you mean 'token'"),
+        ({"optimizer": "adam"}, "algorithm.optimizer: 'adam'"),
+        ({"lr_schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"attention": "flash"}, "model.attention: 'flash'"),
+        ({"snapshot_dtype": "int8"}, "rl_train.snapshot_dtype: 'int8'"),
+        ({"snapshot_dtype": "delta_float16"}, "snapshot_dtype: 'delta_float16'"),
+        ({"temperature": 0.0}, "algorithm.temperature: must be above 0"),
+        ({"learning_rate": 0.0}, "algorithm.learning_rate: must be above 0"),
     ],
 )
 def test_a_bad_value_is_one_line_with_its_key(
     tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(PipelineError, match=message) as caught:
-        check(rl_spec(tmp_path, tmp_path, **changes))
-    assert "\n" not in str(caught.value)
+    """In a training process, and in the plan of a run with the same sections."""
+    spec = rl_spec(tmp_path, tmp_path, **changes)
+    for look in (lambda: check(spec), lambda: check_config(as_config(spec))):
+        with pytest.raises(PipelineError, match=message) as caught:
+            look()
+        assert "\n" not in str(caught.value)
 
 
-def test_sft_starts_from_a_model_or_from_nothing_but_not_both(tmp_path: Path) -> None:
-    for changes in ({"model": "somewhere"}, {"architecture": None}):
-        with pytest.raises(PipelineError, match="exactly one of model and architecture"):
-            check(sft_spec(tmp_path, **changes))
-
-
-def test_deltas_need_a_folder_to_refer_to(tmp_path: Path) -> None:
-    spec = rl_spec(tmp_path, tmp_path, snapshot_dtype="delta_bfloat16")
-    check(spec)
-    with pytest.raises(PipelineError, match=r"model 'lab/model' is no folder"):
-        check(replace(spec, model="lab/model"))
-
-
-def test_the_configuration_knows_the_same_ways_to_store_a_snapshot() -> None:
-    assert set(SNAPSHOT_DTYPES) == set(config.SNAPSHOT_DTYPES)
+def as_config(spec: RlSpec) -> PipelineConfig:
+    """The configuration of a run that would train so."""
+    config = composed("+experiment=pico")
+    for section in ("task", "model", "algorithm", "rl_train", "compute"):
+        setattr(config, section, getattr(spec, section))
+    config.stages = ["rl_train"]
+    return config
 
 
 def test_rollouts_are_dealt_to_updates_processes_and_passes(tmp_path: Path) -> None:
@@ -101,7 +100,7 @@ def test_rollouts_are_dealt_to_updates_processes_and_passes(tmp_path: Path) -> N
         rollouts_per_prompt=16,
         updates_per_step=2,
         micro_batch=8,
-        compute=Compute(launcher="torchrun", processes=4, nodes=2),
+        compute=compute(launcher="torchrun", processes=4, nodes=2),
     )
     passes, accumulation = micro_batches(spec)
     assert (passes, accumulation) == (8, 16)
@@ -110,13 +109,13 @@ def test_rollouts_are_dealt_to_updates_processes_and_passes(tmp_path: Path) -> N
 
 def test_the_fingerprint_sees_weights_and_values_but_not_places(tmp_path: Path, base: Path) -> None:
     spec = rl_spec(tmp_path / "a", base)
-    same = replace(spec, output=str(tmp_path / "b"), checkpoint_every=5)
-    same = replace(same, compute=replace(spec.compute, threads=2), micro_batch=2, steps=9)
+    same = changed(spec, output=str(tmp_path / "b"), checkpoint_every=5, micro_batch=2, steps=9)
+    same = replace(same, compute=compute(threads=2, launcher="torchrun"))
     moved = tmp_path / "moved"
     shutil.copytree(base, moved)
-    assert fingerprint(same) == fingerprint(spec) == fingerprint(replace(spec, model=str(moved)))
+    assert fingerprint(same) == fingerprint(spec) == fingerprint(changed(spec, path=str(moved)))
     assert fingerprint(replace(spec, seed=1)) != fingerprint(spec)
     content = bytearray((moved / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (moved / "model.safetensors").write_bytes(content)
-    assert fingerprint(replace(spec, model=str(moved))) != fingerprint(spec)
+    assert fingerprint(changed(spec, path=str(moved))) != fingerprint(spec)

@@ -178,3 +178,22 @@ def test_the_named_base_is_opened_or_asked_for(base: Path, tmp_path: Path) -> No
     file.write_text(json.dumps(config))
     with pytest.raises(PipelineError, match=r"give it dequantised to bf16 as snapshot\.base"):
         read(tmp_path, None)
+
+
+def test_adapters_that_were_trained_together_are_not_read_as_one(
+    base: Path, tmp_path: Path
+) -> None:
+    """The sum of two adapters read as the first of them, at exit 0."""
+    from peft import LoraConfig
+
+    model = trained(base)
+    model.add_adapter("style", LoraConfig(r=2, target_modules=["v_proj"]))
+    model.base_model.set_adapter(["default", "style"])
+    move(model, 3)
+    model.save_pretrained(tmp_path / "two")
+    with pytest.raises(PipelineError, match=r"others of other names in it \(style\)"):
+        read(tmp_path / "two", base)
+    shutil.rmtree(tmp_path / "two/style")
+    model.base_model.set_adapter(["default"])
+    model.delete_adapter("style")
+    assert_close(read(tmp_path / "two", base), merged(model))

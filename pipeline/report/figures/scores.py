@@ -77,7 +77,7 @@ def alpha_curve(rows: Sequence[Row], last_rl: str, path: Path, theme: Theme = LI
         rows: `rows` of `scores.json`; kinds logit, base and the model `last_rl` are drawn, one
             panel for each task and split.
         last_rl: model id of the RL checkpoint to compare with, drawn with its 95 % band. Where
-            real RL went on beyond it, the level that it reached is dashed.
+            real RL continued beyond it, the level that it reached is dashed.
         path: PNG to write.
         theme: colours.
     """

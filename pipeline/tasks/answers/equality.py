@@ -81,7 +81,19 @@ def _same_statement(gold: Node, answer: Node) -> bool:
     return any(equal(value, answer) for value in found[1])
 
 
+def _as_matrix(node: Node, like: Node) -> Node:
+    """[[1, 2], [3, 4]] beside a matrix is one."""
+    rows = node.parts
+    if node.kind != "tuple" or like.kind != "matrix" or not rows or not rows[0].parts:
+        return node
+    width = len(rows[0].parts)
+    if any(row.kind != "tuple" or len(row.parts) != width for row in rows):
+        return node
+    return Node("matrix", tuple(cell for row in rows for cell in row.parts), name=str(width))
+
+
 def _same_collection(gold: Node, answer: Node) -> bool:
+    gold, answer = _as_matrix(gold, answer), _as_matrix(answer, gold)
     kinds = {gold.kind, answer.kind}
     if not kinds <= set(COLLECTIONS):
         one, other = (gold, answer) if gold.kind in COLLECTIONS else (answer, gold)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from pipeline.tasks.answers import vocabulary as words
-from pipeline.tasks.answers.nodes import Node, UnreadableError, number
+from pipeline.tasks.answers.nodes import Node, TooLargeError, UnreadableError, number
 from pipeline.tasks.answers.units import BARE, LETTERS
 
 
@@ -43,6 +43,7 @@ COMMAND = re.compile(r"\\([a-zA-Z]+\*?|.|$)")
 ENVIRONMENT = re.compile(r" ?\{(\w+)\*?\}(?: ?\{[lcr| ]*\})?")
 UNIT = re.compile(r"[A-Za-z]+(?:(?:[ ./*^{-]|\\cdot)+[A-Za-z0-9]+\}?)+")
 VECTOR = re.compile(r" ?\\(?:vec|mathbf|boldsymbol|bm|overrightarrow|hat) ?\{? ?\\?[a-zA-Z]")
+LONGEST = 4000  # characters of a number; Python's int() reads 4300 digits
 VALUE_ENDS = {")", "}", "]", "circ", "%"}
 
 
@@ -51,6 +52,8 @@ def read_number(match: re.Match[str]) -> Node:
 
     A repeating decimal is a fraction and has no last digit.
     """
+    if len(match[0]) > LONGEST:
+        raise TooLargeError
     found = match.groupdict()
     whole = (found.get("whole") or found["digits"] or "").replace(",", "")
     part = found["part"] or ""

@@ -23,7 +23,7 @@ GREEK = listed(
     "sigma tau upsilon phi chi psi omega"
 )
 CHARACTERS = {
-    "−‒–—﹣": "-",
+    "−‐‑‒–—﹣": "-",
     "×✕": r"\times ",
     "⋅·∙•": r"\cdot ",
     "÷": r"\div ",
@@ -103,6 +103,8 @@ NUMPY_NAMES = {
 JOINED = (
     r"(?<![\d.,}])\d{1,3}(?:\{,\}\d{3})+(?!\d)",
     r"(?<![\d.,}])\d{1,2}(?:\{,\}\d{2})+\{,\}\d{3}(?!\d)",  # 1,00,000
+    r"(?<![\d.,}])\d{1,3}(?:\.\d{3}){2,}(?!\.?\d)",  # 1.234.567; one group is a decimal
+    r"(?<![\w.,}])\d{1,3}(?:_\d{3}){2,}(?!_?\d)|(?<![\w.,}])\d{1,3}(?:'\d{3})+(?!'?\d)",
     # with spaces: not in 2 345/678, a mixed number
     r"(?<![\d.,^_])(?<![\d.,^_] )\d{1,3}(?: \d{3})+(?!\d| ?/| \d|\s*\\[dt]?frac)",
 )
@@ -160,7 +162,7 @@ def normalise(text: str) -> str:
     text = _undollar(text)
     for pattern, new in RULES:
         text = pattern.sub(new, text)
-    text = JOIN.sub(lambda match: re.sub(r"[ ,{}]", "", match[0]), text)
+    text = JOIN.sub(lambda match: re.sub(r"[ ,.'_{}]", "", match[0]), text)
     text = re.sub(r"(?<=\d)\{,\}(?=\d)", ".", text).replace("{,}", ",")
     text = ENDLESS.sub(lambda m: f"{m[1]}\\overline{{{m[2] or m[3]}}}", text)
     text = NUMPY.sub(lambda match: NUMPY_NAMES.get(match[1], f"\\{match[1]}"), text)

@@ -41,6 +41,8 @@ UNGATHERED = (
     "shards; save the adapter under GatheredParameters or summon_full_params"
 )
 
+REFERENCES = ("ref", "reference")
+
 
 @dataclass
 class Factors:
@@ -68,14 +70,26 @@ def find(source: Path, models: Sequence[Path]) -> list[Path]:
     Args:
         models: what `hf.find` found there.
 
-    PEFT saves the adapter "default" in the folder itself and others below it under their names
-    (TRL's "ref"): those count only where there is none in the usual places, and no model.
+    PEFT saves the adapter "default" in the folder itself and others below it under their names:
+    those count only where there is none in the usual places, and no model. A reference (TRL's
+    "ref") stands still and is no part of the model; what another one is, nobody here knows.
+
+    Raises:
+        PipelineError: an adapter in the folder itself and others below it.
     """
     usual = dict.fromkeys(source / folder for folder in FOLDERS)
     found = [folder for folder in usual if holds(folder)]
-    if found or models:
-        return found
-    return sorted(path for path in source.iterdir() if path.is_dir() and holds(path))
+    named = sorted(p for p in source.iterdir() if p.is_dir() and p not in usual and holds(p))
+    if not found and not models:
+        return named
+    others = [path.name for path in named if path.name not in REFERENCES]
+    if found == [source] and not models and others:
+        raise PipelineError(
+            f"{source}: an adapter, and others of other names in it ({', '.join(others)}), which "
+            "PEFT may have added to it: move them away if they were not active, else merge all "
+            "into the model first (model.merge_and_unload(), then save_pretrained)"
+        )
+    return found
 
 
 def named_base(folder: Path) -> Path:
