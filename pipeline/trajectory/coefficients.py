@@ -184,7 +184,7 @@ def ema(steps: Sequence[float], gram: Matrix | None, target: float, decay: float
     """The average of the used checkpoints with weights 1, decay, decay², ... from the last back."""
     if not 0 <= decay <= 1:
         raise PipelineError(f"options.decay={decay}: is not between 0 and 1")
-    c = decay ** np.arange(len(steps) - 1, -1, -1.0)
+    c = np.power(decay, np.arange(len(steps) - 1, -1, -1.0), dtype=np.float64)
     c /= c.sum()
     c[0] = 0.0
     return c
