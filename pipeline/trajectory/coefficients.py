@@ -113,6 +113,53 @@ def rank1(
     return c
 
 
+def first_update(steps: Sequence[float], gram: Matrix | None, target: float) -> Vector:
+    """The line through theta_0 and the checkpoint after it, read off at the target."""
+    c = np.zeros(len(steps))
+    c[1] = (target - steps[0]) / (steps[1] - steps[0])
+    return c
+
+
+def rre(
+    steps: Sequence[float],
+    gram: Matrix,
+    target: float,
+    ridge: float = 1e-4,
+    max_norm: float | None = 1.0,
+) -> Vector:
+    """Reduced rank extrapolation: theta* = sum_i g_i theta_i+1 where the movement comes to rest.
+
+    With u_i = theta_i+1 - theta_i, g minimises ||sum_i g_i u_i||² + ridge mean(||u_i||²) ||g||²
+    under sum_i g_i = 1; the target does not matter. Exact where each theta_i+1 is the same affine
+    map of theta_i, of lower rank than there are movements. Source: Sidi, SIAM J. Numer. Anal. 23
+    (1986); the ridge: Scieur et al., arXiv 1606.04133.
+
+    Args:
+        gram: [K, K], inner products of the deltas.
+        ridge: above 0; more of it brings g nearer to the plain average.
+        max_norm: limit of ||theta* - theta_K|| in units of ||u_K-1||; None for none.
+    """
+    if ridge <= 0 or (max_norm is not None and max_norm <= 0):
+        raise PipelineError(f"options: ridge={ridge} and max_norm={max_norm} must be above 0")
+    count = len(steps) - 1
+    difference = np.diff(np.eye(len(steps)), axis=0)
+    movements = difference @ gram @ difference.T
+    scale = float(np.trace(movements)) / count
+    c = np.zeros(len(steps))
+    c[-1] = 1.0
+    if scale <= 0.0:  # nothing moves
+        return c
+    g = np.linalg.solve(movements / scale + ridge * np.eye(count), np.ones(count))
+    step = -c
+    step[1:] += g / g.sum()
+    length, last = (float(np.sqrt(max(v @ gram @ v, 0.0))) for v in (step, difference[-1]))
+    if max_norm is not None and length > max_norm * last:
+        step *= max_norm * last / length
+    c += step
+    c[0] = 0.0
+    return c
+
+
 def expo(steps: Sequence[float], gram: Matrix | None, target: float, alpha: float = 0.5) -> Vector:
     """ExPO: theta_1 + alpha (theta_1 - theta_0), whatever the target. Source: arXiv 2404.16792."""
     c = np.zeros(len(steps))
@@ -129,6 +176,16 @@ def mean(
         raise PipelineError(f"options.count={n}: there are {len(steps)} checkpoints")
     c = np.zeros(len(steps))
     c[-n:] = 1.0 / n
+    c[0] = 0.0
+    return c
+
+
+def ema(steps: Sequence[float], gram: Matrix | None, target: float, decay: float = 0.5) -> Vector:
+    """The average of the used checkpoints with weights 1, decay, decay², ... from the last back."""
+    if not 0 <= decay <= 1:
+        raise PipelineError(f"options.decay={decay}: is not between 0 and 1")
+    c = np.power(decay, np.arange(len(steps) - 1, -1, -1.0), dtype=np.float64)
+    c /= c.sum()
     c[0] = 0.0
     return c
 
@@ -177,9 +234,12 @@ def damped(c: Vector, damping: float) -> Vector:
 METHODS: dict[str, Method] = {
     "two_point": Method(two_point, uses="ends"),
     "least_squares": Method(least_squares),
+    "first_update": Method(first_update),
     "rank1": Method(rank1, needs_gram=True, least=3),
+    "rre": Method(rre, needs_gram=True, least=3),
     "expo": Method(expo, uses="ends"),
     "mean": Method(mean),
+    "ema": Method(ema),
     "stale": Method(stale, uses="ends", copies_last=True),
     "gated": Method(gated, needs_gram=True, least=3, beyond=True),
 }

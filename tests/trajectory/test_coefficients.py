@@ -147,3 +147,34 @@ def test_used_steps() -> None:
     assert make_rule("rank1").used_steps(steps, 20, 60) == [20, 40, 60]
     with pytest.raises(PipelineError, match="needs 3 checkpoints, steps 20 to 40 hold 2"):
         make_rule("rank1").used_steps(steps, 20, 40)
+
+
+def test_first_update_and_ema_by_hand() -> None:
+    steps = [10, 30, 70]
+    assert coefficients.first_update(steps, None, 90).tolist() == [0.0, 4.0, 0.0]
+    assert np.allclose(coefficients.ema(steps, None, 90, decay=0.5), [0.0, 2 / 7, 4 / 7])
+    assert np.allclose(coefficients.ema(steps, None, 90, decay=0.0), [0.0, 0.0, 1.0])
+    same = coefficients.mean(STEPS, None, TARGET)
+    assert np.allclose(coefficients.ema(STEPS, None, TARGET, decay=1.0), same)
+    with pytest.raises(PipelineError, match=r"decay=1\.5"):
+        coefficients.ema(steps, None, 90, decay=1.5)
+
+
+def test_rre_finds_where_a_contraction_rests_within_its_limit() -> None:
+    """theta_i+1 - rest = A (theta_i - rest), of rank 2: four movements tell the rest exactly."""
+    rng = np.random.default_rng(0)
+    rest, one, two = rng.normal(size=(3, 20))
+    theta = np.stack([rest + 0.8**i * one + 0.3**i * two for i in range(5)])
+    deltas = theta - theta[0]
+    gram = deltas @ deltas.T
+    c = coefficients.rre(STEPS, gram, TARGET, ridge=1e-10, max_norm=None)
+    assert np.allclose(predict(theta, c), rest, atol=1e-3)
+    near = predict(theta, coefficients.rre(STEPS, gram, TARGET, ridge=1e-10, max_norm=0.5))
+    last, free = np.linalg.norm(theta[-1] - theta[-2]), predict(theta, c) - theta[-1]
+    assert np.isclose(np.linalg.norm(near - theta[-1]), 0.5 * last)
+    assert np.allclose(near - theta[-1], free * (0.5 * last / np.linalg.norm(free)))
+    average = predict(theta, coefficients.rre(STEPS, gram, TARGET, ridge=1e9, max_norm=None))
+    assert np.allclose(average, theta[1:].mean(0))
+    assert coefficients.rre(STEPS, np.zeros((5, 5)), TARGET).tolist() == [0, 0, 0, 0, 1]
+    with pytest.raises(PipelineError, match="must be above 0"):
+        coefficients.rre(STEPS, gram, TARGET, ridge=0.0)

@@ -1,4 +1,4 @@
-"""Recipes against the folders that `extrapolate` writes for the same plan."""
+"""Recipes against the folders that are written of the same plan."""
 
 from __future__ import annotations
 
