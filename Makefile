@@ -27,8 +27,8 @@ $(READY): requirements/cpu.txt requirements/reasoning-gym.txt pyproject.toml
 demo: setup ## train, measure, extrapolate, evaluate and report on a tiny model (minutes)
 	$(BIN)/python -m pipeline +experiment=tiny
 
-test: setup ## the test suite
-	$(BIN)/python -m pytest
+test: setup ## the test suite, two workers, one engine at a time
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 lint: setup ## ruff: style and format
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """The entry point: `python -m pipeline +experiment=tiny`.
 
 Composes the configuration, refuses what cannot work in one line (exit code 1), and hands over to
-the runner. It must sit beside `conf/`'s parent for Hydra to find it, and imports nothing heavy.
+the runner. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from pipeline import config as schema
 from pipeline.ending import TRACEBACK, one_line
 
 STUMBLES = (ValueError, TypeError, AssertionError, AttributeError, LookupError)
+SWEEP = ("-m", "--multirun")
 _composed = False  # whether Hydra has done its part: what fails before that are the arguments
 
 schema.register()
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+# The whole path: a relative one is looked for where the command is started, too.
+@hydra.main(version_base="1.3", config_path=str(schema.CONF), config_name="config")
 def _run(config: DictConfig) -> None:
     global _composed
     _composed = True
@@ -42,6 +44,7 @@ def main() -> None:
     if _verbose():
         os.environ[TRACEBACK] = "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions reach the handlers
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda a: a not in SWEEP)  # argparse wants it there
     for stream in (sys.stdout, sys.stderr):  # a path of any letters can be said on any terminal
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     with one_line(_explain, quiet=True):

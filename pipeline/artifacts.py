@@ -21,6 +21,7 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.faults import naming, why_missing
 
+_ODD = "backslashreplace"  # what stands for bytes of a path that are no UTF-8
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -40,7 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` (UTF-8) atomically: after a crash the file is the old one or the new one."""
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", errors=_ODD) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -139,7 +140,7 @@ def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Append one line a row and flush to disk, so that a kill loses at most these rows."""
     text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with naming(path), open(path, "a", encoding="utf-8") as file:
+    with naming(path), open(path, "a", encoding="utf-8", errors="surrogatepass") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pipeline.config import (
     DTYPES,
-    ONLY_IN_BASE,
     SHARED_STAGES,
     STAGES,
     PipelineConfig,
@@ -29,7 +28,7 @@ def check(config: PipelineConfig) -> None:
     one_of("engine.name", config.engine.name, ("hf", "vllm"))
     one_of("model.dtype", config.model.dtype, DTYPES)
     one_of("weight_extrap.dtype", config.weight_extrap.dtype, DTYPES)
-    one_of("snapshot.only_in_base", config.snapshot.only_in_base, ONLY_IN_BASE)
+    one_of("snapshot.only_in_base", config.snapshot.only_in_base, ("refuse", "keep"))
     _check_paths(config)
     _check_checkpoints(config.snapshot.checkpoints)
     _check_rename(config.snapshot.rename)

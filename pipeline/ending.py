@@ -19,7 +19,7 @@ class one_line:  # noqa: N801  (used like a function)
 
     Args:
         explain: the line for further kinds of errors, None for the rest; asked first.
-        tell: also given the line.
+        tell: given the line; True if it has been said so, and need not be again.
         quiet: no word if the reader of the output has had enough (`--help | head`).
     """
 
@@ -27,7 +27,7 @@ class one_line:  # noqa: N801  (used like a function)
         self,
         explain: Callable[[BaseException], str | None] | None = None,
         *,
-        tell: Callable[[str], None] | None = None,
+        tell: Callable[[str], bool] | None = None,
         verbose: bool = False,
         quiet: bool = False,
     ) -> None:
@@ -52,10 +52,9 @@ class one_line:  # noqa: N801  (used like a function)
         line = (self._explain and self._explain(error)) or describe(error)
         if line is None:
             return
-        if self._tell is not None:
-            self._tell(line)
+        told = self._tell is not None and self._tell(line)
         if not self._verbose:
-            _end(f"error: {line}", 1)
+            _end("" if told else f"error: {line}", 1)
 
 
 def _flush() -> OSError | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from hydra.errors import (
     MissingConfigException,
@@ -26,12 +25,12 @@ from pipeline.arguments import (
     rewritten,
     split,
 )
+from pipeline.config import CONF
 
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*)'$", re.MULTILINE)
 _READ_OTHERWISE = set("[{$")  # what begins a list, a map, a reference to another value
 _OPTION = re.compile(r"(?!null$)[A-Za-z_][\w/-]*")  # what a group's option is called
 _FULL_KEY = re.compile(r"full_key: (\S+)")
-CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 def explain(error: BaseException, arguments: Sequence[str] = ()) -> str:

@@ -43,6 +43,7 @@ _REMEDIES = {
     errno.EISDIR: "a file belongs there: remove or rename the folder, or name a file",
     errno.ENOTDIR: "remove or rename it, or choose another folder",
     errno.EEXIST: "remove or rename it, or choose another folder",
+    errno.ENOTEMPTY: "move the folder away",
     errno.ENOENT: "correct the path, or put it back",
     errno.ENOLCK: "choose a run.dir on a file system with locks",
     errno.EOPNOTSUPP: "choose a run.dir on another file system",
@@ -94,7 +95,8 @@ def describe(error: BaseException) -> str | None:
         found = link if isinstance(link, OSError) else _carried(link)
         if found is None or not (link is error or found.errno in _SURROUNDINGS):
             continue
-        return _line(found, next((n for n in getattr(link, "__notes__", [])), None))
+        line = _line(found, next(iter(getattr(link, "__notes__", [])), None))
+        return line.replace("\n", "\\n")
     return None
 
 
@@ -118,7 +120,7 @@ def _carried(error: BaseException) -> OSError | None:
     text = str(error)
     for pattern in (_FROM_RUST, _FROM_PYTHON):
         match = pattern.search(text)
-        if match is not None and int(match[1]) in _SURROUNDINGS:
+        if match is not None:
             return OSError(int(match[1]), os.strerror(int(match[1])), match[2])
     if _TORCH_WRITER.search(text):  # it does not say why; the disk is full, or gone
         return OSError(errno.ENOSPC, "torch could not write to the end of a file")
@@ -178,7 +180,7 @@ def _detail(path: Path, number: int | None) -> str | None:
             return _owner(path)
         if number in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST):
             return _odd_part(path)
-    except (OSError, RuntimeError):  # a circle of links is a RuntimeError
+    except OSError:
         return None
     return None
 
@@ -229,18 +231,28 @@ def why_missing(path: Path, wanted: str = "file") -> str:
     """Why there is no such file (or folder): words that follow its path."""
     try:
         return _odd_part(path) or ("is a folder" if path.is_dir() else f"no such {wanted}")
-    except (OSError, RuntimeError) as error:
-        return str(error.strerror) if isinstance(error, OSError) else "its links go in a circle"
+    except OSError as error:
+        return str(error.strerror)
 
 
 def _odd_part(path: Path) -> str | None:
     """The part of the path that is a dead link, or a file where a folder belongs."""
     for part in (*reversed(path.absolute().parents), path.absolute()):
+        if part.is_symlink() and _circular(part):
+            return "its links go in a circle"
         if part.is_symlink() and not part.exists():
             return f"{_this(part, path)}is a link to {part.readlink()}, which is not there"
         if part.is_file():
             return f"{_this(part, path)}is a file where a folder belongs"
     return None
+
+
+def _circular(link: Path) -> bool:
+    try:
+        link.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def _this(part: Path, path: Path) -> str:

@@ -18,6 +18,7 @@ LIBRARIES = (
     "safetensors",
     "numpy",
 )
+PATIENCE = 30.0  # seconds for git
 
 
 def versions() -> dict[str, str]:
@@ -34,12 +35,18 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of this checkout ("+" if it has changes), or None outside of one."""
-    root = Path(__file__).resolve().parent.parent
+    """The commit of this checkout ("+" if it has changes), or None outside of one, or where git
+    does not answer: a stage that has run for hours is not lost for that.
+
+    An environment often lies in the repository of another project, whose commit says nothing.
+    """
+    code = Path(__file__).resolve()
+    root = code.parent.parent
     try:
+        _git(root, "ls-files", "--error-unmatch", str(code))
         commit = _git(root, "rev-parse", "HEAD")
         return commit + ("+" if _git(root, "status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return None
 
 
@@ -49,7 +56,7 @@ def collect() -> dict[str, Any]:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True, timeout=30
-    )
+    # without the lock by which `status` stores what it found: killed, it would leave it behind
+    line = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+    done = subprocess.run(line, check=True, capture_output=True, text=True, timeout=PATIENCE)
     return done.stdout.strip()

@@ -45,9 +45,9 @@ def run(raw: DictConfig) -> None:
         PipelineError: something the user can mend; found before anything costly starts where
             it can be.
     """
-    check_spelling(HydraConfig.get().overrides.task)
-    check_keys(raw)
+    check_spelling(_arguments())
     config = cast(PipelineConfig, OmegaConf.to_object(raw))
+    check_keys(raw)
     _expand_home(config)
     check(config)
     share = Share.from_environment()
@@ -205,8 +205,15 @@ def _expand_home(config: PipelineConfig) -> None:
 
 
 def _dir_given() -> bool:
-    given = (split(item) for item in HydraConfig.get().overrides.task)
+    given = (split(argument) for argument in _arguments())
     return any(pair is not None and pair[0] == "run.dir" for pair in given)
+
+
+def _arguments() -> list[str]:
+    """The overrides as they were typed: a reference in one of them is not Hydra's to resolve."""
+    typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(typed, list)
+    return typed
 
 
 def _mode() -> RunMode | None:

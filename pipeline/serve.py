@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.ending import one_line
+from pipeline.globbing import plain_path
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -50,7 +51,7 @@ def build(known: argparse.Namespace, rest: Sequence[str]) -> tuple[list[str], di
     from pipeline.inference.vllm_plugin import mixture_overrides
 
     import_vllm()
-    folders = [check_model_folder(path) for path in (known.first, known.second) if path]
+    folders = [plain_path(check_model_folder(path)) for path in (known.first, known.second) if path]
     settings = vllm_settings(
         pick_device(known.device),
         threads=None,

@@ -12,9 +12,8 @@ from omegaconf import OmegaConf
 from pipeline import config as schema
 from pipeline.arguments import all_keys
 from pipeline.checks import check
-from pipeline.config import PipelineConfig
+from pipeline.config import CONF, PipelineConfig
 from pipeline.errors import PipelineError
-from pipeline.explain import CONF
 from tests.conftest import run_pipeline
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))

@@ -10,7 +10,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from pipeline.checks import check
-from pipeline.explain import CONF
+from pipeline.config import CONF
 from tests.test_configs import composed
 
 ROOT = CONF.parent

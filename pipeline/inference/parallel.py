@@ -257,6 +257,7 @@ def main() -> None:
         work = Work.load(args.work)
         if args.rank is not None:  # started by run_local: share its machine, do not outlive it
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it and says a word
             claim_devices(rank, size, int(work.engine.get("tensor_parallel", 1)))
         sample_share(work, rank, size)
 

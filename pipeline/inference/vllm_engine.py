@@ -17,6 +17,7 @@ from typing import Any
 
 from pipeline.artifacts import hash_json
 from pipeline.errors import PipelineError
+from pipeline.globbing import plain_path
 from pipeline.inference.device import pick_device, vllm_settings
 from pipeline.inference.engine import (
     Generation,
@@ -101,6 +102,7 @@ class VLLMEngine:
         )
         os.environ.update(settings.environment)
         vllm = import_vllm()
+        model, second = plain_path(model), None if second is None else plain_path(second)
         self.mixed = second is not None
         if second is not None:
             register()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import read_jsonl
+from pipeline.config import RegroundConfig
 from pipeline.errors import PipelineError
 from pipeline.hardware import gpus
 from pipeline.stages import models, outside, problems, specs
@@ -55,7 +56,10 @@ def plan(context: Context) -> str:
     config = context.config
     rl, algorithm, compute = config.rl_train, config.algorithm, config.compute
     base = models.describe_base(context)
-    problems.check_task(context, config.task, ("train", rl.problems))
+    sets: list[tuple[str, int | None]] = [("train", rl.problems)]
+    if rl.reground.every is not None and rl.reground.guard.problems:
+        sets.append(("validation", rl.reground.guard.problems))
+    problems.check_task(context, config.task, *sets)
     missing = _check_machine(context)
     where = "in this process" if compute.launcher == "none" else f"{compute.world_size} ranks, "
     if compute.launcher != "none":
@@ -64,7 +68,7 @@ def plan(context: Context) -> str:
     return (
         f"{algorithm.name} on {config.task.name} from {base}: {rl.steps} steps of "
         f"{algorithm.prompts_per_step} x {algorithm.rollouts_per_prompt} rollouts, {where}; "
-        f"{snapshots} snapshots{_disk(context, snapshots)}{missing}"
+        f"{snapshots} snapshots{_disk(context, snapshots)}{_jumps(rl.reground, rl.steps)}{missing}"
     )
 
 
@@ -120,6 +124,14 @@ def _check_machine(context: Context) -> str:
     if lacks and not context.config.dry_run:
         raise PipelineError(lacks[0])
     return "".join(f" (here: {words})" for words in lacks)
+
+
+def _jumps(reground: RegroundConfig, steps: int) -> str:
+    if reground.every is None:
+        return ""
+    guard = f", guarded by {reground.guard.problems} problems" if reground.guard.problems else ""
+    count = steps // reground.every
+    return f"; {count} jumps of {reground.jump} after {reground.every} steps each{guard}"
 
 
 def _disk(context: Context, snapshots: int) -> str:

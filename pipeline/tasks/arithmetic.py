@@ -19,6 +19,8 @@ from pipeline.tasks.problem import Grade, Problem, Request
 from pipeline.tasks.splits import DEFAULT_SPLITS, check_splits
 
 ADDITION_ALPHABET = "0123456789+="  # every character of prompts and answers of kind `addition`
+MOST_DIGITS, MOST_OPERANDS = 18, 200  # so that a product has fewer digits than int() reads
+LONGEST = 4000  # digits of an answer
 
 OPERATIONS: dict[str, Callable[[Sequence[int]], int]] = {
     "sum": sum,
@@ -31,7 +33,10 @@ NUMBER = re.compile(r"(?<![\w.])-?\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|(?<![\w.])-
 
 @dataclass(frozen=True)
 class AdditionOptions:
-    """digits: operands lie in [0, 10**digits - 1]; splits, split_seed: see splits.py."""
+    """digits: operands lie in [0, 10**digits - 1]; splits, split_seed: see splits.py.
+
+    At most 18 digits and 200 operands, as of `ArithmeticOptions`.
+    """
 
     digits: int = 2
     operands: int = 2
@@ -68,10 +73,12 @@ PROMPTS = {
 def load_addition(request: Request, o: AdditionOptions) -> list[Problem]:
     """Problems such as `12+34=` with answer `46`; no padding, no spaces."""
     check_splits(request.task, request.split, o.splits)
-    if o.digits < 1 or o.operands < 2:
+    if not 1 <= o.digits <= MOST_DIGITS:
         raise PipelineError(
-            f"task {request.task}: options.digits must be >= 1 and options.operands >= 2"
+            f"task {request.task}: options.digits must be between 1 and {MOST_DIGITS}, "
+            f"not {o.digits}"
         )
+    _check_operands(request.task, o.operands)
     drawn = draw(request, o, range(10**o.digits), o.operands, _same_numbers)
     return [
         Problem(text, request.pose(f"{text}=", chat=False), str(sum(n)), request.split)
@@ -90,12 +97,24 @@ def load_arithmetic(request: Request, o: ArithmeticOptions) -> list[Problem]:
         )
     if o.extract not in ("first", "last"):
         raise PipelineError(f"task {task}: options.extract must be first or last")
+    _check_operands(task, o.operands)
+    if max(abs(o.low), abs(o.high)) >= 10**MOST_DIGITS:
+        raise PipelineError(
+            f"task {task}: options.low and options.high can have {MOST_DIGITS} digits at most"
+        )
     distinct = o.operation in ("largest", "smallest")
-    if o.operands < 2 or o.high - o.low + 1 < (o.operands if distinct else 1):
+    if o.high - o.low + 1 < (o.operands if distinct else 1):
         raise PipelineError(f"task {task}: options.low..high has too few numbers for the operands")
     key = _same_distinct_numbers if distinct else _same_numbers
     drawn = draw(request, o, range(o.low, o.high + 1), o.operands, key)
     return [_in_words(request, o, numbers) for numbers in drawn]
+
+
+def _check_operands(task: str, operands: int) -> None:
+    if not 2 <= operands <= MOST_OPERANDS:
+        raise PipelineError(
+            f"task {task}: options.operands must be between 2 and {MOST_OPERANDS}, not {operands}"
+        )
 
 
 def _same_numbers(numbers: Sequence[int]) -> str:
@@ -146,5 +165,4 @@ def grade_arithmetic(problem: Problem, text: str) -> Grade:
 
 
 def _integer(text: str) -> int | None:
-    # 4,300 digits is Python's limit for int(); no answer here is longer than a few
-    return int(text) if re.fullmatch(r"-?\d{1,40}", text) else None
+    return int(text) if len(text) <= LONGEST and re.fullmatch(r"-?\d+", text) else None

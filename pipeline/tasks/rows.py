@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import decode
+from pipeline.artifacts import decode, kind_of
 from pipeline.errors import PipelineError
 from pipeline.faults import is_local
 
@@ -26,7 +26,7 @@ def load_rows(task: str, dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     file = local_file(task, dataset)
     if file is None:
-        return _from_hub(task, dataset)
+        return _texts(task, dataset, _from_hub(task, dataset))
     try:
         rows = _parse(file)
     except (OSError, ValueError) as error:
@@ -42,6 +42,20 @@ def load_rows(task: str, dataset: Mapping[str, Any]) -> list[dict[str, Any]]:
             f"task {task}: {file}: row {wrong} is no object with named columns; write each problem "
             'as {"problem": ..., "answer": ...}'
         )
+    return _texts(task, dataset, rows)
+
+
+def _texts(
+    task: str, dataset: Mapping[str, Any], rows: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The rows, whose problems must be texts: the words "None" or "[...]" would be no problem."""
+    name = dataset.get("problem") or "problem"
+    for number, row in enumerate(rows, 1):
+        if name in row and not isinstance(row[name], str):
+            raise PipelineError(
+                f"task {task}: {dataset['path']}: row {number}: {name} is {kind_of(row[name])}, "
+                "not text; correct the row or leave it out"
+            )
     return rows
 
 

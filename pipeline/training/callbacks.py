@@ -26,6 +26,7 @@ from pipeline.errors import PipelineError
 from pipeline.faults import naming
 from pipeline.progress import bar
 from pipeline.training.checkpoints import mark_whole
+from pipeline.training.reground import RegroundCallback
 from pipeline.training.snapshots import (
     DeltaWriter,
     each_master_weight,
@@ -62,7 +63,7 @@ _SFT_METRICS = {
 class SnapshotCallback(TrainerCallback):
     """Writes `folder`/step_N after every `every`-th step, N counted in steps.
 
-    `dtype` is one of `config.SNAPSHOT_DTYPES`; `base` is the folder that training started from.
+    `dtype` is one of `check.SNAPSHOT_DTYPES`; `base` is the folder that training started from.
     """
 
     def __init__(
@@ -206,6 +207,9 @@ class WholeCheckpoints(Trainer):
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{step}"
         with naming(folder):
             super()._save_checkpoint(model, trial)
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, RegroundCallback):
+                    callback.save(folder, self.args.process_index)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             mark_whole(folder, step // self.updates)

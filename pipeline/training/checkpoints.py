@@ -118,10 +118,11 @@ def prepare_output(spec: Spec) -> None:
     for snapshot in (output / "snapshots").glob("step_*"):
         if int(snapshot.name.removeprefix("step_")) > step:
             shutil.rmtree(snapshot)
-    _cut_metrics(output / "metrics.jsonl", step)
+    for name in ("metrics.jsonl", "regrounds.jsonl"):
+        _cut_rows(output / name, step)
 
 
-def _cut_metrics(path: Path, step: int) -> None:
+def _cut_rows(path: Path, step: int) -> None:
     rows = read_jsonl(path)
     kept = [row for row in rows if row["step"] <= step]
     if path.exists() and (len(kept) < len(rows) or not path.read_bytes().endswith(b"\n")):

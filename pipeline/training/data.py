@@ -27,6 +27,23 @@ def order(problems: int, rows: int, seed: int) -> list[int]:
     return indices[:rows]
 
 
+def load_split(spec: Spec, split: str, count: int | None) -> list[Problem]:
+    """`count` problems (None: all) of a split of the task."""
+    task = spec.task
+    return load_problems(
+        task.name,
+        split,
+        count,
+        spec.seed,
+        kind=task.kind,
+        dataset=None if task.dataset is None else asdict(task.dataset),
+        prompt_template=task.prompt_template,
+        system_prompt=task.system_prompt,
+        grade_after=task.grade_after,
+        **task.options,
+    )
+
+
 def training_problems(spec: Spec, tokenizer: PreTrainedTokenizerBase) -> list[Problem]:
     """The problems to train on, without prompts longer than `task.max_prompt_tokens` tokens.
 
@@ -39,18 +56,7 @@ def training_problems(spec: Spec, tokenizer: PreTrainedTokenizerBase) -> list[Pr
         split, count = spec.sft_train.split, spec.sft_train.problems
     else:
         split, count = "train", spec.rl_train.problems
-    problems = load_problems(
-        task.name,
-        split,
-        count,
-        spec.seed,
-        kind=task.kind,
-        dataset=None if task.dataset is None else asdict(task.dataset),
-        prompt_template=task.prompt_template,
-        system_prompt=task.system_prompt,
-        grade_after=task.grade_after,
-        **task.options,
-    )
+    problems = load_split(spec, split, count)
     short, _ = keep_short(tokenizer, problems, task.max_prompt_tokens)
     if not short:
         raise PipelineError(

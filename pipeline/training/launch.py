@@ -27,7 +27,7 @@ from pipeline.training.checkpoints import check_output, finished
 from pipeline.training.devices import child_environment
 from pipeline.training.processes import die_with_parent, end_group
 from pipeline.training.spec import Spec, write_spec
-from pipeline.training.worker import ERROR_FILE, run
+from pipeline.training.worker import ERROR_FILE, SUPERVISED, run
 
 MODULE = "pipeline.training.worker"
 
@@ -69,7 +69,7 @@ def command(compute: ComputeConfig, spec: Path) -> list[str]:
     """The command line that starts this node's ranks of `python -m pipeline.training.worker`."""
     port = compute.master_port
     if compute.launcher == "torchrun":
-        line = [sys.executable, "-m", "torch.distributed.run"]
+        line = [sys.executable, "-m", "pipeline.training.elastic"]
         line += ["--nproc-per-node", str(compute.processes), "--nnodes", str(compute.nodes)]
         if compute.nodes == 1 and port is None:
             line.append("--standalone")
@@ -77,7 +77,7 @@ def command(compute: ComputeConfig, spec: Path) -> list[str]:
             endpoint = f"{compute.master_address or '127.0.0.1'}:{port or 29500}"
             line += ["--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint]
         return [*line, "--module", MODULE, str(spec)]
-    end = ["--no_local_rank", "--log_level", "error", "--module", MODULE, str(spec)]
+    end = ["--no_local_rank", "--log_level", "critical", "--module", MODULE, str(spec)]
     if compute.nodes == 1:
         # The part of the deepspeed launcher that starts a node's ranks. Its front end would only
         # find out that there is one node, and leaves the ranks behind when it is told to end.
@@ -114,6 +114,7 @@ def _supervise(line: list[str], compute: ComputeConfig, metrics: Path, log: Log 
     root = str(Path(pipeline.__file__).resolve().parents[1])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, **child_environment(compute), "PYTHONPATH": os.pathsep.join(paths)}
+    environment[SUPERVISED] = "1"
     process = subprocess.Popen(
         line, env=environment, start_new_session=True, preexec_fn=die_with_parent
     )

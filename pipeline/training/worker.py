@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.artifacts import write_text
 from pipeline.ending import one_line
+from pipeline.globbing import plain_path
 from pipeline.training.callbacks import Log
 from pipeline.training.check import check
 from pipeline.training.checkpoints import check_output, finished, prepare_output, resumable
@@ -30,6 +32,7 @@ from pipeline.training.spec import Architecture, RlSpec, SftSpec, Spec, build, r
 from pipeline.training.trainers import build_rl, build_sft, rl_arguments, sft_arguments
 
 ERROR_FILE = "error.txt"
+SUPERVISED = "PIPELINE_SUPERVISED"  # environment variable: `launch` waits for this rank
 
 
 def run(spec: Spec, log: Log | None = None) -> None:
@@ -87,22 +90,34 @@ def _run_rl(spec: RlSpec, log: Log | None) -> None:
 
 def _train(trainer: Trainer, spec: Spec) -> None:
     resumed = resumable(spec)
-    trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed[0]))
+    trainer.train(resume_from_checkpoint=None if resumed is None else str(plain_path(resumed[0])))
 
 
 def main() -> int:
-    """Run the spec named on the command line; a PipelineError is one line and exit code 1."""
+    """Run the spec named on the command line; a mistake is one line and exit code 1.
+
+    Under `launch` the line goes to a file that it reads, and `launch` says it.
+    """
     if len(sys.argv) != 2:
         print("usage: python -m pipeline.training.worker SPEC.json", file=sys.stderr)
         return 2
     die_with_parent(signal.SIGKILL)  # a launcher that was killed cannot end its ranks
     path = Path(sys.argv[1])
+    said = path.with_name(ERROR_FILE)
 
-    def tell(line: str) -> None:
+    def tell(line: str) -> bool:
         with contextlib.suppress(OSError):  # the disk may be what the line is about
-            write_text(path.with_name(ERROR_FILE), f"{line}\n")
+            if not said.exists():
+                write_text(said, f"{line}\n")
+            return SUPERVISED in os.environ
+        return False
 
-    with one_line(tell=tell):
+    def explain(error: BaseException) -> str | None:
+        """Where another rank has failed, this one only loses touch with it."""
+        lost = isinstance(error, RuntimeError) and SUPERVISED in os.environ and said.exists()
+        return "this rank ends, since another one has failed" if lost else None
+
+    with one_line(explain, tell=tell):
         run(read_spec(path))
     return 0
 

@@ -18,10 +18,13 @@ bf16, or fp32. `movements` says that rows 1..K-1 are already differences to row 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 from numba import njit, types
+from numba.core.caching import FunctionCache
 from numba.extending import overload
 
 BLOCK = 1024  # fp32 sums run over so many products, the rest is added in fp64
@@ -37,10 +40,25 @@ _LARGEST_BF16 = np.uint32(0x7F7F8000)  # from here on fp32 rounds to infinity in
 def _compiled(function: Callable[..., Any], **options: Any) -> Any:
     """Compile at the first call, without the GIL; machine code is kept for later processes."""
     options |= {"nogil": True, "error_model": "numpy"}  # a check for x / 0 would cost the vectors
-    try:
-        return njit(function, cache=True, **options)
-    except RuntimeError:  # neither the package's folder nor the user's can be written
-        return njit(function, **options)
+    kernel = njit(function, **options)
+    with suppress(RuntimeError):  # neither the package's folder nor the user's can be written
+        kernel._cache = _Store(function)
+    return kernel
+
+
+class _Store(FunctionCache):  # type: ignore[misc]
+    """Numba's store of machine code, as `cache=True` opens it. It only saves time, so a full disk
+    or a damaged file there costs that time again, and not the run."""
+
+    def load_overload(self, signature: Any, target: Any) -> Any:
+        try:
+            return super().load_overload(signature, target)
+        except (OSError, EOFError, UnpicklingError):
+            return None
+
+    def save_overload(self, signature: Any, compiled: Any) -> None:
+        with suppress(OSError, EOFError, UnpicklingError):
+            super().save_overload(signature, compiled)
 
 
 def _load(source: Any, row: Any) -> None:

@@ -22,7 +22,7 @@ from pipeline.training.spec import Architecture, RlSpec, SftSpec
 
 SIZES = {"layers": 1, "hidden": 32, "intermediate": 64, "heads": 2, "kv_heads": 1}
 ARCHITECTURE = Architecture(**SIZES)  # type: ignore[arg-type]
-TASK = TaskConfig(name="addition", kind="arithmetic", options={"digits": 1})
+TASK = TaskConfig(name="addition", kind="addition", options={"digits": 1})
 
 
 Tensors = dict[str, torch.Tensor]

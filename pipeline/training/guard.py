@@ -1,0 +1,70 @@
+"""Accuracy of the model in training on a few fixed problems, to judge a jump of re-grounding by.
+
+Before and after a jump the same problems are answered with the same random numbers, so that the
+two figures differ by the jump and by little else. The random state of training is left as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from pipeline.config import GuardConfig
+from pipeline.tasks import Problem
+
+Right = Callable[[list[tuple[Problem, str]]], list[bool]]
+
+
+class Guard:
+    """Call it with a seed for the share of right responses, over all ranks; a collective.
+
+    Args:
+        trainer: TRL's; its own generation (transformers or vLLM) is used.
+        problems: the same on every rank, which answers its share of them.
+        right: grades (problem, response) pairs.
+        batch: responses at once on one rank.
+    """
+
+    def __init__(
+        self, trainer: Any, problems: list[Problem], right: Right, config: GuardConfig, batch: int
+    ) -> None:
+        state = PartialState()
+        self.trainer = trainer
+        self.right = right
+        self.batch = batch
+        posed = [problem for problem in problems for _ in range(config.samples)]
+        # every rank generates equally often: under ZeRO 3 it is a collective
+        even = len(posed) - len(posed) % state.num_processes
+        self.mine = posed[state.process_index : even : state.num_processes]
+
+    def __call__(self, seed: int) -> float:
+        state = PartialState()
+        with torch.random.fork_rng():
+            torch.manual_seed(1_000_003 * seed + state.process_index)
+            said = [
+                text
+                for at in range(0, len(self.mine), self.batch)
+                for text in self._answers(self.mine[at : at + self.batch])
+            ]
+        right = sum(self.right(list(zip(self.mine, said, strict=True))))
+        counts = torch.tensor([right, len(self.mine)], dtype=torch.float64, device=state.device)
+        if state.num_processes > 1:
+            torch.distributed.all_reduce(counts)
+        return float(counts[0] / counts[1])
+
+    def _answers(self, problems: list[Problem]) -> list[str]:
+        trainer = self.trainer
+        if trainer.use_vllm:
+            trainer._last_loaded_step = -1  # the engine has the weights of another moment
+        ids, images, fields = trainer._tokenize_prompts([p.prompt for p in problems])
+        each = () if type(trainer).__name__ == "Rloo" else (1,)
+        generated = trainer._generate_single_turn(ids, images, fields, *each)
+        completions = generated[0] if isinstance(generated, tuple) else generated
+        if trainer.use_vllm:
+            trainer._last_loaded_step = -1  # nor will it have those that a jump leaves
+        tokenizer = trainer.processing_class
+        texts: list[str] = tokenizer.batch_decode(completions, skip_special_tokens=True)
+        return texts
