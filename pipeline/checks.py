@@ -6,8 +6,6 @@ from typing import Any
 
 from pipeline.config import (
     DTYPES,
-    ONLY_IN_BASE,
-    REGROUND_OPTIMIZERS,
     SHARED_STAGES,
     STAGES,
     PipelineConfig,
@@ -36,8 +34,7 @@ def check(config: PipelineConfig) -> None:
     one_of("engine.name", config.engine.name, ("hf", "vllm"))
     one_of("model.dtype", config.model.dtype, DTYPES)
     one_of("weight_extrap.dtype", config.weight_extrap.dtype, DTYPES)
-    one_of("snapshot.only_in_base", config.snapshot.only_in_base, ONLY_IN_BASE)
-    one_of("rl_train.reground.optimizer", config.rl_train.reground.optimizer, REGROUND_OPTIMIZERS)
+    one_of("snapshot.only_in_base", config.snapshot.only_in_base, ("refuse", "keep"))
     _check_paths(config)
     _check_checkpoints(config.snapshot.checkpoints)
     _check_rename(config.snapshot.rename)
@@ -166,39 +163,12 @@ def _check_training(config: PipelineConfig) -> None:
     if "rl_train" not in config.stages:
         return
     check_rl(config)
-    _check_reground(config)
     model = config.model
     if model.path is None and model.package is None and not model.architecture:
         raise PipelineError("model.path: missing; give a folder or a hub id to train from")
     if config.snapshot.source is not None:
         raise PipelineError(
             "snapshot.source names finished checkpoints, but stages contains rl_train; drop one"
-        )
-
-
-def _check_reground(config: PipelineConfig) -> None:
-    rl, jumps = config.rl_train, config.rl_train.reground
-    if jumps.every is None:
-        if jumps.jump:
-            raise PipelineError(
-                f"rl_train.reground.jump={jumps.jump} without rl_train.reground.every; give the "
-                "real steps from jump to jump, too"
-            )
-        return
-    if jumps.jump < 1:
-        raise PipelineError(
-            "rl_train.reground.jump: must be at least 1 where rl_train.reground.every is set"
-        )
-    if jumps.every > rl.steps:
-        raise PipelineError(
-            f"rl_train.reground.every={jumps.every} is more than rl_train.steps={rl.steps}: there "
-            "would be no jump"
-        )
-    ranks = config.compute.processes * config.compute.nodes
-    if 0 < jumps.guard.problems * jumps.guard.samples < ranks:
-        raise PipelineError(
-            f"rl_train.reground.guard: {jumps.guard.problems} problems x {jumps.guard.samples} "
-            f"samples do not give each of {ranks} ranks a response; raise guard.problems"
         )
 
 

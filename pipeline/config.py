@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 
+from pipeline.fields import IDLE, idle
 from pipeline.tasks.task import TaskConfig
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -29,19 +30,7 @@ STAGES = (
 )
 SHARED_STAGES = ("weight_extrap",)  # that several processes can divide among them
 DEFAULT_HOLD = "*norm*"
-IDLE = "idle"  # metadata of a field that decides no number of any result (pipeline/settings.py)
-CONSTANT_SCHEDULES = ("constant", "constant_with_warmup")  # as long as they last
 DTYPES = ("bfloat16", "float16", "float32")
-ONLY_IN_BASE = ("refuse", "keep")
-REGROUND_OPTIMIZERS = ("keep", "reset")
-SNAPSHOT_DTYPES = (*DTYPES, "delta_bfloat16", "delta_float32")
-
-T = TypeVar("T")
-
-
-def _idle(default: T) -> T:
-    """The default of a field with IDLE."""
-    return field(default=default, metadata={IDLE: True})
 
 
 @dataclass
@@ -53,21 +42,21 @@ class RunConfig:
 
 @dataclass
 class ModelConfig:
-    name: str = _idle(MISSING)
+    name: str = idle(MISSING)
     path: str | None = None  # folder or hub id; null: sft_train makes the model
     revision: str | None = None
     package: str | None = None  # a Python package that ships the weights as GGUF
     gguf: str | None = None  # the file's name in that package
     architecture: dict[str, Any] = field(default_factory=dict)  # of a model made from scratch
-    parameters: float | None = _idle(None)  # for estimates before a download
+    parameters: float | None = idle(None)  # for estimates before a download
     dtype: str = "bfloat16"  # weights and activations in generation and scoring
-    attention: str = _idle("sdpa")
-    trust_remote_code: bool = _idle(False)
+    attention: str = idle("sdpa")
+    trust_remote_code: bool = idle(False)
 
 
 @dataclass
 class AlgorithmConfig:
-    name: str = _idle(MISSING)
+    name: str = idle(MISSING)
     trainer: str = "grpo"  # grpo (all its loss types) or rloo
     loss_type: str = "grpo"
     learning_rate: float = 1e-6
@@ -81,7 +70,7 @@ class AlgorithmConfig:
     prompts_per_step: int = 128
     rollouts_per_prompt: int = 16
     updates_per_step: int = 1  # optimiser updates from one batch of rollouts
-    micro_batch: int = _idle(16)  # sequences per forward pass and process
+    micro_batch: int = idle(16)  # sequences per forward pass and process
     epsilon: float = 0.2
     epsilon_high: float = 0.28
     kl_beta: float = 0.0
@@ -97,38 +86,36 @@ class AlgorithmConfig:
 @dataclass
 class EngineConfig:
     name: str = MISSING  # hf or vllm
-    batch_size: int = _idle(256)  # sequences at once
-    tensor_parallel: int = _idle(1)
-    replicas: int | None = _idle(None)  # engines side by side; null: visible GPUs / tensor_parallel
-    gpu_memory_utilization: float = _idle(0.9)
-    max_model_len: int | None = _idle(None)
-    enforce_eager: bool = _idle(False)
-    kv_cache_gib: float = _idle(1.0)  # CPU build of vLLM only
+    batch_size: int = idle(256)  # sequences at once
+    tensor_parallel: int = idle(1)
+    replicas: int | None = idle(None)  # engines side by side; null: visible GPUs / tensor_parallel
+    gpu_memory_utilization: float = idle(0.9)
+    max_model_len: int | None = idle(None)
+    enforce_eager: bool = idle(False)
+    kv_cache_gib: float = idle(1.0)  # CPU build of vLLM only
 
 
 @dataclass
 class ComputeConfig:
-    name: str = _idle(MISSING)
-    launcher: str = _idle("none")  # none: in this process; deepspeed; torchrun
+    name: str = idle(MISSING)
+    launcher: str = idle("none")  # none: in this process; deepspeed; torchrun
     processes: int = 1  # per node
     nodes: int = 1
-    master_address: str | None = _idle(None)  # several nodes under torchrun: where ranks meet
-    master_port: int | None = _idle(None)  # null: a free one (one node only)
-    hostfile: str | None = _idle(None)  # several nodes under deepspeed
+    master_address: str | None = idle(None)  # several nodes under torchrun: where ranks meet
+    master_port: int | None = idle(None)  # null: a free one (one node only)
+    hostfile: str | None = idle(None)  # several nodes under deepspeed
     zero_stage: int = 0  # 0: plain data parallelism, 1-3: DeepSpeed
-    offload: bool = _idle(False)  # optimiser state in host memory
-    offload_parameters: bool = _idle(False)  # parameters, too (ZeRO-3)
-    # Compute in bf16; master weights stay fp32. DeepSpeed makes them from the bf16 copy, so there
-    # the run starts from the base model rounded to bf16 (nothing is lost if it is stored so).
-    bf16: bool = False
-    gradient_checkpointing: bool = _idle(False)
+    offload: bool = idle(False)  # optimiser state in host memory
+    offload_parameters: bool = idle(False)  # parameters, too (ZeRO-3)
+    bf16: bool = False  # passes in bf16, master weights in fp32 (ZeRO: of the base as bf16)
+    gradient_checkpointing: bool = idle(False)
     vllm_rollouts: bool = False  # rollouts by vLLM inside the trainer (needs CUDA)
-    vllm_memory: float = _idle(0.3)  # its share of GPU memory
+    vllm_memory: float = idle(0.3)  # its share of GPU memory
     vllm_tensor_parallel: int = 1
-    vllm_max_model_len: int | None = _idle(None)  # prompt and response; null: the model's limit
-    vllm_host: str | None = _idle(None)  # of a running `trl vllm-serve`, in place of inside
-    vllm_port: int = _idle(8000)
-    threads: int | None = _idle(None)  # CPU threads per process; null: cores shared out evenly
+    vllm_max_model_len: int | None = idle(None)  # prompt and response; null: the model's limit
+    vllm_host: str | None = idle(None)  # of a running `trl vllm-serve`, in place of inside
+    vllm_port: int = idle(8000)
+    threads: int | None = idle(None)  # CPU threads per process; null: cores shared out evenly
 
     @property
     def world_size(self) -> int:
@@ -182,9 +169,9 @@ class RegroundConfig:
 @dataclass
 class RlConfig:
     steps: int = MISSING
-    snapshot_every: int = _idle(MISSING)
+    snapshot_every: int = idle(MISSING)
     snapshot_dtype: str = "float32"  # of whole models; delta_*: of the difference from the base
-    checkpoint_every: int = _idle(MISSING)
+    checkpoint_every: int = idle(MISSING)
     problems: int | None = None  # null: all of the training split
     reground: RegroundConfig = field(default_factory=RegroundConfig)
 

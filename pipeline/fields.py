@@ -7,14 +7,17 @@ a list where it counts on a number.
 
 from __future__ import annotations
 
+import dataclasses
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.artifacts import kind_of
 from pipeline.errors import PipelineError
 
+T = TypeVar("T")
+IDLE = "idle"  # metadata of a configuration's field that decides no result (`pipeline.settings`)
 _WORDS = {
     str: "text",
     bool: "true or false",
@@ -24,6 +27,11 @@ _WORDS = {
     dict: "a map",
     list: "a list",
 }
+
+
+def idle(default: T) -> T:
+    """The default of a dataclass field with IDLE."""
+    return dataclasses.field(default=default, metadata={IDLE: True})
 
 
 def check_fields(where: str, values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:

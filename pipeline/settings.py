@@ -1,6 +1,6 @@
 """Which values of a configuration decide a result, so that work is thrown away for them alone.
 
-A field that is declared with IDLE (`pipeline.config`) decides nothing: it names something, says
+A field that is declared `idle` (`pipeline.config`) decides nothing: it names something, says
 where or how fast a thing is done, or in which order the same numbers are added up. Two results
 whose other values agree are the same result.
 """
@@ -15,8 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import CONSTANT_SCHEDULES, IDLE, PipelineConfig
+from pipeline.config import PipelineConfig
+from pipeline.fields import IDLE
 
+CONSTANT_SCHEDULES = ("constant", "constant_with_warmup")  # whatever number of steps they last
 IDLE_OPTIONS = ("task.options.workers",)  # of the open maps, whose fields no schema declares
 PATHS = ("model.path", "task.dataset.path")  # of what is known by its content where it is local
 _EVAL_TASK = re.compile(r"^eval_tasks\.[^.]+\.")
@@ -70,7 +72,7 @@ def _shown(values: Mapping[str, Any], key: str) -> str:
 
 def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{name}.")
         else:
             # 1 and 1.0 are the same value of an option that no schema types

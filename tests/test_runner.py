@@ -118,10 +118,13 @@ def test_two_processes_in_one_run_directory(source: list[str], tmp_path: Path) -
 
 @pytest.fixture
 def long_run(pico_run: Path, tmp_path: Path) -> Path:
-    """A finished run whose training is said to have taken two hours."""
+    """A finished run whose stages are said to have taken a second, and training two hours."""
     run_dir = Path(shutil.copytree(pico_run, tmp_path / "long"))
-    done = read_json(run_dir / "rl_train" / "done.json")
-    write_json(run_dir / "rl_train" / "done.json", {**done, "seconds": 7200.0})
+    for path in run_dir.glob("*/done.json"):
+        seconds = 7200.0 if path.parent.name == "rl_train" else 1.0
+        write_json(path, {**read_json(path), "seconds": seconds})
+        started = path.with_name("started.json")
+        write_json(started, {**read_json(started), "since": path.stat().st_mtime - 1})
     return run_dir
 
 

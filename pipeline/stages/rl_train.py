@@ -87,14 +87,6 @@ def run(context: Context) -> dict[str, Any]:
     }
 
 
-def _jumps(reground: RegroundConfig, steps: int) -> str:
-    if reground.every is None:
-        return ""
-    guard = f", guarded by {reground.guard.problems} problems" if reground.guard.problems else ""
-    count = steps // reground.every
-    return f"; {count} jumps of {reground.jump} after {reground.every} steps each{guard}"
-
-
 def _check_machine(context: Context) -> str:
     """What this machine lacks, in words for a dry run, which may be of another one.
 
@@ -132,6 +124,14 @@ def _check_machine(context: Context) -> str:
     if lacks and not context.config.dry_run:
         raise PipelineError(lacks[0])
     return "".join(f" (here: {words})" for words in lacks)
+
+
+def _jumps(reground: RegroundConfig, steps: int) -> str:
+    if reground.every is None:
+        return ""
+    guard = f", guarded by {reground.guard.problems} problems" if reground.guard.problems else ""
+    count = steps // reground.every
+    return f"; {count} jumps of {reground.jump} after {reground.every} steps each{guard}"
 
 
 def _disk(context: Context, snapshots: int) -> str:

@@ -63,7 +63,7 @@ _SFT_METRICS = {
 class SnapshotCallback(TrainerCallback):
     """Writes `folder`/step_N after every `every`-th step, N counted in steps.
 
-    `dtype` is one of `config.SNAPSHOT_DTYPES`; `base` is the folder that training started from.
+    `dtype` is one of `check.SNAPSHOT_DTYPES`; `base` is the folder that training started from.
     """
 
     def __init__(

@@ -7,7 +7,12 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from pipeline.config import SNAPSHOT_DTYPES, AlgorithmConfig, ComputeConfig
+from pipeline.config import (
+    DTYPES,
+    AlgorithmConfig,
+    ComputeConfig,
+    RlConfig,
+)
 from pipeline.errors import PipelineError
 from pipeline.limits import check_values
 from pipeline.training.spec import Architecture, RlSpec, SftSpec, Spec, build
@@ -15,6 +20,8 @@ from pipeline.training.spec import Architecture, RlSpec, SftSpec, Spec, build
 if TYPE_CHECKING:
     from pipeline.config import PipelineConfig
 
+SNAPSHOT_DTYPES = (*DTYPES, "delta_bfloat16", "delta_float32")
+REGROUND_OPTIMIZERS = ("keep", "reset")
 # What the installed TRL and transformers know (tests/training/test_names.py asks them).
 LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "luspo", "sapo", "vespo")
 LEVELS = ("token", "sequence")
@@ -84,6 +91,7 @@ def check_rl(values: RlSpec | PipelineConfig) -> None:
             "since advantages compare the rollouts of one prompt"
         )
     _check_processes(compute)
+    _check_reground(rl, compute)
     _check_split(algorithm, compute)
     room = values.task.max_prompt_tokens + algorithm.max_response_tokens
     if compute.vllm_max_model_len is not None and compute.vllm_max_model_len < room:
@@ -124,6 +132,33 @@ def _check_processes(compute: ComputeConfig) -> None:
     for launcher, key in (("torchrun", "master_address"), ("deepspeed", "hostfile")):
         if compute.launcher == launcher and compute.nodes > 1 and getattr(compute, key) is None:
             raise PipelineError(f"compute.{key}: {launcher} over several nodes needs it")
+
+
+def _check_reground(rl: RlConfig, compute: ComputeConfig) -> None:
+    jumps = rl.reground
+    one_of("rl_train.reground.optimizer", jumps.optimizer, REGROUND_OPTIMIZERS)
+    if jumps.every is None:
+        if jumps.jump:
+            raise PipelineError(
+                f"rl_train.reground.jump={jumps.jump} without rl_train.reground.every; give the "
+                "real steps from jump to jump, too"
+            )
+        return
+    if jumps.jump < 1:
+        raise PipelineError(
+            "rl_train.reground.jump: must be at least 1 where rl_train.reground.every is set"
+        )
+    if jumps.every > rl.steps:
+        raise PipelineError(
+            f"rl_train.reground.every={jumps.every} is more than rl_train.steps={rl.steps}: there "
+            "would be no jump"
+        )
+    ranks = compute.world_size
+    if 0 < jumps.guard.problems * jumps.guard.samples < ranks:
+        raise PipelineError(
+            f"rl_train.reground.guard: {jumps.guard.problems} problems x {jumps.guard.samples} "
+            f"samples do not give each of {ranks} ranks a response; raise guard.problems"
+        )
 
 
 def _check_split(algorithm: AlgorithmConfig, compute: ComputeConfig) -> None:

@@ -26,6 +26,11 @@ def order(problems: int, rows: int, seed: int) -> list[int]:
     return indices[:rows]
 
 
+def load_split(spec: Spec, split: str, count: int | None) -> list[Problem]:
+    """`count` problems (None: all) of a split of the task."""
+    return load_problems(spec.task, split, count, spec.seed)
+
+
 def training_problems(spec: Spec, tokenizer: PreTrainedTokenizerBase) -> list[Problem]:
     """The problems to train on, without prompts longer than `task.max_prompt_tokens` tokens.
 
@@ -38,7 +43,7 @@ def training_problems(spec: Spec, tokenizer: PreTrainedTokenizerBase) -> list[Pr
         split, count = spec.sft_train.split, spec.sft_train.problems
     else:
         split, count = "train", spec.rl_train.problems
-    problems = load_problems(task, split, count, spec.seed)
+    problems = load_split(spec, split, count)
     short, _ = keep_short(tokenizer, problems, task.max_prompt_tokens)
     if not short:
         raise PipelineError(

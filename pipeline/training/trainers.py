@@ -9,6 +9,7 @@ rest (weights, optimiser, schedule, random states of every rank) is in the check
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from pipeline.errors import PipelineError
-from pipeline.tasks import Problem, grade_many, load_problems, reward_function
+from pipeline.tasks import Problem, grade_many, reward_function
 from pipeline.training.callbacks import Log, MetricsCallback, SnapshotCallback, WholeCheckpoints
 from pipeline.training.check import micro_batches
-from pipeline.training.data import rl_rows, sft_rows, training_problems
+from pipeline.training.data import load_split, rl_rows, sft_rows, training_problems
 from pipeline.training.devices import rollout_arguments, trainer_arguments
 from pipeline.training.guard import Guard
 from pipeline.training.reground import RegroundCallback
@@ -132,25 +133,25 @@ def build_rl(spec: RlSpec, args: GRPOConfig | RLOOConfig, log: Log | None) -> Tr
     )
     trainer.updates = algorithm.updates_per_step
     trainer.remove_callback(PrinterCallback)
-    if (reground := spec.rl_train.reground).every is not None:
-        output, guard = Path(spec.output), _guard(spec, trainer)
-        jumps = RegroundCallback(reground, output, algorithm.updates_per_step, guard)
+    reground = spec.rl_train.reground
+    if reground.every is not None:
+        guard = _guard(spec, trainer)
+        jumps = RegroundCallback(reground, Path(spec.output), algorithm.updates_per_step, guard)
         trainer.add_callback(jumps)  # behind the snapshots: they hold what real steps made
     return trainer
 
 
 def _guard(spec: RlSpec, trainer: Trainer) -> Guard | None:
     """What judges jumps, if anything: the task's grader on problems of its validation split."""
-    guard, task = spec.rl_train.reground.guard, spec.task
+    guard = spec.rl_train.reground.guard
     if guard.problems == 0:
         return None
-    problems = load_problems(task, "validation", guard.problems, spec.seed)
+    task, problems = spec.task, load_split(spec, "validation", guard.problems)
 
     def right(pairs: list[tuple[Problem, str]]) -> list[bool]:
         return [grade.correct for grade in grade_many(task, pairs)]
 
-    micro, passes = micro_batches(spec)
-    return Guard(trainer, problems, right, guard, batch=micro * passes)
+    return Guard(trainer, problems, right, guard, math.prod(micro_batches(spec)))
 
 
 def load_tokenizer(model: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
