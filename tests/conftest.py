@@ -61,11 +61,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     if not config.pluginmanager.hasplugin("xdist"):
         return
+    engine = [i for i in items if any(i.get_closest_marker(n) for n in ("vllm", "slurm"))]
     for item in items:
-        engine = any(item.get_closest_marker(name) for name in ("vllm", "slurm"))
-        group = "engine" if engine else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("engine",))
+        item.add_marker(pytest.mark.xdist_group("engine" if item in engine else item.path.name))
+    items.sort(key=lambda item: item not in engine)
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

@@ -12,12 +12,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from pipeline import config as schema
-from pipeline import runner
+from pipeline import records, runner
 from pipeline.arguments import all_keys, field_type
 from pipeline.checks import check
-from pipeline.config import STAGES, PipelineConfig
+from pipeline.config import CONF, STAGES, PipelineConfig
 from pipeline.errors import PipelineError
-from pipeline.explain import CONF
 from pipeline.fields import fits, words
 from pipeline.limits import RANGES
 from pipeline.stages import snapshot
@@ -85,7 +84,7 @@ def with_value(config: PipelineConfig, key: str, value: Any) -> PipelineConfig:
 def plan(config: PipelineConfig, run_dir: Path) -> None:
     snapshot._found.clear()
     tracker = Tracker(run_dir, config.name, {}, config.tracking)
-    stages = [(name, runner._load(name)) for name in STAGES if name in config.stages]
+    stages = [(name, records.load_stage(name)) for name in STAGES if name in config.stages]
     runner._plan(Context(config, run_dir, tracker, Share()), stages)
 
 

@@ -41,7 +41,7 @@ def replace_owned(model: nn.Module, optimizer: Any, values: Mapping[str, torch.T
             from deepspeed.utils import safe_set_local_fp32_param
 
             safe_set_local_fp32_param(parameter, values[name])
-            shard: torch.Tensor = parameter.ds_tensor
+            shard: torch.Tensor = getattr(parameter, "ds_tensor")  # noqa: B009
             shard.data.copy_(values[name])  # DeepSpeed does so after its own steps only
         else:
             part = _part(parameter)

@@ -53,7 +53,8 @@ def test_fields_of_other_types_are_named(model: Path, field: str) -> None:
 def test_a_nested_config_that_is_none(model: Path) -> None:
     """Catches an AttributeError for a list where a nested config belongs."""
     config = json.loads((model / "config.json").read_text())
-    for value in ([], "x", 3, True):
+    values: list[object] = [[], "x", 3, True]
+    for value in values:
         assert "text_config" in refusal(model, {**config, "text_config": value})
 
 
