@@ -14,7 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from pipeline.inference.device import ADAPT
-from pipeline.inference.engine import Engine, Sampling, open_engine
+from pipeline.inference.interface import Engine, Sampling
+from pipeline.inference.open import open_engine
 from pipeline.trajectory.recipe import Recipe
 
 ALPHA = 1.5
@@ -111,7 +112,7 @@ def engine_speed(setting: Setting, name: str, pair: bool) -> Speed:
 
 
 def plain_speed(setting: Setting, pair: bool) -> Speed:
-    """The same of vLLM with its own sampler, norms, waiting, blocks and memory (see `vllm_cpu`)."""
+    """The same of vLLM with its own sampler, norms, waiting, blocks and memory (see `vllm.cpu`)."""
     os.environ[ADAPT] = "0"
     return engine_speed(setting, "vllm", pair)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.report.intervals import difference_interval, score_interval
+from pipeline.evaluation.intervals import difference_interval, score_interval
 
 Array = NDArray[np.float64]
 Bounds = tuple[Array, Array]

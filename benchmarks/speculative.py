@@ -31,8 +31,9 @@ from typing import Any
 
 import torch
 
-from pipeline.inference.engine import Sampling, open_engine
-from pipeline.inference.mixture import Mixture, Rows, prefill
+from pipeline.inference.hf.mixture import Mixture, Rows, prefill
+from pipeline.inference.interface import Sampling
+from pipeline.inference.open import open_engine
 
 TEXTS = (
     "Explain in simple words why the sky is blue in the day and red in the evening.",

@@ -46,9 +46,9 @@ def build(known: argparse.Namespace, rest: Sequence[str]) -> tuple[list[str], di
         PipelineError: a folder that is no checkpoint, or two that cannot be mixed.
     """
     from pipeline.inference.device import pick_device, vllm_settings
-    from pipeline.inference.engine import check_model_folder
-    from pipeline.inference.vllm_engine import import_vllm
-    from pipeline.inference.vllm_plugin import mixture_overrides
+    from pipeline.inference.interface import check_model_folder
+    from pipeline.inference.vllm.engine import import_vllm
+    from pipeline.inference.vllm.plugin import mixture_overrides
 
     import_vllm()
     folders = [plain_path(check_model_folder(path)) for path in (known.first, known.second) if path]

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-ROOMS = ("stages", "training", "inference", "tasks", "report", "trajectory")
+ROOMS = ("stages", "training", "inference", "tasks", "evaluation", "report", "trajectory")
 
 
 def arrows() -> dict[str, set[str]]:

@@ -23,7 +23,7 @@ from torch import nn
 from pipeline.errors import PipelineError
 from pipeline.inference.decomposition import decompose
 from pipeline.inference.device import pick_device
-from pipeline.inference.engine import Source
+from pipeline.inference.interface import Source
 from pipeline.inference.loading import load_source
 from pipeline.progress import bar
 from pipeline.trajectory.histogram import R2Counts

@@ -13,7 +13,7 @@ import torch
 
 from pipeline.errors import PipelineError
 
-# environment variable: our engines ask for `vllm_cpu.adapt` by "1", unless the user has said "0"
+# environment variable: our engines ask for `vllm.cpu.adapt` by "1", unless the user has said "0"
 ADAPT = "RL_EXTRAPOLATION_CPU"
 KEEP = str(1 << 32)  # bytes: freed memory that stays with vLLM's processes on the CPU
 # tokens of a KV-cache block on the CPU, the least that its fast attention takes: samples of a

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from pipeline.errors import PipelineError
-from pipeline.inference.engine import Source
+from pipeline.inference.interface import Source
 from pipeline.trajectory.conversions import Origin, Whole, origins
 from pipeline.trajectory.recipe import Recipe
 from pipeline.trajectory.recipe_weights import RecipeWeights

@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pipeline.artifacts import hash_json, read_jsonl
-from pipeline.inference.engine import Engine, Sampling, Source, sampling_hash
+from pipeline.inference.interface import Engine, Sampling, Source, sampling_hash
 from pipeline.inference.run import PromptItem, sample_to_jsonl
 from pipeline.progress import bar
 from pipeline.trajectory.linearity import probe_series, series_r2

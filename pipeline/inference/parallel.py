@@ -28,7 +28,8 @@ from pipeline.artifacts import append_jsonl, read_jsonl, read_own, repair_jsonl,
 from pipeline.ending import one_line
 from pipeline.errors import PipelineError
 from pipeline.inference.device import claim_devices
-from pipeline.inference.engine import Engine, Sampling, Source, open_engine
+from pipeline.inference.interface import Engine, Sampling, Source
+from pipeline.inference.open import open_engine
 from pipeline.inference.run import (
     PromptItem,
     missing_samples,

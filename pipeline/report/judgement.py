@@ -3,8 +3,8 @@
 RL makes a model surer of itself, and so does a lower temperature, which costs nothing. What a
 trained model reaches too at a lower temperature is therefore called sharpening. A gain is what is
 left when every model decodes at the temperature that is best for it on validation problems
-(`pipeline.report.controls`). A difference counts only if its 95 % interval excludes zero; anything
-else is "no difference is shown", whichever way the point lies.
+(`pipeline.evaluation.controls`). A difference counts only if its 95 % interval excludes zero;
+anything else is "no difference is shown", whichever way the point lies.
 """
 
 from __future__ import annotations

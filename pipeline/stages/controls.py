@@ -13,9 +13,9 @@ from pipeline.stages import logit_extrap, models, sampling, scoring
 from pipeline.stages.base import Context
 
 if TYPE_CHECKING:
+    from pipeline.evaluation.tally import Tally
     from pipeline.inference.parallel import Draw
     from pipeline.inference.run import PromptItem
-    from pipeline.report.tally import Tally
     from pipeline.stages.candidates import Candidate
     from pipeline.stages.problems import Sets
     from pipeline.trajectory.sources import Trajectory
@@ -76,7 +76,7 @@ def run(
         posed: the problems as prompts, and for their graders.
         groups, scores: of the evaluation itself, which has chosen what is reported.
     """
-    from pipeline.report.controls import control_scores
+    from pipeline.evaluation.controls import control_scores
 
     first, last = models.end_steps(context, trajectory.steps)
     trained = list(dict.fromkeys(["base", str(scores["start"]), str(scores["last_rl"])]))

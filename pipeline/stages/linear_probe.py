@@ -97,7 +97,7 @@ def _probe_logprobs(
     sources: dict[int, Path | Recipe],
     probed: tuple[str, int | None],
 ) -> tuple[list[Text], dict[str, Any]]:
-    from pipeline.inference.engine import Sampling
+    from pipeline.inference.interface import Sampling
     from pipeline.inference.logprobs import fixed_texts, probe_logprobs
 
     config, folder = context.config.linear_probe, context.stage_dir("linear_probe")

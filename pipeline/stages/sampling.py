@@ -12,7 +12,7 @@ from pipeline.hardware import gpus
 from pipeline.stages.base import Context
 
 if TYPE_CHECKING:
-    from pipeline.inference.engine import Engine, Sampling
+    from pipeline.inference.interface import Engine, Sampling
     from pipeline.inference.parallel import Draw
     from pipeline.inference.run import PromptItem
     from pipeline.stages.candidates import Candidate
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def sampling(context: Context) -> Sampling:
     """How evaluation draws its responses."""
-    from pipeline.inference.engine import Sampling
+    from pipeline.inference.interface import Sampling
 
     evaluate = context.config.evaluate
     return Sampling(
@@ -56,7 +56,7 @@ def engine_arguments(context: Context, model: Path, second: Path | None = None) 
 
 def start_engine(context: Context, model: Path) -> Engine:
     """The configured engine on a checkpoint, in this process."""
-    from pipeline.inference.engine import open_engine
+    from pipeline.inference.open import open_engine
 
     arguments = engine_arguments(context, model)
     name = arguments.pop("name")

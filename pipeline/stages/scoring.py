@@ -19,9 +19,9 @@ from pipeline.stages import problems
 from pipeline.stages.base import Context
 
 if TYPE_CHECKING:
+    from pipeline.evaluation.tally import Tally
     from pipeline.inference.parallel import Draw
     from pipeline.inference.run import PromptItem
-    from pipeline.report.tally import Tally
     from pipeline.stages.candidates import Candidate
     from pipeline.stages.problems import Sets
     from pipeline.tasks import TaskConfig
@@ -33,7 +33,7 @@ Rows = list[dict[str, Any]]
 
 def copy_logit_rows(context: Context, draw: Draw) -> None:
     """Append the rows of logit_extrap, drawn as here, that evaluate/generations.jsonl lacks."""
-    from pipeline.inference.engine import sampling_hash
+    from pipeline.inference.interface import sampling_hash
     from pipeline.inference.run import Once
 
     path = draw.path
@@ -69,7 +69,7 @@ def tally_draw(
         PipelineError: a model of which responses are missing, unless logit_extrap drew them: then
             it is left out with a word.
     """
-    from pipeline.report.tally import tally
+    from pipeline.evaluation.tally import tally
     from pipeline.tasks import merge_votes
 
     graded = _graded(context, draw, candidates, items, sets)
@@ -91,8 +91,8 @@ def score(
         last_rl: the end of the real RL run.
         start: the last checkpoint that extrapolation has seen.
     """
-    from pipeline.report.metrics import score_groups
-    from pipeline.report.selection import choose
+    from pipeline.evaluation.metrics import score_groups
+    from pipeline.evaluation.selection import choose
 
     config = context.config
     scores = score_groups(
@@ -153,7 +153,7 @@ def _mine(
     draw: Draw, fingerprints: set[str], items: Sequence[PromptItem]
 ) -> Iterator[dict[str, Any]]:
     """The rows made by these models with these sampling settings on these prompts, each once."""
-    from pipeline.inference.engine import sampling_hash
+    from pipeline.inference.interface import sampling_hash
     from pipeline.inference.run import Once
 
     identity = sampling_hash(draw.sampling)

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.inference.engine import Sampling, open_engine
+from pipeline.inference.interface import Sampling
+from pipeline.inference.open import open_engine
 from tests.inference.pico import prompts_of, save_model
 
 pytest.importorskip("vllm", reason="vLLM is not installed")

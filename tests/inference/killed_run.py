@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.inference import run
-from pipeline.inference.engine import Generation, Sampling, open_engine
+from pipeline.inference.interface import Generation, Sampling
+from pipeline.inference.open import open_engine
 from tests.inference.pico import prompts_of
 
 SAMPLING = Sampling(max_tokens=6, n=3, seed=2)

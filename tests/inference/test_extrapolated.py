@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pipeline.errors import PipelineError
-from pipeline.inference.engine import Engine, Sampling, open_engine
+from pipeline.inference.interface import Engine, Sampling
+from pipeline.inference.open import open_engine
 from tests.inference.pico import prompts_of, save_model
 
 GREEDY = Sampling(temperature=0, max_tokens=16)

@@ -10,8 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from pipeline.errors import PipelineError
-from pipeline.inference import hf
-from pipeline.inference.engine import Engine, Generation, Sampling, open_engine, sampling_hash
+from pipeline.inference.hf import engine as hf
+from pipeline.inference.interface import Engine, Generation, Sampling, sampling_hash
+from pipeline.inference.open import open_engine
 from tests.inference.pico import prompts_of, save_model
 from tests.inference.vllm_checks import assert_logprobs
 

@@ -10,8 +10,9 @@ import pytest
 from safetensors.torch import load_file
 
 from pipeline.artifacts import read_jsonl
-from pipeline.inference.engine import Sampling, open_engine
+from pipeline.inference.interface import Sampling
 from pipeline.inference.logprobs import fixed_texts, probe_logprobs, r2_bins
+from pipeline.inference.open import open_engine
 from pipeline.inference.run import PromptItem
 from tests.inference.line import save_line
 from tests.inference.pico import prompts_of

@@ -12,7 +12,8 @@ import pytest
 
 from pipeline.artifacts import append_jsonl, read_jsonl
 from pipeline.errors import PipelineError
-from pipeline.inference.engine import Sampling, open_engine, sampling_hash
+from pipeline.inference.interface import Sampling, sampling_hash
+from pipeline.inference.open import open_engine
 from pipeline.inference.parallel import Draw, Job, Work, merge_parts, run_local
 from pipeline.inference.run import PromptItem, row_key, sample_to_jsonl
 from pipeline.trajectory.recipe import Recipe

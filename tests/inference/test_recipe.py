@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import PipelineError
-from pipeline.inference.engine import Sampling, open_engine
+from pipeline.inference.interface import Sampling
+from pipeline.inference.open import open_engine
 from pipeline.trajectory.combine import write
 from pipeline.trajectory.export import export
 from pipeline.trajectory.layouts.delta import write_delta_snapshot

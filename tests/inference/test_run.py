@@ -13,7 +13,8 @@ import pytest
 
 from pipeline.artifacts import append_jsonl, read_jsonl, write_jsonl
 from pipeline.inference import run
-from pipeline.inference.engine import open_engine, sampling_hash
+from pipeline.inference.interface import sampling_hash
+from pipeline.inference.open import open_engine
 from pipeline.inference.run import own_file, random_key, read_keys, row_key, sample_to_jsonl
 from tests.inference import killed_run
 from tests.inference.killed_run import IDENTITY, SAMPLING

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.inference.engine import Sampling
-from pipeline.inference.sampler import HEAD, pick_tokens, stream_states, uniforms
+from pipeline.inference.hf.sampler import HEAD, pick_tokens, stream_states, uniforms
+from pipeline.inference.interface import Sampling
 
 
 def _chi_square(counts: torch.Tensor, probabilities: torch.Tensor) -> float:

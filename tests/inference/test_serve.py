@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.inference.engine import Sampling, open_engine
+from pipeline.inference.interface import Sampling
+from pipeline.inference.open import open_engine
 from pipeline.serve import build, parse
 from tests.inference.pico import prompts_of
 

@@ -11,9 +11,10 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Qwen
 from transformers import Qwen2ForCausalLM as Qwen2
 
 from pipeline.errors import PipelineError
-from pipeline.inference import mixture, speculative
-from pipeline.inference.engine import Sampling, open_engine
-from pipeline.inference.speculative import Draft, judge
+from pipeline.inference.hf import mixture, speculative
+from pipeline.inference.hf.speculative import Draft, judge
+from pipeline.inference.interface import Sampling
+from pipeline.inference.open import open_engine
 from tests.inference.pico import SIZE, prompts_of, save_tokenizer
 
 GREEDY = Sampling(temperature=0, max_tokens=24)

@@ -15,7 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pipeline.errors import PipelineError
-from pipeline.inference.engine import Sampling, open_engine
+from pipeline.inference.interface import Sampling
+from pipeline.inference.open import open_engine
 from pipeline.inference.run import PromptItem, sample_to_jsonl
 from pipeline.trajectory.export import export_base
 from pipeline.trajectory.plan import make_plan
@@ -40,7 +41,7 @@ def single(first: Path) -> Iterator[Any]:
 
 def reload_halfway(worker: Any, folder: str) -> str:
     """In the worker: reload without packing the heads again; what the checksum says of it."""
-    from pipeline.inference.vllm_checksum import compare, counted, read_back
+    from pipeline.inference.vllm.checksum import compare, counted, read_back
 
     model, dtype = worker.model_runner.get_model(), worker.model_runner.model_config.dtype
     fed: Counter[str] = Counter()

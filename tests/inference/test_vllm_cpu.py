@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipeline.inference.device import ADAPT, VLLMSettings, vllm_settings
-from pipeline.inference.vllm_cpu import BLOCK, PROVIDER, ROWS, draw, kernel_rounds
+from pipeline.inference.vllm.cpu import BLOCK, PROVIDER, ROWS, draw, kernel_rounds
 
 
 @pytest.mark.parametrize("vocabulary", [20, BLOCK, 2 * BLOCK, 2 * BLOCK + 44])
@@ -65,7 +65,7 @@ def test_the_ends_of_the_unit_interval(monkeypatch: pytest.MonkeyPatch, place: f
 def test_mixed_logits(dtype: torch.dtype) -> None:
     """Rows left out between two chunks, sums in bfloat16, a model that is not exact at its end."""
     pytest.importorskip("vllm", reason="vLLM is not installed")
-    from pipeline.inference.vllm_mixture import CPU_ROWS, mix
+    from pipeline.inference.vllm.mixture import CPU_ROWS, mix
 
     first, second = torch.randn(2, 2 * CPU_ROWS + 5, 70).to(dtype)
     assert mix([first, second], [1.0, 0.0]).equal(first.float())
@@ -81,7 +81,7 @@ def norms() -> Iterator[Any]:
     from vllm import ir
     from vllm.platforms import current_platform
 
-    from pipeline.inference.vllm_cpu import adapt
+    from pipeline.inference.vllm.cpu import adapt
 
     if not current_platform.is_cpu():
         pytest.skip("vLLM is built for another device")
@@ -127,10 +127,10 @@ def test_norms_of_rows_that_lie_apart(norms: Any) -> None:
 
 def test_a_worker_starts_beside_numba() -> None:
     """vLLM's workers die of an object of llvmlite's if numba was imported before them."""
-    engine = "import sys, pipeline.inference.engine; assert 'numba' not in sys.modules"
+    engine = "import sys, pipeline.inference.interface; assert 'numba' not in sys.modules"
     plugin = (
         "import pipeline.trajectory.kernels, llvmlite.binding.ffi as ffi\n"
-        "from pipeline.inference.vllm_plugin import register\n"
+        "from pipeline.inference.vllm.plugin import register\n"
         "assert hasattr(ffi.lib, '__dict__')\n"
         "register()\n"
         "assert not hasattr(ffi.lib, '__dict__')\n"

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.inference.engine import open_engine
+from pipeline.inference.open import open_engine
 from pipeline.trajectory.recipe import Recipe
 from tests.inference.pico import prompts_of, save_model
 from tests.inference.vllm_checks import OPTIONS, assert_same
@@ -31,7 +31,7 @@ def load_first(worker: Any, sources: list[str]) -> Any:
     """In the workers: new weights on the first rank only; both report."""
     if worker.rank == 0:
         return worker.load_sources(sources)
-    from pipeline.inference.vllm_checksum import read_back
+    from pipeline.inference.vllm.checksum import read_back
 
     members = worker.model_runner.get_model().members
     return [(Counter(), read_back(member, torch.float32, 2)) for member in members]
@@ -72,7 +72,7 @@ class TestSharded:
 
     def test_a_rank_left_behind_is_seen(self, pair: tuple[Any, Path, Path]) -> None:
         """Sums of one rank taken for all; key and value heads that both ranks hold added twice."""
-        from pipeline.inference.vllm_checksum import compare
+        from pipeline.inference.vllm.checksum import compare
 
         engine, first, second = pair
         engine.load_weights(first, second)
@@ -88,7 +88,7 @@ class TestSharded:
 
     def test_each_piece_counts(self, pair: tuple[Any, Path, Path]) -> None:
         """A piece of the second rank that no sum holds."""
-        from pipeline.inference.vllm_checksum import compare
+        from pipeline.inference.vllm.checksum import compare
 
         engine, first, second = pair
         sources = [str(first), str(second)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.inference.engine import open_engine
+from pipeline.inference.open import open_engine
 from tests.inference.pico import prompts_of, save_model, save_variant
 from tests.inference.vllm_checks import OPTIONS, assert_same
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pipeline.inference.engine import Engine, Sampling
+from pipeline.inference.interface import Engine, Sampling
 
 GREEDY = Sampling(temperature=0, max_tokens=12)
 OPTIONS: dict[str, Any] = {"batch_size": 16, "kv_cache_gib": 0.05, "max_model_len": 384}

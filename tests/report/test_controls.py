@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from pipeline.artifacts import write_json
+from pipeline.evaluation.controls import control_scores
+from pipeline.evaluation.metrics import score_groups
+from pipeline.evaluation.selection import choose
+from pipeline.evaluation.tally import Tally
 from pipeline.report import judgement
-from pipeline.report.controls import control_scores
-from pipeline.report.metrics import score_groups
 from pipeline.report.page import write_page
-from pipeline.report.selection import choose
-from pipeline.report.tally import Tally
 
 from .synthetic import write_run
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
-from pipeline.report.intervals import difference_interval, score_interval
+from pipeline.evaluation.intervals import difference_interval, score_interval
 from tests.conftest import ROOT
 
 Array = NDArray[np.float64]

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError
-from pipeline.report.metrics import (
+from pipeline.evaluation.metrics import (
     avg_at_k,
     mcnemar,
     paired_difference,
     pass_at_k,
     score_rows,
 )
-from pipeline.report.voting import distinct_share, majority, majority_of
+from pipeline.evaluation.voting import distinct_share, majority, majority_of
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 6])

@@ -14,7 +14,7 @@ from pipeline.artifacts import read_json
 from pipeline.checks import check
 from pipeline.config import MethodConfig
 from pipeline.errors import PipelineError
-from pipeline.report.selection import choose
+from pipeline.evaluation.selection import choose
 from pipeline.stages import candidates, methods, models, weight_extrap
 from pipeline.stages.base import Context
 from tests.stages.contexts import context_of

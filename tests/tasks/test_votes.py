@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.report.voting import majority
+from pipeline.evaluation.voting import majority
 from pipeline.tasks import votes
 from pipeline.tasks.votes import merge_votes
 from tests.tasks.make import task

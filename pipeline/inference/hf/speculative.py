@@ -32,10 +32,10 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
-from pipeline.inference.engine import Generation, Sampling
-from pipeline.inference.extrapolated import HFExtrapolatedEngine
-from pipeline.inference.hf import Group
-from pipeline.inference.sampler import draw_tokens, kept_tokens, uniforms
+from pipeline.inference.hf.engine import Group
+from pipeline.inference.hf.extrapolated import HFExtrapolatedEngine
+from pipeline.inference.hf.sampler import draw_tokens, kept_tokens, uniforms
+from pipeline.inference.interface import Generation, Sampling
 
 BRANCH = 1 << 40  # the random numbers of a position lie this far apart in a response's stream
 DRAW, ACCEPT, REPLACE = range(3)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.report.voting import majority_of
+from pipeline.evaluation.voting import majority_of
 
 Array = NDArray[np.float64]
 

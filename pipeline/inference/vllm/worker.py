@@ -19,7 +19,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 )
 from vllm.utils.torch_utils import set_random_seed
 
-from pipeline.inference.vllm_checksum import Pieces, Sums, counted, read_back
+from pipeline.inference.vllm.checksum import Pieces, Sums, counted, read_back
 from pipeline.trajectory.recipe import Recipe
 from pipeline.trajectory.recipe_weights import checkpoint_tensors, recipe_tensors
 from pipeline.trajectory.tying import EMBEDDING, head_name, is_head
@@ -90,7 +90,7 @@ class WorkerExtension:
 
         Returns:
             For each model the checksums of what was fed in and of what this rank's layers compute
-            with, for `vllm_checksum.compare`; None for a quantised model, which rounds.
+            with, for `vllm.checksum.compare`; None for a quantised model, which rounds.
         """
         model = self.model_runner.get_model()
         config = self.model_runner.model_config

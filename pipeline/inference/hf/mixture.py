@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from pipeline.errors import PipelineError
-from pipeline.inference.engine import Source
+from pipeline.inference.interface import Source
 from pipeline.inference.loading import load_source
 
 WASTE = 1.25  # width of a cache over its longest row at which masked columns are closed up

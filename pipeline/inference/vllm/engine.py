@@ -3,7 +3,7 @@
 Requests are fed to vLLM's engine loop one for each response, so each comes back as it finishes and
 an interrupted run asks only for what is missing; prefix caching shares the prompt between them.
 Weights are replaced in place (`load_weights`), which costs about a second against half a minute
-for a new engine. What needs the model itself happens in `vllm_worker`.
+for a new engine. What needs the model itself happens in `vllm.worker`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from pipeline.artifacts import hash_json
 from pipeline.errors import PipelineError
 from pipeline.globbing import plain_path
 from pipeline.inference.device import pick_device, vllm_settings
-from pipeline.inference.engine import (
+from pipeline.inference.interface import (
     Generation,
     Sampling,
     Source,
     check_prompts,
     check_source,
 )
-from pipeline.inference.vllm_plugin import mixture_overrides, register
+from pipeline.inference.vllm.plugin import mixture_overrides, register
 from pipeline.trajectory.recipe import Recipe
 from pipeline.trajectory.recipe_weights import has_own_head
 
-EXTENSION = "pipeline.inference.vllm_worker.WorkerExtension"
+EXTENSION = "pipeline.inference.vllm.worker.WorkerExtension"
 WAITING = 4  # requests queued in vLLM, as a multiple of the batch
 
 
@@ -239,7 +239,7 @@ class VLLMEngine:
         """See `Engine.load_weights`: in place, with the prefix cache emptied.
 
         `checksum` then holds what was read back from the layers and found equal to the source; it
-        is None where that cannot be compared (see `vllm_checksum`).
+        is None where that cannot be compared (see `vllm.checksum`).
         """
         if (second is not None) != self.mixed:
             wanted = "two models" if self.mixed else "one model"
@@ -268,7 +268,7 @@ class VLLMEngine:
     @staticmethod
     def _compare(sources: list[Any], ranks: list[Any]) -> dict[str, int] | None:
         """The checksums of all models, if the ranks hold what they were fed (else an error)."""
-        from pipeline.inference.vllm_checksum import compare
+        from pipeline.inference.vllm.checksum import compare
 
         checked: dict[str, int] = {}
         for number, source in enumerate(sources):

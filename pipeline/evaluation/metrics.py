@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
-from pipeline.report.intervals import difference_interval, score_interval
-from pipeline.report.tally import Tally, spent, tally, within
-from pipeline.report.voting import distinct_share
+from pipeline.evaluation.intervals import difference_interval, score_interval
+from pipeline.evaluation.tally import Tally, spent, tally, within
+from pipeline.evaluation.voting import distinct_share
 
 Array = NDArray[np.float64]
 CHUNK = 1_000_000  # random numbers held at a time: what fits the cache is fastest

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.inference.engine import Sampling
+from pipeline.inference.interface import Sampling
 
 HEAD = 256  # tokens looked at before a full sort for top-p
 

@@ -21,7 +21,9 @@ from transformers import AutoTokenizer
 
 from pipeline.errors import PipelineError
 from pipeline.inference.device import parse_dtype, pick_device, set_threads
-from pipeline.inference.engine import (
+from pipeline.inference.hf.mixture import Mixture, Rows, merge, prefill
+from pipeline.inference.hf.sampler import pick_tokens, stream_states, uniforms
+from pipeline.inference.interface import (
     FinishReason,
     Generation,
     Sampling,
@@ -29,8 +31,6 @@ from pipeline.inference.engine import (
     check_prompts,
     check_source,
 )
-from pipeline.inference.mixture import Mixture, Rows, merge, prefill
-from pipeline.inference.sampler import pick_tokens, stream_states, uniforms
 
 SCORE_ELEMENTS = 1 << 27  # logits held at once while scoring: 512 MiB in fp32
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.inference.hf import HFEngine
+from pipeline.inference.hf.engine import HFEngine
 
 
 class HFExtrapolatedEngine(HFEngine):

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.report.metrics import compare, score_groups
-from pipeline.report.tally import Tally
+from pipeline.evaluation.metrics import compare, score_groups
+from pipeline.evaluation.tally import Tally
 
 Groups = Mapping[tuple[str, str, str], Tally]  # by (model, task, split)
 

@@ -20,13 +20,13 @@ from pipeline.errors import PipelineError
 from pipeline.inference.device import ADAPT
 
 ARCHITECTURE = "LogitExtrapolatedForCausalLM"
-CLASS = "pipeline.inference.vllm_mixture:LogitExtrapolatedForCausalLM"
+CLASS = "pipeline.inference.vllm.mixture:LogitExtrapolatedForCausalLM"
 
 
 def register() -> None:
     """Make the mixture architecture known to vLLM (again and again does no harm).
 
-    In the processes of an engine on the CPU it also adapts vLLM to it, see `vllm_cpu`.
+    In the processes of an engine on the CPU it also adapts vLLM to it, see `vllm.cpu`.
     """
     from vllm import ModelRegistry
 
@@ -34,7 +34,7 @@ def register() -> None:
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():
         ModelRegistry.register_model(ARCHITECTURE, CLASS)
     if os.environ.get(ADAPT) == "1":
-        from pipeline.inference.vllm_cpu import adapt
+        from pipeline.inference.vllm.cpu import adapt
 
         adapt()
 

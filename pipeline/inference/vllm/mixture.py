@@ -21,7 +21,7 @@ from vllm.model_executor.models.utils import init_vllm_registered_model, maybe_p
 from vllm.platforms import current_platform
 
 from pipeline.errors import PipelineError
-from pipeline.inference.vllm_sharing import part, share
+from pipeline.inference.vllm.sharing import part, share
 from pipeline.trajectory.recipe_weights import checkpoint_tensors
 
 CPU_ROWS = 16  # of logits that are mixed at once
@@ -46,7 +46,7 @@ def mix(logits: Sequence[torch.Tensor], coefficients: Sequence[float]) -> torch.
 class LogitExtrapolatedForCausalLM(nn.Module):
     """vLLM model whose logits are Σ c_i l_i.
 
-    Reads `mixture` of the model's config (see `vllm_plugin.mixture_overrides`).
+    Reads `mixture` of the model's config (see `vllm.plugin.mixture_overrides`).
     """
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:

@@ -1,0 +1,1 @@
+"""What graded responses come to: counts, votes, intervals, scores, the choice and the verdict."""

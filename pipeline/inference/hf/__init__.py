@@ -1,0 +1,1 @@
+"""The engine on transformers: one model, or two checkpoints in lockstep."""
