@@ -28,7 +28,7 @@ demo: setup ## train, measure, extrapolate, evaluate and report on a tiny model 
 	$(BIN)/python -m pipeline +experiment=tiny
 
 test: setup ## the test suite, two workers, one engine at a time
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## ruff: style and format
 	$(BIN)/ruff check .

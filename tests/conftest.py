@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 ROOT = Path(__file__).resolve().parent.parent
 PICO = ["+experiment=pico", "tracking.mode=disabled"]
@@ -53,18 +56,26 @@ def on_checkpoints(pico_run: Path) -> list[str]:
     ]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """For several workers: a file stays together, as its fixtures are made once, and whatever
-    starts vLLM or a Slurm job is one group, so that there is one engine at a time. The longest
-    group comes first: what is short fills up the other worker.
-    """
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    engine = [i for i in items if any(i.get_closest_marker(n) for n in ("vllm", "slurm"))]
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("engine" if item in engine else item.path.name))
-    items.sort(key=lambda item: item not in engine)
+def needs_engine(nodeid: str) -> bool:
+    """Whether a test is in a file that starts vLLM or Slurm jobs."""
+    return re.search(r"/test_(vllm\w*|serve|launchers)\.py", nodeid) is not None
+
+
+class ByFile(LoadFileScheduling):
+    """A file's tests stay together, as its fixtures are made once; all that need an engine are one
+    such file, so that there is one engine at a time."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "engine" if needs_engine(nodeid) else str(super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first: what is short fills up the other worker."""
+    items.sort(key=lambda item: not needs_engine(item.nodeid))
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
