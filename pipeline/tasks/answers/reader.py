@@ -27,6 +27,7 @@ CHOICE = re.compile(
     r"[ }]*(?=[^\s}+*/=^_,;!'])"
 )
 DATE = re.compile(r"\d{4}-\d\d?-\d\d?|\d\d?[/.]\d\d?[/.]\d{4}")
+ORDER = re.compile("[A-Z]{3,}")  # letters in an order, or choices: no product, which has none
 NOTHING = ("empty set", "null set")
 WRAPPERS = re.compile(r"\\(?:" + "|".join(sorted(words.TEXTS | words.FONTS)) + r")(?![a-zA-Z])")
 
@@ -50,6 +51,8 @@ def _readings(plain: str, is_gold: bool) -> tuple[Node, ...]:
         if len(said.split()) > LONGEST_PROSE:
             raise UnreadableError("prose")
         return (Node("set") if said in NOTHING else Node("text", name=said),)
+    if ORDER.fullmatch(plain):
+        return (Node("text", name=plain.casefold()),)
     found: list[Node] = []
     failed: UnreadableError | None = None
     choice = CHOICE.match(plain)
