@@ -77,6 +77,8 @@ class AlgorithmConfig:
     importance_sampling_level: str = "token"  # "sequence" is GSPO
     scale_rewards: str = "group"  # "batch" is REINFORCE++-baseline
     mask_truncated: bool = False  # leave responses that hit the limit out of the loss
+    rollout_correction: str = "off"  # of engine to trainer, by the ratio of each token or sequence
+    rollout_correction_cap: float = 3.0  # of that ratio
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0  # 0: all tokens

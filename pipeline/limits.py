@@ -42,6 +42,7 @@ RANGES: dict[str, Range] = {
     "algorithm.temperature": _ABOVE_0,
     "algorithm.top_p": _SHARE,
     "algorithm.max_response_tokens": _FROM_1,
+    "algorithm.rollout_correction_cap": (1.0, math.inf, True, False),
     "engine.batch_size": _FROM_1,
     "engine.tensor_parallel": _FROM_1,
     "engine.replicas": _FROM_1,

@@ -49,6 +49,7 @@ _RL_METRICS = {
     "entropy": "entropy",
     "clip_share": "clip_ratio/region_mean",
     "kl": "kl",
+    "rollout_logprob_gap": "sampling/sampling_logp_difference/mean",
     "learning_rate": "learning_rate",
 }
 _SFT_METRICS = {

@@ -106,6 +106,7 @@ def _check_names(algorithm: AlgorithmConfig) -> None:
     one_of("algorithm.loss_type", algorithm.loss_type, LOSSES)
     one_of("algorithm.importance_sampling_level", algorithm.importance_sampling_level, LEVELS)
     one_of("algorithm.scale_rewards", algorithm.scale_rewards, SCALES)
+    one_of("algorithm.rollout_correction", algorithm.rollout_correction, ("off", *LEVELS))
     one_of("algorithm.optimizer", algorithm.optimizer, OPTIMIZERS)
     one_of("algorithm.lr_schedule", algorithm.lr_schedule, SCHEDULES)
     level = _NEEDS_LEVEL.get(algorithm.loss_type, algorithm.importance_sampling_level)

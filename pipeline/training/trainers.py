@@ -22,6 +22,7 @@ from trl.trainer.rloo_trainer import RLOOTrainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from pipeline.config import AlgorithmConfig
 from pipeline.errors import PipelineError
 from pipeline.tasks import Problem, grade_many, reward_function
 from pipeline.training.callbacks import Log, MetricsCallback, SnapshotCallback, WholeCheckpoints
@@ -105,8 +106,25 @@ def rl_arguments(spec: RlSpec) -> GRPOConfig | RLOOConfig:
         loss_type=algorithm.loss_type,
         importance_sampling_level=algorithm.importance_sampling_level,
         scale_rewards=algorithm.scale_rewards,
+        **_correction(algorithm),
         **common,
     )
+
+
+def _correction(algorithm: AlgorithmConfig) -> dict[str, Any]:
+    """What is done about log-probs of vLLM's rollouts that differ from the trainer's.
+
+    TRL by itself leaves out whole responses by the ratio of their probabilities, which grows with
+    their length: of long ones few are left. "off" is the published recipe.
+    """
+    level = algorithm.rollout_correction
+    return {
+        "vllm_importance_sampling_correction": level != "off",
+        "vllm_importance_sampling_mode": "token_truncate"
+        if level == "off"
+        else f"{level}_truncate",
+        "vllm_importance_sampling_clip_max": algorithm.rollout_correction_cap,
+    }
 
 
 def build_rl(spec: RlSpec, args: GRPOConfig | RLOOConfig, log: Log | None) -> Trainer:

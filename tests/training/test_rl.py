@@ -148,6 +148,20 @@ def test_every_knob_reaches_trl(tmp_path: Path) -> None:
     assert (args.learning_rate, args.adam_beta2, args.weight_decay) == (2e-4, 0.95, 0.1)
     assert (args.max_grad_norm, args.warmup_steps) == (0.5, 3)
     assert args.lr_scheduler_type == "constant_with_warmup"
+
+
+def test_rollouts_are_not_corrected_unasked(tmp_path: Path) -> None:
+    """Catches TRL's own default, which leaves out most long responses of an engine's rollouts."""
+    found = []
+    for level in ("off", "token", "sequence"):
+        args = rl_arguments(
+            rl_spec(tmp_path, tmp_path, rollout_correction=level, rollout_correction_cap=2.0)
+        )
+        assert isinstance(args, GRPOConfig)
+        found.append((args.vllm_importance_sampling_correction, args.vllm_importance_sampling_mode))
+        assert args.vllm_importance_sampling_clip_max == 2.0
+    assert found[0][0] is False
+    assert found[1:] == [(True, "token_truncate"), (True, "sequence_truncate")]
     assert not args.bf16
 
 
