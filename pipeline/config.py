@@ -150,7 +150,7 @@ class SftConfig:
 class GuardConfig:
     problems: int = 0  # of the validation split, answered before and after a jump; 0: no guard
     samples: int = 1  # responses to each
-    threshold: float = 0.02  # accuracy that a jump may cost
+    threshold: float = 0.02  # accuracy that a jump may cost; below 0: that it must gain
     tries: int = 3  # β, then half the way to 1, and again; then the jump is not made
 
 

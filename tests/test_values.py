@@ -72,12 +72,12 @@ def with_value(config: PipelineConfig, key: str, value: Any) -> PipelineConfig:
         inner = place.get(name) if isinstance(place, dict) else getattr(place, name)
         if inner is None:
             inner = {}
-            setattr(place, name, inner)
+            object.__setattr__(place, name, inner)  # a task is fixed for everyone else
         place = inner
     if isinstance(place, dict):
         place[last] = value
     else:
-        setattr(place, last, value)
+        object.__setattr__(place, last, value)
     return changed
 
 

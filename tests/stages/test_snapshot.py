@@ -70,7 +70,7 @@ EARLY = [
     (["extrapolation.last=5"], "no checkpoint of step 5; there are 0, 1, 2, 3, 4, 6"),
     (
         ["extrapolation=rank1", "extrapolation.first=1", "extrapolation.last=2"],
-        "method needs 3 checkpoints, steps 1 to 2 hold 2",
+        "rank1 needs 3 checkpoints, steps 1 to 2 hold 2",
     ),
     (["model.parameters=1e15"], "GB to write"),
     (["extrapolation.hold=['*nrom*']"], "extrapolation.hold: '*nrom*' matches no tensor"),

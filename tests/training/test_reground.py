@@ -85,7 +85,7 @@ def test_a_jump_is_the_formula_to_the_bit(two: Path, run_: Path, base: Path) -> 
     assert_equal(checkpoint(run_, 4), offline(first, snapshot(run_, 4), 2.5))
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", [0, 2, 3])  # 1 keeps its masters as 2 does
 def test_two_ranks_jump_as_the_formula_says(stage: int, base: Path, tmp_path: Path) -> None:
     """Snapshots are gathered masters; the next step's start shows what the forward pass reads."""
     pytest.importorskip("deepspeed")
@@ -134,7 +134,7 @@ def test_a_guard_that_agrees_changes_no_bit(run_: Path, base: Path, tmp_path: Pa
 
 def test_a_guard_that_refuses_costs_no_real_step(two: Path, base: Path, tmp_path: Path) -> None:
     """No jump is good enough: β falls half the way to 1 twice, then the weights are as before."""
-    strict = RegroundConfig(every=2, jump=3, guard=GuardConfig(problems=4, threshold=-2.0))
+    strict = RegroundConfig(every=2, jump=3, guard=GuardConfig(problems=4, threshold=-1.0))
     run(spec(tmp_path, base, steps=2, reground=strict))
     assert_equal(checkpoint(tmp_path, 2), snapshot(two, 2))
     (row,) = read_jsonl(tmp_path / "regrounds.jsonl")
