@@ -102,7 +102,7 @@ def _check_models(models: object) -> None:
         raise PipelineError(f"evaluate.models={models}: give {{name: model}}")
     for name, model in models.items():
         key = f"evaluate.models.{name}"
-        if isinstance(model, str):
+        if isinstance(model, str) and model.strip():
             continue
         if not isinstance(model, dict) or not {"method", "target"} <= set(model):
             raise PipelineError(
