@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from trl.trainer.rloo_trainer import RLOOTrainer
 
 from pipeline.config import GuardConfig
 from pipeline.tasks import Problem
@@ -60,9 +61,10 @@ class Guard:
         if trainer.use_vllm:
             trainer._last_loaded_step = -1  # the engine has the weights of another moment
         ids, images, fields = trainer._tokenize_prompts([p.prompt for p in problems])
-        each = () if type(trainer).__name__ == "Rloo" else (1,)
-        generated = trainer._generate_single_turn(ids, images, fields, *each)
-        completions = generated[0] if isinstance(generated, tuple) else generated
+        if isinstance(trainer, RLOOTrainer):
+            completions = trainer._generate_single_turn(ids, images, fields)
+        else:
+            completions, _ = trainer._generate_single_turn(ids, images, fields, num_generations=1)
         if trainer.use_vllm:
             trainer._last_loaded_step = -1  # nor will it have those that a jump leaves
         tokenizer = trainer.processing_class

@@ -127,7 +127,7 @@ class RegroundCallback(TrainerCallback):
         real = _copy(model)
         moving = [n for n in real if not any(fnmatchcase(n, glob) for glob in config.hold)]
         line = measure(self.start, self.middle, real, moving)
-        directions = self._directions(real, moving)
+        directions, velocity = self._directions(real, moving)
         before = after = None
         if self.accuracy is not None:
             before = self.accuracy(step)
@@ -148,8 +148,8 @@ class RegroundCallback(TrainerCallback):
             replace_owned(model, optimizer, real)
         if accepted and config.optimizer == "reset":
             forget(optimizer)
-        if config.momentum and accepted:
-            self._keep_velocity(real, moving)
+        if accepted:
+            self.velocity = velocity
         virtual = self.segment.virtual + self.every * (beta if accepted else 1.0)
         self.segment = Segment(step, virtual)
         self.start, self.middle = _copy(model), {}
@@ -177,21 +177,19 @@ class RegroundCallback(TrainerCallback):
             ahead = cap / line.movement
         return 1.0 + ahead
 
-    def _directions(self, real: Parts, moving: list[str]) -> Parts:
-        """θ - θ_seg of the tensors that jump, with momentum: δ + μ (μ v + δ) (Nesterov)."""
+    def _directions(self, real: Parts, moving: list[str]) -> tuple[Parts, Parts]:
+        """(directions, velocity) of the tensors that jump: δ = θ - θ_seg, with momentum δ + μ v
+        (Nesterov) where v ← μ v + δ; without, there is no velocity to keep.
+        """
         mu = self.config.momentum
         directions = {name: real[name] - self.start[name] for name in moving}
-        if mu:
-            for name, delta in directions.items():
-                velocity = self.velocity.get(name, torch.zeros_like(delta))
-                directions[name] = delta + mu * (mu * velocity + delta)
-        return directions
-
-    def _keep_velocity(self, real: Parts, moving: list[str]) -> None:
-        mu = self.config.momentum
-        for name in moving:
-            delta = real[name] - self.start[name]
-            self.velocity[name] = mu * self.velocity.get(name, torch.zeros_like(delta)) + delta
+        if not mu:
+            return directions, {}
+        velocity = {
+            name: mu * self.velocity.get(name, torch.zeros_like(delta)) + delta
+            for name, delta in directions.items()
+        }
+        return {n: delta + mu * velocity[n] for n, delta in directions.items()}, velocity
 
 
 def jumped(start: Mapping[str, torch.Tensor], directions: Parts, beta: float) -> Parts:
