@@ -132,6 +132,16 @@ def test_a_guard_that_agrees_changes_no_bit(run_: Path, base: Path, tmp_path: Pa
     assert all(0 <= row["guard_before"] <= 1 and row["tries"] == 1 for row in rows)
 
 
+def test_rloo_jumps_under_a_guard_too(base: Path, tmp_path: Path) -> None:
+    """Catches the other trainer's generation, which returns other things."""
+    lenient = RegroundConfig(every=2, jump=3, guard=GuardConfig(problems=4, threshold=1.0))
+    run(spec(tmp_path, base, steps=2, trainer="rloo", reground=lenient))
+    (row,) = read_jsonl(tmp_path / "regrounds.jsonl")
+    assert row["accepted"]
+    assert 0 <= row["guard_before"] <= 1
+    assert_equal(checkpoint(tmp_path, 2), offline(weights(base), snapshot(tmp_path, 2), 2.5))
+
+
 def test_a_guard_that_refuses_costs_no_real_step(two: Path, base: Path, tmp_path: Path) -> None:
     """No jump is good enough: β falls half the way to 1 twice, then the weights are as before."""
     strict = RegroundConfig(every=2, jump=3, guard=GuardConfig(problems=4, threshold=-1.0))
