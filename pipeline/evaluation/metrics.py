@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.intervals import difference_interval, score_interval
-from pipeline.evaluation.tally import Tally, spent, tally, within
+from pipeline.evaluation.tally import Tally, spent, within
 from pipeline.evaluation.voting import distinct_share
 
 Array = NDArray[np.float64]
@@ -107,9 +107,8 @@ def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> dict[str, Any]:
     return {"only_a": only_a, "only_b": only_b, "p": min(1.0, 2 * tail / 2**n)}
 
 
-def score_rows(
-    generations: Sequence[Mapping[str, Any]],
-    grades: Sequence[Mapping[str, Any]],
+def score_groups(
+    groups: Mapping[tuple[str, str, str], Tally],
     *,
     last_rl: str | None = None,
     start: str | None = None,
@@ -122,7 +121,7 @@ def score_rows(
     """The rows of scores.json: one for each model x task x split.
 
     Args:
-        generations, grades: see tally.
+        groups: samples by (model, task, split), as `tally` counts them.
         last_rl: the end of the real RL run; the others are compared with it, problem by problem.
         start: the last checkpoint that extrapolation has seen; compared with likewise.
         chosen: model ids that the validation split selected.
@@ -132,30 +131,6 @@ def score_rows(
         PipelineError: a model and `last_rl` were not run on the same problems, or the problems of
             a model have different numbers of samples (generation is not finished).
     """
-    return score_groups(
-        tally(generations, grades),
-        last_rl=last_rl,
-        start=start,
-        chosen=chosen,
-        pass_k=pass_k,
-        confidence=confidence,
-        resamples=resamples,
-        seed=seed,
-    )
-
-
-def score_groups(
-    groups: Mapping[tuple[str, str, str], Tally],
-    *,
-    last_rl: str | None = None,
-    start: str | None = None,
-    chosen: Collection[str] = (),
-    pass_k: Sequence[int] = (1,),
-    confidence: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> list[dict[str, Any]]:
-    """`score_rows` of samples that are tallied already."""
     rows = []
     for (model, task, split), group in groups.items():
         row = _score(group, pass_k, confidence)

@@ -16,9 +16,16 @@ from pipeline.evaluation.metrics import (
     mcnemar,
     paired_difference,
     pass_at_k,
-    score_rows,
+    score_groups,
 )
+from pipeline.evaluation.tally import tally
 from pipeline.evaluation.voting import distinct_share, majority, majority_of
+
+
+def score_rows(
+    generations: list[dict[str, Any]], grades: list[dict[str, Any]], **how: Any
+) -> list[dict[str, Any]]:
+    return score_groups(tally(generations, grades), **how)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 6])
