@@ -27,12 +27,12 @@ ELSEWHERE = 0.35  # of a score, a reward or an R², all between 0 and 1
 
 def processor() -> str:
     """What decides how sums are rounded: vendor, family and the widest instructions in use."""
-    fields = dict(
-        (key.strip(), value.strip())
+    fields = {
+        key.strip(): value.strip()
         for key, _, value in (
             line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()
         )
-    )
+    }
     vendor, family = fields.get("vendor_id", "?"), fields.get("cpu family", "?")
     return f"{vendor} family {family} {torch.backends.cpu.get_cpu_capability()}"
 
