@@ -110,13 +110,18 @@ class ComputeConfig:
     offload: bool = idle(False)  # optimiser state in host memory
     offload_parameters: bool = idle(False)  # parameters, too (ZeRO-3)
     bf16: bool = False  # passes in bf16, master weights in fp32 (ZeRO: of the base as bf16)
+    grad_accum_dtype: str = "float32"  # ZeRO: in which micro-batches' gradients are added up
+    communication_dtype: str = "float32"  # ZeRO: in which gradients are added over processes
     gradient_checkpointing: bool = idle(False)
-    vllm_rollouts: bool = False  # rollouts by vLLM inside the trainer (needs CUDA)
+    vllm_rollouts: bool = False  # rollouts by vLLM inside the trainer
     vllm_memory: float = idle(0.3)  # its share of GPU memory
-    vllm_tensor_parallel: int = 1
-    vllm_max_model_len: int | None = idle(None)  # prompt and response; null: the model's limit
+    vllm_sleep: bool = idle(False)  # give that memory back while weights are updated (CUDA)
+    vllm_tensor_parallel: int = 1  # processes that share an engine
+    vllm_max_model_len: int | None = idle(None)  # null: longest prompt and response allowed
+    vllm_kv_cache_gib: float = idle(1.0)  # CPU build of vLLM only
     vllm_host: str | None = idle(None)  # of a running `trl vllm-serve`, in place of inside
     vllm_port: int = idle(8000)
+    vllm_group_port: int = idle(51216)  # where weights are sent to that server
     threads: int | None = idle(None)  # CPU threads per process; null: cores shared out evenly
 
     @property

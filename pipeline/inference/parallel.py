@@ -27,7 +27,7 @@ from typing import Any
 from pipeline.artifacts import append_jsonl, read_jsonl, read_own, repair_jsonl, write_json
 from pipeline.ending import one_line
 from pipeline.errors import PipelineError
-from pipeline.inference.device import claim_devices
+from pipeline.inference.device import claim_cores, worker_environments
 from pipeline.inference.interface import Engine, Sampling, Source
 from pipeline.inference.open import open_engine
 from pipeline.inference.run import (
@@ -215,13 +215,17 @@ def run_local(work: Work, workers: int) -> int:
         own_file(draw.path, draw.sampling)
     if workers == 1:
         return sample_share(work, 0, 1)
+    environments = worker_environments(workers, int(work.engine.get("tensor_parallel", 1)))
     first = work.draws[0].path
     spec = first.with_name(f".{first.stem}.work.json")
     work.save(spec)
     command = [sys.executable, "-m", "pipeline.inference.parallel", str(spec)]
     children = [
-        subprocess.Popen([*command, "--rank", str(rank), "--size", str(workers)])
-        for rank in range(workers)
+        subprocess.Popen(
+            [*command, "--rank", str(rank), "--size", str(workers)],
+            env={**os.environ, **environment},
+        )
+        for rank, environment in enumerate(environments)
     ]
     try:
         codes = [child.wait() for child in children]
@@ -262,7 +266,7 @@ def main() -> None:
         if args.rank is not None:  # started by run_local: share its machine, do not outlive it
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it and says a word
-            claim_devices(rank, size, int(work.engine.get("tensor_parallel", 1)))
+            claim_cores(rank, size)
         sample_share(work, rank, size)
 
 

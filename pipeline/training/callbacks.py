@@ -25,6 +25,7 @@ from pipeline.artifacts import append_jsonl
 from pipeline.errors import PipelineError
 from pipeline.faults import naming
 from pipeline.progress import bar
+from pipeline.training.batches import MISMATCH
 from pipeline.training.checkpoints import mark_whole
 from pipeline.training.reground import RegroundCallback
 from pipeline.training.snapshots import (
@@ -49,7 +50,7 @@ _RL_METRICS = {
     "entropy": "entropy",
     "clip_share": "clip_ratio/region_mean",
     "kl": "kl",
-    "rollout_logprob_gap": "sampling/sampling_logp_difference/mean",
+    **{name: name for name in MISMATCH},
     "learning_rate": "learning_rate",
 }
 _SFT_METRICS = {
