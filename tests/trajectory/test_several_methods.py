@@ -29,11 +29,11 @@ METHODS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "damped": ("two_point", {"damping": 0.5, "alpha_by_tensor": {"*mlp*": 2.0}}, NORM),
     "least_squares": ("least_squares", {}, NORM),
     "mean": ("mean", {"count": 2}, []),
-    "stale": ("stale", {}, []),
+    "last": ("last", {}, []),
     "rank1": ("rank1", {"rank": 2}, NORM),
     "gated": ("gated", {"by": "scalar"}, NORM),
 }
-SUMS = ["two_point", "damped", "least_squares", "mean", "stale"]
+SUMS = ["two_point", "damped", "least_squares", "mean", "last"]
 
 
 @pytest.fixture
