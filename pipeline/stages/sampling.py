@@ -55,12 +55,16 @@ def engine_arguments(context: Context, model: Path, second: Path | None = None) 
 
 
 def start_engine(context: Context, model: Path) -> Engine:
-    """The configured engine on a checkpoint, in this process."""
+    """The configured engine on a checkpoint, in this process, or as many as `engine.replicas`."""
+    from pipeline.inference.crew import EngineCrew
     from pipeline.inference.open import open_engine
 
     arguments = engine_arguments(context, model)
     name = arguments.pop("name")
     del arguments["model"], arguments["second"]
+    size = replicas(context)
+    if size > 1:
+        return EngineCrew(size, name, model, **arguments)
     return open_engine(name, model, **arguments)
 
 
