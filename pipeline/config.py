@@ -259,7 +259,7 @@ class EvaluateConfig:
     validation_problems: int | None = None
     test_problems: int | None = None
     checkpoints: list[int] | None = None  # steps of RL to evaluate; null: all
-    models: Any = None  # {name: folder, hub id or {method, target}}; see stages/named_models.py
+    models: Any = None  # {name: folder, hub id or {method, target}}; see evaluation/named_models.py
     pass_k: list[int] = field(default_factory=lambda: [1])
     temperature: float = 1.0
     top_p: float = 1.0

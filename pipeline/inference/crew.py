@@ -11,7 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
@@ -24,6 +24,7 @@ from pipeline.errors import PipelineError
 from pipeline.inference.device import claim_cores, worker_environments
 from pipeline.inference.interface import Engine, Generation, Sampling, Source
 from pipeline.inference.open import open_engine
+from pipeline.inference.parallel import start
 
 END = "end"  # of what a call yields
 PATIENCE = 30.0  # seconds for an engine to end by itself: one that is scoring looks up afterwards
@@ -36,7 +37,7 @@ class EngineCrew:
     then it does not depend on how many there are.
     """
 
-    def __init__(self, size: int, name: str, model: Path, **options: Any) -> None:
+    def __init__(self, size: int, name: str, model: Path | str, **options: Any) -> None:
         """Start them.
 
         Args:
@@ -160,6 +161,14 @@ class EngineCrew:
                     del busy[line]
                 else:
                     yield rank, value
+
+
+def start_engines(engine: Mapping[str, Any], workers: int) -> Engine:
+    """The engine of these arguments (`parallel.Work.engine`) in this process, or so many of them in
+    processes of their own."""
+    if workers == 1:
+        return start(engine)
+    return EngineCrew(workers, **engine)
 
 
 @contextmanager

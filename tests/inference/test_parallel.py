@@ -17,7 +17,7 @@ from pipeline.errors import PipelineError
 from pipeline.inference import device, parallel
 from pipeline.inference.interface import Sampling, sampling_hash
 from pipeline.inference.open import open_engine
-from pipeline.inference.parallel import Draw, Job, Work, merge_parts, run_local
+from pipeline.inference.parallel import Candidate, Draw, Work, merge_parts, run_local
 from pipeline.inference.run import PromptItem, row_key, sample_to_jsonl
 from pipeline.trajectory.recipe import Recipe
 from tests.inference.pico import prompts_of
@@ -32,8 +32,8 @@ def work(first: Path, second: Path, tmp_path: Path) -> Work:
     return Work(
         {"name": "hf", "model": str(first), "batch_size": 8},
         [
-            Job(first, "base", "base", "f0", {}),
-            Job(recipe, "two_point-15", "weight", "f1", {"step": 15}),
+            Candidate("base", "base", "f0", first, {}),
+            Candidate("two_point-15", "weight", "f1", recipe, {"step": 15}),
         ],
         [PromptItem("t", "test", f"p{i}", tuple(p)) for i, p in enumerate(prompts_of(9))],
         [Draw(SAMPLING, tmp_path / "generations.jsonl")],
@@ -41,21 +41,21 @@ def work(first: Path, second: Path, tmp_path: Path) -> Work:
 
 
 def test_two_workers_make_what_one_makes(work: Work, first: Path, tmp_path: Path) -> None:
-    """Problems dealt out twice or never, jobs' weights mixed up, rows of a killed run lost."""
+    """Problems dealt out twice or never, models' weights mixed up, rows of a killed run lost."""
     whole = tmp_path / "whole.jsonl"
     engine = open_engine("hf", first)
-    for job in work.jobs:
-        assert job.source is not None
-        engine.load_weights(job.source)
+    for each in work.candidates:
+        assert each.source is not None
+        engine.load_weights(each.source)
         sample_to_jsonl(
             engine,
             work.items,
             SAMPLING,
             whole,
-            model=job.model,
-            kind=job.kind,
-            fingerprint=job.fingerprint,
-            extra=job.extra,
+            model=each.name,
+            kind=each.kind,
+            fingerprint=each.fingerprint,
+            extra=each.extra,
         )
     rows = read_jsonl(whole)
     assert len(rows) == 36
@@ -97,8 +97,8 @@ def test_a_failing_worker_is_reported_and_its_neighbours_rows_kept(
     work: Work, tmp_path: Path
 ) -> None:
     """A failure that ends as an empty result."""
-    bad = Job(tmp_path / "missing", "rl-9", "rl", "f2", {})
-    broken = Work(work.engine, [work.jobs[0], bad], work.items, work.draws)
+    bad = Candidate("rl-9", "rl", "f2", tmp_path / "missing", {})
+    broken = Work(work.engine, [work.candidates[0], bad], work.items, work.draws)
     with pytest.raises(PipelineError, match="worker 0 of 2 ended with code 1"):
         run_local(broken, workers=2)
     assert len(read_jsonl(work.draws[0].path)) == 18
@@ -113,7 +113,7 @@ def test_several_draws_of_each_model(work: Work, tmp_path: Path) -> None:
     rows = read_jsonl(greedy.path)
     assert {row["sampling"] for row in rows} == {sampling_hash(greedy.sampling)}
     assert {(row["model"], row["problem_id"]) for row in rows} == {
-        (job.model, item.problem_id) for job in work.jobs for item in work.items
+        (each.name, item.problem_id) for each in work.candidates for item in work.items
     }
     (tmp_path / "greedy.jsonl").unlink()
     assert run_local(both, workers=1) == 18

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.config import RegroundConfig
 from pipeline.errors import PipelineError
-from pipeline.stages import disk
+from pipeline.training import disk
 from pipeline.training.worker import run
 from tests.training.pico import changed, compute, rl_spec, weights
 from tests.training.test_spec import as_config

@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.artifacts import read_jsonl
 from pipeline.errors import PipelineError
-from pipeline.stages.disk import checkpoint_width
 from pipeline.training import launch as launching
 from pipeline.training.check import check
+from pipeline.training.disk import checkpoint_width
 from pipeline.training.launch import command, launch
 from tests.training.pico import TASK, compute, rl_spec, weights
 from tests.training.test_disk import written
