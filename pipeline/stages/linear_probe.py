@@ -102,7 +102,7 @@ def _probe_logprobs(
     n, limit = config.responses_per_problem, config.max_response_tokens
     draw = Sampling(temperature=1.0, max_tokens=limit, n=n, seed=context.config.seed)
     model = single(context, checkpoint_fingerprint(context.trajectory, min(sources)), base)
-    engine = start_engines(context.engine.arguments(base), context.engine.replicas())
+    engine = start_engines(context.engine.arguments(base), context.engine.replicas)
     try:
         items = posing.probe_prompts(context, engine.tokenizer, probed)
         texts = fixed_texts(engine, items, draw, model, folder, config.max_tokens)
