@@ -27,6 +27,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 
 from pipeline.config import ComputeConfig
 from pipeline.errors import PipelineError
+from pipeline.inference.vllm.engine import import_vllm
 from pipeline.training.check import engine_tokens
 from pipeline.training.spec import RlSpec
 
@@ -108,8 +109,9 @@ def serve_by_vllm(trainer: Any, spec: RlSpec) -> None:
     """Let a TRL trainer, built without vLLM, take its rollouts from there.
 
     Raises:
-        PipelineError: the model is shorter than prompt and response.
+        PipelineError: the model is shorter than prompt and response, or there is no vLLM.
     """
+    import_vllm()
     args, room = trainer.args, engine_tokens(spec)
     longest = getattr(trainer.model.config, "max_position_embeddings", None)
     if longest is not None and room > longest:
