@@ -79,6 +79,7 @@ def run(context: Context) -> dict[str, Any]:
             sources,
             positions=config.activation_tokens,
             min_change=config.min_activation_change,
+            times=trajectory.times,
         )
         write_json(folder / "activations.json", states)
         summary |= _headline("activations", states)
@@ -107,6 +108,8 @@ def _probe_logprobs(
         items = posing.probe_prompts(context, engine.tokenizer, probed)
         texts = fixed_texts(engine, items, draw, model, folder, config.max_tokens)
         limits = config.min_logprob_change, config.min_unique
-        return texts, probe_logprobs(engine, texts, sources, folder, *limits)
+        return texts, probe_logprobs(
+            engine, texts, sources, folder, *limits, times=context.trajectory.times
+        )
     finally:
         engine.close()
