@@ -37,6 +37,7 @@ DTYPES = ("bfloat16", "float16", "float32")
 class RunConfig:
     dir: str = MISSING  # where this run's artefacts go
     cache: str = MISSING  # what several runs share: converted models, the tiny base model
+    shared: str | None = None  # finished stages that several runs share; null: a sweep's own
     discard: bool = False  # set aside more than a minute of work that other values have made
 
 

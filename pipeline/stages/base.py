@@ -24,7 +24,10 @@ class Context:
     share: Share
 
     def stage_dir(self, stage: str) -> Path:
-        return self.run_dir / stage
+        """Where a stage's artefacts are; of one that is shared with other runs, not the link: paths
+        that are noted must hold when this run directory is gone."""
+        folder = self.run_dir / stage
+        return folder.resolve() if folder.is_symlink() else folder
 
     def is_done(self, stage: str) -> bool:
         return (self.stage_dir(stage) / "done.json").exists()
