@@ -101,7 +101,9 @@ class EngineConfig:
 @dataclass
 class ComputeConfig:
     name: str = idle(MISSING)
-    launcher: str = idle("none")  # none: in this process; deepspeed; torchrun
+    launcher: str = idle(
+        "none"
+    )  # none: in this process; deepspeed; torchrun; srun (in a Slurm job)
     processes: int = 1  # per node
     nodes: int = 1
     master_address: str | None = idle(None)  # several nodes under torchrun: where ranks meet
@@ -111,13 +113,18 @@ class ComputeConfig:
     offload: bool = idle(False)  # optimiser state in host memory
     offload_parameters: bool = idle(False)  # parameters, too (ZeRO-3)
     bf16: bool = False  # passes in bf16, master weights in fp32 (ZeRO: of the base as bf16)
+    grad_accum_dtype: str = "float32"  # ZeRO: in which micro-batches' gradients are added up
+    communication_dtype: str = "float32"  # ZeRO: in which gradients are added over processes
     gradient_checkpointing: bool = idle(False)
-    vllm_rollouts: bool = False  # rollouts by vLLM inside the trainer (needs CUDA)
+    vllm_rollouts: bool = False  # rollouts by vLLM inside the trainer
     vllm_memory: float = idle(0.3)  # its share of GPU memory
-    vllm_tensor_parallel: int = 1
-    vllm_max_model_len: int | None = idle(None)  # prompt and response; null: the model's limit
+    vllm_sleep: bool = idle(False)  # give that memory back while weights are updated (CUDA)
+    vllm_tensor_parallel: int = 1  # processes that share an engine
+    vllm_max_model_len: int | None = idle(None)  # null: longest prompt and response allowed
+    vllm_kv_cache_gib: float = idle(1.0)  # CPU build of vLLM only
     vllm_host: str | None = idle(None)  # of a running `trl vllm-serve`, in place of inside
     vllm_port: int = idle(8000)
+    vllm_group_port: int = idle(51216)  # where weights are sent to that server
     threads: int | None = idle(None)  # CPU threads per process; null: cores shared out evenly
 
     @property
@@ -160,13 +167,22 @@ class RegroundConfig:
     """Jumps along the line of the run itself; see pipeline/training/reground.py."""
 
     every: int | None = None  # M, real steps from jump to jump; null: none
-    jump: int = 0  # N, steps that a jump goes on
+    jump: int = 0  # N, steps that a jump is long
     hold: list[str] = field(default_factory=lambda: [DEFAULT_HOLD])  # tensors that do not jump
     optimizer: str = "keep"  # or reset: moments start anew after a jump, as published
     momentum: float = 0.0  # outer Nesterov momentum over the segments
     adaptive: bool = False  # N times the straightness of the segment
     max_movement: float | None = None  # of a jump, relative to the norm of the weights
     guard: GuardConfig = field(default_factory=GuardConfig)
+
+
+@dataclass
+class ValidationConfig:
+    """Accuracy while training, after every so many steps; it decides nothing."""
+
+    every: int | None = idle(None)  # steps; null: not measured
+    problems: int = idle(200)  # the first of the validation split
+    samples: int = idle(1)  # responses to each
 
 
 @dataclass
@@ -177,6 +193,7 @@ class RlConfig:
     checkpoint_every: int = idle(MISSING)
     problems: int | None = None  # null: all of the training split
     reground: RegroundConfig = field(default_factory=RegroundConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
 
 
 @dataclass
@@ -245,7 +262,7 @@ class EvaluateConfig:
     validation_problems: int | None = None
     test_problems: int | None = None
     checkpoints: list[int] | None = None  # steps of RL to evaluate; null: all
-    models: Any = None  # {name: folder, hub id or {method, target}}; see stages/named_models.py
+    models: Any = None  # {name: folder, hub id or {method, target}}; see evaluation/named_models.py
     pass_k: list[int] = field(default_factory=lambda: [1])
     temperature: float = 1.0
     top_p: float = 1.0

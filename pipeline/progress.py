@@ -19,7 +19,7 @@ def listen(listener: Listener | None) -> None:
     _listener = listener
 
 
-class _Told(tqdm):  # type: ignore[type-arg]
+class _Told(tqdm):
     """A bar that tells the listener of every step."""
 
     def update(self, n: float | None = 1) -> bool | None:

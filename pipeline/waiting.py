@@ -59,12 +59,12 @@ class Waiting:
         self._bar, self._part = None, ()
 
     def _show(self, shown: dict[str, Any]) -> None:
-        part = shown.get("label"), shown.get("total"), shown.get("unit")
-        if not shown or part[0] is None:
+        if not shown:
             return
+        part = shown.get("label"), shown.get("total"), shown.get("unit")
         if self._bar is None or part != self._part:
             self.end()
-            self._bar = bar(part[1], f"{self._stage}, elsewhere", part[2])
+            self._bar = bar(part[1], f"{self._stage}, elsewhere", str(part[2]))
             self._part = part
         self._bar.update(shown.get("done", 0) - self._bar.n)
 

@@ -19,6 +19,7 @@ from pipeline.liveness import PATIENCE, Process, this
 from pipeline.status.reader import Run, Sweep, active, read, to_json
 from pipeline.status.show import show
 from pipeline.status.writer import LOG, Status
+from pipeline.stopping import Requeue
 from tests.conftest import ROOT
 
 
@@ -112,8 +113,8 @@ def test_a_failed_run_says_why(tmp_path: Path) -> None:
     [
         (KeyError("x"), "failed", "KeyError: 'x'"),
         (OSError(28, "No space left on device", "/a/b"), "failed", "/a/b: no space left"),
-        (SystemExit(75), "stopped", "exit code 75"),
-        (KeyboardInterrupt(), "stopped", "asked to stop"),
+        (Requeue("stopped by SIGTERM"), "stopped", "stopped by SIGTERM"),
+        (KeyboardInterrupt(), "stopped", "KeyboardInterrupt"),
     ],
 )
 def test_every_end_is_told(tmp_path: Path, error: BaseException, state: str, words: str) -> None:
@@ -138,7 +139,7 @@ def test_bars_tell_the_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             assert read_json(tmp_path / "status.json") == first
             bar.update(989)
         last = read_json(tmp_path / "status.json")
-    assert first["progress"] | {"seconds_left": None} == {
+    assert {**first["progress"], "seconds_left": None} == {
         "label": "rows", "done": 10, "total": 1000, "unit": "row", "seconds_left": None,
     }  # fmt: skip
     assert last["progress"]["done"] == 1000
@@ -149,16 +150,15 @@ def test_bars_tell_the_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     """A sweep of five jobs: done, at work, waiting, failed, not begun."""
+    states: list[dict[str, Any]] = [
+        {"state": "done", "stage": None, "progress": None},
+        {},
+        {"state": "waits", "waits_for": {"process": "process 1 on far", "run": "r/1"}},
+        {"state": "failed", "error": "rl_train: no GPU"},
+    ]
     folder = tmp_path / "outputs" / "pico" / "multirun" / "2026-01-01_00-00-00"
     jobs = [[f"weight_extrap.targets=[{target}]"] for target in (5, 6, 7, 8, 9)]
-    for number, values in enumerate(
-        (
-            {"state": "done", "stage": None, "progress": None},
-            {},
-            {"state": "waits", "waits_for": {"process": "process 1 on far", "run": "r/1"}},
-            {"state": "failed", "error": "rl_train: no GPU"},
-        )
-    ):
+    for number, values in enumerate(states):
         run_at(folder / str(number), **values)
     write_json(folder / "sweep.json", {"command": [], "jobs": jobs, "started": 0.0})
     (folder / "shared" / "rl_train-0123456789abcdef").mkdir(parents=True)

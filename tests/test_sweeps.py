@@ -63,6 +63,9 @@ def test_two_that_start_together_train_once(tmp_path: Path, pico_cache: Path) ->
         assert [path.name for path in folder.glob("step_*")] == [f"step_{target}"]
         assert read_json(folder / f"step_{target}" / "extrapolation.json")["target"] == target
         assert (sweep / str(number) / "rl_train" / "metrics.jsonl").exists()
+    (entry,) = (sweep / "shared").glob("rl_train-*")
+    recorded = read_json(sweep / "2" / "snapshot" / "trajectory.json")["checkpoints"]
+    assert str(entry) in {str(Path(each["path"]).parents[1]) for each in recorded}
     assert read_json(sweep / "sweep.json")["jobs"][1] == ["weight_extrap.targets=[6]"]
     before = times(sweep)
     again = end(start(tmp_path, *arguments))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import read_jsonl
 from pipeline.config import RegroundConfig
+from pipeline.content import model_content, task_data
 from pipeline.errors import PipelineError
 from pipeline.hardware import gpus
-from pipeline.stages import models, outside, problems, specs
 from pipeline.stages.base import DONE, RESUME, Context
+from pipeline.subject import base_model
+from pipeline.training.spec import RlSpec
 
 SECTIONS = (
     *("rl_train", "algorithm", "task", "compute", "seed"),
@@ -23,20 +27,22 @@ TAIL = 20  # steps that the final reward is averaged over
 
 
 def needs(context: Context) -> tuple[str, ...]:
-    return models.base_needs(context)
+    return ("sft_train",) if base_model.made_here(context.config.model) else ()
 
 
 def inputs(context: Context) -> dict[str, Any]:
-    config = context.config
-    data = outside.task_data(context, [config.task])
-    return {**data, **outside.model(context, config.model.path)}
+    """The content of local data and of a model given as a folder; a hub id has its revision."""
+    found, path = task_data([context.config.task], context.hashes), context.config.model.path
+    if path is not None and Path(path).is_dir():
+        found["model"] = model_content(Path(path), context.hashes)
+    return found
 
 
 def standing(context: Context) -> str:
     """A run of more steps, or with more snapshots, has what is asked for as well."""
     from pipeline.training import checkpoints
 
-    spec = specs.rl_spec(context, context.stage_dir("rl_train"), Path())
+    spec = _spec(context, Path())
     if checkpoints.finished(spec):
         return DONE
     resumed, whole = checkpoints.resumable(spec), checkpoints.newest_step(spec)
@@ -55,11 +61,13 @@ def standing(context: Context) -> str:
 def plan(context: Context) -> str:
     config = context.config
     rl, algorithm, compute = config.rl_train, config.algorithm, config.compute
-    base = models.describe_base(context)
+    base = base_model.describe(config.model)
     sets: list[tuple[str, int | None]] = [("train", rl.problems)]
     if rl.reground.every is not None and rl.reground.guard.problems:
         sets.append(("validation", rl.reground.guard.problems))
-    problems.check_task(context, config.task, *sets)
+    if rl.validation.every is not None:
+        sets.append(("validation", rl.validation.problems))
+    context.check_task(config.task, *sets)
     missing = _check_machine(context)
     where = "in this process" if compute.launcher == "none" else f"{compute.world_size} ranks, "
     if compute.launcher != "none":
@@ -75,16 +83,29 @@ def plan(context: Context) -> str:
 def run(context: Context) -> dict[str, Any]:
     from pipeline.training.launch import launch
 
-    folder = context.stage_dir("rl_train")
-    spec = specs.rl_spec(context, folder, models.base_model(context))
+    spec = _spec(context, context.base_model())
     launch(spec, lambda row: context.tracker.log("rl_train", row))
-    rows = read_jsonl(folder / "metrics.jsonl")
+    rows = read_jsonl(context.stage_dir("rl_train") / "metrics.jsonl")
     first, last = rows[:TAIL], rows[-TAIL:]
     return {
         "steps": rows[-1]["step"],
         "reward_first": sum(row["reward"] for row in first) / len(first),
         "reward_last": sum(row["reward"] for row in last) / len(last),
     }
+
+
+def _spec(context: Context, model: Path) -> RlSpec:
+    """The run from the model in a folder."""
+    config = context.config
+    return RlSpec(
+        output=str(context.stage_dir("rl_train")),
+        task=config.task,
+        model=replace(config.model, path=str(model)),
+        algorithm=config.algorithm,
+        rl_train=config.rl_train,
+        compute=config.compute,
+        seed=config.seed,
+    )
 
 
 def _check_machine(context: Context) -> str:
@@ -111,6 +132,12 @@ def _check_machine(context: Context) -> str:
         lacks.append(
             f"model.attention={attention}: flash-attn is not installed; install it, or set "
             "model.attention=sdpa"
+        )
+    nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", 0))
+    if compute.launcher == "srun" and nodes < compute.nodes:
+        lacks.append(
+            f"compute={compute.name} wants a Slurm job of {compute.nodes} nodes, and this one has "
+            f"{nodes}; submit it with launchers/slurm/submit.sh"
         )
     if compute.vllm_rollouts or compute.launcher != "none":
         found = gpus()

@@ -69,9 +69,8 @@ class Status:
             self._values |= {"state": DONE, "stage": None, "progress": None}
         elif isinstance(error, Exception):
             self._values |= {"state": FAILED, "error": describe(error) or _last_line(error)}
-        else:  # an interrupt, or a signal that was turned into an exit
-            code = f" (exit code {error.code})" if isinstance(error, SystemExit) else ""
-            self._values |= {"state": STOPPED, "error": f"was asked to stop{code}"}
+        else:  # an interrupt, or a signal that asked to stop
+            self._values |= {"state": STOPPED, "error": str(error) or type(error).__name__}
         self._write()
 
     def stage(self, name: str) -> None:

@@ -93,6 +93,7 @@ def check_rl(values: RlSpec | PipelineConfig) -> None:
     _check_processes(compute)
     _check_reground(rl, compute)
     _check_split(algorithm, compute)
+    _check_engine(compute)
     room = values.task.max_prompt_tokens + algorithm.max_response_tokens
     if compute.vllm_max_model_len is not None and compute.vllm_max_model_len < room:
         raise PipelineError(
@@ -109,6 +110,11 @@ def _check_names(algorithm: AlgorithmConfig) -> None:
     one_of("algorithm.rollout_correction", algorithm.rollout_correction, ("off", *LEVELS))
     one_of("algorithm.optimizer", algorithm.optimizer, OPTIMIZERS)
     one_of("algorithm.lr_schedule", algorithm.lr_schedule, SCHEDULES)
+    if algorithm.trainer == "rloo" and algorithm.rollout_correction != "off":
+        raise PipelineError(
+            f"algorithm.rollout_correction={algorithm.rollout_correction}: trainer=rloo has none; "
+            "set it to off"
+        )
     level = _NEEDS_LEVEL.get(algorithm.loss_type, algorithm.importance_sampling_level)
     if algorithm.trainer == "grpo" and algorithm.importance_sampling_level != level:
         raise PipelineError(
@@ -117,27 +123,53 @@ def _check_names(algorithm: AlgorithmConfig) -> None:
 
 
 def _check_processes(compute: ComputeConfig) -> None:
-    one_of("compute.launcher", compute.launcher, ("none", "deepspeed", "torchrun"))
+    one_of("compute.launcher", compute.launcher, ("none", "deepspeed", "torchrun", "srun"))
     if compute.launcher == "none" and compute.world_size > 1:
         raise PipelineError(
             "compute.launcher=none runs one process; "
-            "use compute.launcher=deepspeed or torchrun for more"
+            "use compute.launcher=deepspeed, torchrun or srun for more"
         )
     if compute.launcher == "none" and compute.zero_stage > 0:
         raise PipelineError(
-            f"compute.zero_stage={compute.zero_stage} needs compute.launcher=deepspeed or torchrun"
+            f"compute.zero_stage={compute.zero_stage} needs another compute.launcher"
         )
     for key, least in (("offload", 1), ("offload_parameters", 3)):
         if getattr(compute, key) and compute.zero_stage < least:
             raise PipelineError(f"compute.{key}=true needs compute.zero_stage={least} or more")
+    for key in ("grad_accum_dtype", "communication_dtype"):
+        one_of(f"compute.{key}", getattr(compute, key), ("float32", "bfloat16"))
+        if not compute.bf16 and getattr(compute, key) != "float32":
+            raise PipelineError(
+                f"compute.{key}={getattr(compute, key)} needs compute.bf16=true: gradients of fp32 "
+                "passes are fp32"
+            )
     for launcher, key in (("torchrun", "master_address"), ("deepspeed", "hostfile")):
         if compute.launcher == launcher and compute.nodes > 1 and getattr(compute, key) is None:
             raise PipelineError(f"compute.{key}: {launcher} over several nodes needs it")
 
 
+def _check_engine(compute: ComputeConfig) -> None:
+    """Values of vLLM's rollouts."""
+    ranks = compute.vllm_tensor_parallel
+    if compute.world_size % ranks:
+        raise PipelineError(
+            f"compute.vllm_tensor_parallel={ranks} does not divide the {compute.world_size} "
+            "processes, which share engines; choose a divisor"
+        )
+    if compute.vllm_host is None:
+        return
+    for key, given in (("vllm_sleep", compute.vllm_sleep), ("vllm_tensor_parallel", ranks > 1)):
+        if given:
+            raise PipelineError(
+                f"compute.{key} is of an engine inside the trainer, and compute.vllm_host takes "
+                "rollouts from a server; leave one out"
+            )
+
+
 def _check_reground(rl: RlConfig, compute: ComputeConfig) -> None:
     jumps = rl.reground
     one_of("rl_train.reground.optimizer", jumps.optimizer, REGROUND_OPTIMIZERS)
+    _check_shares("rl_train.validation", rl.validation.problems * rl.validation.samples, compute)
     if jumps.every is None:
         if jumps.jump:
             raise PipelineError(
@@ -154,11 +186,15 @@ def _check_reground(rl: RlConfig, compute: ComputeConfig) -> None:
             f"rl_train.reground.every={jumps.every} is more than rl_train.steps={rl.steps}: there "
             "would be no jump"
         )
-    ranks = compute.world_size
-    if 0 < jumps.guard.problems * jumps.guard.samples < ranks:
+    guard = jumps.guard
+    _check_shares("rl_train.reground.guard", guard.problems * guard.samples, compute)
+
+
+def _check_shares(key: str, responses: int, compute: ComputeConfig) -> None:
+    if 0 < responses < compute.world_size:
         raise PipelineError(
-            f"rl_train.reground.guard: {jumps.guard.problems} problems x {jumps.guard.samples} "
-            f"samples do not give each of {ranks} ranks a response; raise guard.problems"
+            f"{key}: problems x samples = {responses} do not give each of {compute.world_size} "
+            f"ranks a response; raise {key}.problems"
         )
 
 
@@ -172,11 +208,23 @@ def _check_split(algorithm: AlgorithmConfig, compute: ComputeConfig) -> None:
             f"algorithm: {rollouts} rollouts a step do not divide over {shares} "
             "(processes x nodes x updates_per_step); change algorithm.prompts_per_step"
         )
+    if algorithm.updates_per_step > 1 and share % algorithm.rollouts_per_prompt:
+        raise PipelineError(
+            f"algorithm.updates_per_step={algorithm.updates_per_step}: each process takes {share} "
+            f"rollouts per update, which are no whole groups of {algorithm.rollouts_per_prompt} "
+            "rollouts of a prompt; change algorithm.prompts_per_step or updates_per_step"
+        )
     if share % min(algorithm.micro_batch, share):
         raise PipelineError(
             f"algorithm.micro_batch={algorithm.micro_batch} does not divide the {share} rollouts "
             "that each process takes per update; choose a divisor"
         )
+
+
+def engine_tokens(spec: RlSpec) -> int:
+    """The longest prompt and response together that vLLM's rollouts hold."""
+    longest = spec.compute.vllm_max_model_len
+    return longest or spec.task.max_prompt_tokens + spec.algorithm.max_response_tokens
 
 
 def micro_batches(spec: Spec) -> tuple[int, int]:

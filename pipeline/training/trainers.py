@@ -25,12 +25,14 @@ from trl.trainer.sft_trainer import SFTTrainer
 from pipeline.config import AlgorithmConfig
 from pipeline.errors import PipelineError
 from pipeline.tasks import Problem, grade_many, reward_function
+from pipeline.training.accuracy import Accuracy, ValidationCallback
+from pipeline.training.batches import RolloutBatches
 from pipeline.training.callbacks import Log, MetricsCallback, SnapshotCallback, WholeCheckpoints
 from pipeline.training.check import micro_batches
 from pipeline.training.data import load_split, rl_rows, sft_rows, training_problems
-from pipeline.training.devices import rollout_arguments, trainer_arguments
-from pipeline.training.guard import Guard
+from pipeline.training.devices import one_device, trainer_arguments
 from pipeline.training.reground import RegroundCallback
+from pipeline.training.rollouts import seed_rank, serve_by_vllm
 from pipeline.training.spec import RlSpec, SftSpec, Spec
 
 
@@ -38,17 +40,17 @@ class Sft(WholeCheckpoints, SFTTrainer):
     """SFTTrainer with whole checkpoints."""
 
 
-class Grpo(WholeCheckpoints, GRPOTrainer):
-    """GRPOTrainer with whole checkpoints."""
+class Grpo(WholeCheckpoints, RolloutBatches, GRPOTrainer):
+    """GRPOTrainer with whole checkpoints, whole groups and short batches."""
 
 
-class Rloo(WholeCheckpoints, RLOOTrainer):
-    """RLOOTrainer with whole checkpoints."""
+class Rloo(WholeCheckpoints, RolloutBatches, RLOOTrainer):
+    """RLOOTrainer with the same."""
 
 
 def sft_arguments(spec: SftSpec) -> SFTConfig:
     """TRL's configuration for `spec`. Building it joins the process group."""
-    return SFTConfig(
+    args = SFTConfig(
         output_dir=str(Path(spec.output) / "checkpoints"),
         max_steps=spec.steps,
         save_steps=spec.checkpoint_every,
@@ -59,6 +61,8 @@ def sft_arguments(spec: SftSpec) -> SFTConfig:
         model_init_kwargs=_model_arguments(spec),
         **trainer_arguments(spec),
     )
+    one_device(args)
+    return args
 
 
 def build_sft(spec: SftSpec, args: SFTConfig, model: str, log: Log | None) -> Trainer:
@@ -97,18 +101,21 @@ def rl_arguments(spec: RlSpec) -> GRPOConfig | RLOOConfig:
         "mask_truncated_completions": algorithm.mask_truncated,
         "shuffle_dataset": False,
         "model_init_kwargs": _model_arguments(spec),
-        **rollout_arguments(spec),
         **shared,
     }
+    args: GRPOConfig | RLOOConfig
     if algorithm.trainer == "rloo":
-        return RLOOConfig(**common)
-    return GRPOConfig(
-        loss_type=algorithm.loss_type,
-        importance_sampling_level=algorithm.importance_sampling_level,
-        scale_rewards=algorithm.scale_rewards,
-        **_correction(algorithm),
-        **common,
-    )
+        args = RLOOConfig(**common)
+    else:
+        args = GRPOConfig(
+            loss_type=algorithm.loss_type,
+            importance_sampling_level=algorithm.importance_sampling_level,
+            scale_rewards=algorithm.scale_rewards,
+            **_correction(algorithm),
+            **common,
+        )
+    one_device(args)
+    return args
 
 
 def _correction(algorithm: AlgorithmConfig) -> dict[str, Any]:
@@ -140,36 +147,46 @@ def build_rl(spec: RlSpec, args: GRPOConfig | RLOOConfig, log: Log | None) -> Tr
         tokenizer,
         Path(model),
     )
+    updates = algorithm.updates_per_step
+    metrics = _metrics(spec, updates, log)
     trainer_class: Any = Rloo if algorithm.trainer == "rloo" else Grpo
-    trainer: WholeCheckpoints = trainer_class(
+    trainer: Any = trainer_class(
         model=model,
         reward_funcs=reward_function(task),
         args=args,
         train_dataset=rl_rows(problems, spec.steps * algorithm.prompts_per_step, spec.seed),
         processing_class=tokenizer,
-        callbacks=[snapshots, _metrics(spec, algorithm.updates_per_step, log)],
+        callbacks=[snapshots, metrics],
     )
-    trainer.updates = algorithm.updates_per_step
+    trainer.updates = updates
+    if algorithm.rollout_correction == "sequence":
+        trainer.level = "sequence"
+    trainer.cap = algorithm.rollout_correction_cap
+    seed_rank(trainer, spec.seed)
+    if spec.compute.vllm_rollouts:
+        serve_by_vllm(trainer, spec)
     trainer.remove_callback(PrinterCallback)
-    reground = spec.rl_train.reground
+    reground, validation = spec.rl_train.reground, spec.rl_train.validation
     if reground.every is not None:
-        guard = _guard(spec, trainer)
-        jumps = RegroundCallback(reground, Path(spec.output), algorithm.updates_per_step, guard)
+        judged, samples = reground.guard.problems, reground.guard.samples
+        guard = _accuracy(spec, trainer, judged, samples) if judged else None
+        jumps = RegroundCallback(reground, Path(spec.output), updates, guard)
         trainer.add_callback(jumps)  # behind the snapshots: they hold what real steps made
+    if validation.every is not None:
+        accuracy = _accuracy(spec, trainer, validation.problems, validation.samples)
+        seen = ValidationCallback(validation.every, updates, accuracy, metrics, spec.seed)
+        trainer.add_callback(seen)
     return trainer
 
 
-def _guard(spec: RlSpec, trainer: Trainer) -> Guard | None:
-    """What judges jumps, if anything: the task's grader on problems of its validation split."""
-    guard = spec.rl_train.reground.guard
-    if guard.problems == 0:
-        return None
-    task, problems = spec.task, load_split(spec, "validation", guard.problems)
+def _accuracy(spec: RlSpec, trainer: Trainer, count: int, samples: int) -> Accuracy:
+    """What measures the model by the task's grader on `count` problems of its validation split."""
+    task, problems = spec.task, load_split(spec, "validation", count)
 
     def right(pairs: list[tuple[Problem, str]]) -> list[bool]:
         return [grade.correct for grade in grade_many(task, pairs)]
 
-    return Guard(trainer, problems, right, guard, math.prod(micro_batches(spec)))
+    return Accuracy(trainer, problems, right, samples, math.prod(micro_batches(spec)))
 
 
 def load_tokenizer(model: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
