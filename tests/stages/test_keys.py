@@ -32,6 +32,7 @@ IDLE = {
     *("compute.master_address", "compute.master_port", "compute.hostfile"),
     *("compute.offload_parameters", "compute.vllm_max_model_len"),
     *("compute.vllm_host", "compute.vllm_port", "compute.vllm_group_port"),
+    *("compute.vllm_kv_cache_gib", "compute.vllm_sleep"),
     *("rl_train.snapshot_every", "rl_train.validation.every"),
     *("rl_train.validation.problems", "rl_train.validation.samples"),
     "rl_train.steps",  # of a constant schedule
