@@ -41,8 +41,8 @@ format: setup ## ruff: fix style and format
 types: setup ## mypy, strict
 	$(BIN)/mypy pipeline benchmarks tests
 
-bench: setup ## benchmarks at small scale, side by side in one run
-	$(BIN)/python benchmarks/weights.py --scale small
+bench: setup ## benchmarks at small scale; fails if a ratio to the floor is 15 % worse than committed
+	$(BIN)/python benchmarks/weights.py --scale small --where "page cache" --against benchmarks/weights.json
 
 clean: ## caches and builds; outputs and the environment stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -219,16 +219,15 @@ class _Worker:
         # what is not stored as such, the base plus a shift or parts, is loaded as values
         valued = tensor.last if tensor.entry.plain else [*tensor.last, *tensor.copied]
         if valued:
-            values = torch.from_numpy(self.out[: len(piece)])
-            self.files.load(tensor.entry, piece.start, piece.stop, values, self.raw)
+            last = torch.from_numpy(self.out[: len(piece)])
+            self.files.load(tensor.entry, piece.start, piece.stop, last, self.raw)
             for output in valued:
-                self._put(piece, output, values)
+                self._put(piece, output, last)
 
     def _combine(self, piece: Piece, each: _Sum, values: Values) -> None:
         # of bf16 the kernel writes the bits
-        out = self.out.view(np.uint16) if each.dtype == torch.bfloat16 else self.out
-        shape = len(each.rows), len(piece)
-        out = out[: shape[0] * shape[1]].reshape(shape)
+        flat: NDArray[Any] = self.out.view(np.uint16) if each.dtype == torch.bfloat16 else self.out
+        out = flat[: len(each.rows) * len(piece)].reshape(len(each.rows), len(piece))
         if each.gated:
             gate = self.work.gate
             finite = combine_gated(values.array, values.movements, each.rows, gate, out)
