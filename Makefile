@@ -41,8 +41,9 @@ format: setup ## ruff: fix style and format
 types: setup ## mypy, strict
 	$(BIN)/mypy pipeline benchmarks tests
 
-bench: setup ## benchmarks at small scale; fails if a ratio to the floor is 15 % worse than committed
-	$(BIN)/python benchmarks/weights.py --scale small --where "page cache" --against benchmarks/weights.json
+bench: setup ## benchmarks at small scale; fails if a ratio to the floor is 15 % worse than saved
+	$(BIN)/python benchmarks/weights.py --scale small --where "page cache" \
+		$(addprefix --against ,$(wildcard benchmarks/weights.json))
 
 clean: ## caches and builds; outputs and the environment stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
