@@ -159,13 +159,22 @@ class RegroundConfig:
     """Jumps along the line of the run itself; see pipeline/training/reground.py."""
 
     every: int | None = None  # M, real steps from jump to jump; null: none
-    jump: int = 0  # N, steps that a jump goes on
+    jump: int = 0  # N, steps that a jump is long
     hold: list[str] = field(default_factory=lambda: [DEFAULT_HOLD])  # tensors that do not jump
     optimizer: str = "keep"  # or reset: moments start anew after a jump, as published
     momentum: float = 0.0  # outer Nesterov momentum over the segments
     adaptive: bool = False  # N times the straightness of the segment
     max_movement: float | None = None  # of a jump, relative to the norm of the weights
     guard: GuardConfig = field(default_factory=GuardConfig)
+
+
+@dataclass
+class ValidationConfig:
+    """Accuracy while training, after every so many steps; it decides nothing."""
+
+    every: int | None = idle(None)  # steps; null: not measured
+    problems: int = idle(200)  # the first of the validation split
+    samples: int = idle(1)  # responses to each
 
 
 @dataclass
@@ -176,6 +185,7 @@ class RlConfig:
     checkpoint_every: int = idle(MISSING)
     problems: int | None = None  # null: all of the training split
     reground: RegroundConfig = field(default_factory=RegroundConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
 
 
 @dataclass

@@ -73,6 +73,9 @@ RANGES: dict[str, Range] = {
     "rl_train.reground.guard.samples": _FROM_1,
     "rl_train.reground.guard.threshold": (-1.0, 1.0, True, True),  # below 0: a jump must gain
     "rl_train.reground.guard.tries": _FROM_1,
+    "rl_train.validation.every": _FROM_1,
+    "rl_train.validation.problems": _FROM_1,
+    "rl_train.validation.samples": _FROM_1,
     "linear_probe.min_unique": _FROM_1,
     "linear_probe.problems": _FROM_1,
     "linear_probe.responses_per_problem": _FROM_1,

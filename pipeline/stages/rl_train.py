@@ -59,6 +59,8 @@ def plan(context: Context) -> str:
     sets: list[tuple[str, int | None]] = [("train", rl.problems)]
     if rl.reground.every is not None and rl.reground.guard.problems:
         sets.append(("validation", rl.reground.guard.problems))
+    if rl.validation.every is not None:
+        sets.append(("validation", rl.validation.problems))
     problems.check_task(context, config.task, *sets)
     missing = _check_machine(context)
     where = "in this process" if compute.launcher == "none" else f"{compute.world_size} ranks, "

@@ -130,7 +130,12 @@ class MetricsCallback(TrainerCallback):
         self.updates = updates
         self.log = log
         self.rows: list[dict[str, Any]] = []
+        self.more: dict[str, Any] = {}  # of the step that is not logged yet
         self.written = self.last = 0.0
+
+    def add(self, values: dict[str, Any], seconds: float) -> None:
+        """Put `values`, which took `seconds` that training did not need, into the step's row."""
+        self.more |= {**values, "validation_seconds": seconds}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -153,7 +158,9 @@ class MetricsCallback(TrainerCallback):
         now = time.monotonic()
         row: dict[str, Any] = {"step": state.global_step // self.updates}
         row |= {ours: logs[theirs] for ours, theirs in self.names.items() if theirs in logs}
-        row["seconds"], self.last = now - self.last, now
+        row |= self.more
+        row["seconds"], self.last = now - self.last - self.more.get("validation_seconds", 0.0), now
+        self.more = {}
         for key in ("loss", "grad_norm"):
             if key in row and not math.isfinite(row[key]):
                 raise PipelineError(

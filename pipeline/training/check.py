@@ -138,6 +138,7 @@ def _check_processes(compute: ComputeConfig) -> None:
 def _check_reground(rl: RlConfig, compute: ComputeConfig) -> None:
     jumps = rl.reground
     one_of("rl_train.reground.optimizer", jumps.optimizer, REGROUND_OPTIMIZERS)
+    _check_shares("rl_train.validation", rl.validation.problems * rl.validation.samples, compute)
     if jumps.every is None:
         if jumps.jump:
             raise PipelineError(
@@ -154,11 +155,15 @@ def _check_reground(rl: RlConfig, compute: ComputeConfig) -> None:
             f"rl_train.reground.every={jumps.every} is more than rl_train.steps={rl.steps}: there "
             "would be no jump"
         )
-    ranks = compute.world_size
-    if 0 < jumps.guard.problems * jumps.guard.samples < ranks:
+    guard = jumps.guard
+    _check_shares("rl_train.reground.guard", guard.problems * guard.samples, compute)
+
+
+def _check_shares(key: str, responses: int, compute: ComputeConfig) -> None:
+    if 0 < responses < compute.world_size:
         raise PipelineError(
-            f"rl_train.reground.guard: {jumps.guard.problems} problems x {jumps.guard.samples} "
-            f"samples do not give each of {ranks} ranks a response; raise guard.problems"
+            f"{key}: problems x samples = {responses} do not give each of {compute.world_size} "
+            f"ranks a response; raise {key}.problems"
         )
 
 

@@ -4,8 +4,8 @@
 
 θ_seg is where the segment began: the end of the last jump. The published script (arXiv 2601.04537,
 RL-Extra) starts a new process from saved weights for each segment; here every rank moves the fp32
-master weights that it owns, between two steps. Nothing is gathered, data order and rollouts go on,
-and the optimiser's moments are kept (or reset, as published).
+master weights that it owns, between two steps. Nothing is gathered, data order and rollouts are
+kept, and the optimiser's moments are kept (or reset, as published).
 
 The jump is exact: in fp32, product before sum, so that it equals the same formula on the gathered
 weights to the bit, for any number of ranks and any ZeRO stage. θ_seg lies in host memory and in

@@ -25,11 +25,11 @@ from trl.trainer.sft_trainer import SFTTrainer
 from pipeline.config import AlgorithmConfig
 from pipeline.errors import PipelineError
 from pipeline.tasks import Problem, grade_many, reward_function
+from pipeline.training.accuracy import Accuracy, ValidationCallback
 from pipeline.training.callbacks import Log, MetricsCallback, SnapshotCallback, WholeCheckpoints
 from pipeline.training.check import micro_batches
 from pipeline.training.data import load_split, rl_rows, sft_rows, training_problems
 from pipeline.training.devices import rollout_arguments, trainer_arguments
-from pipeline.training.guard import Guard
 from pipeline.training.reground import RegroundCallback
 from pipeline.training.spec import RlSpec, SftSpec, Spec
 
@@ -140,6 +140,8 @@ def build_rl(spec: RlSpec, args: GRPOConfig | RLOOConfig, log: Log | None) -> Tr
         tokenizer,
         Path(model),
     )
+    updates = algorithm.updates_per_step
+    metrics = _metrics(spec, updates, log)
     trainer_class: Any = Rloo if algorithm.trainer == "rloo" else Grpo
     trainer: WholeCheckpoints = trainer_class(
         model=model,
@@ -147,29 +149,31 @@ def build_rl(spec: RlSpec, args: GRPOConfig | RLOOConfig, log: Log | None) -> Tr
         args=args,
         train_dataset=rl_rows(problems, spec.steps * algorithm.prompts_per_step, spec.seed),
         processing_class=tokenizer,
-        callbacks=[snapshots, _metrics(spec, algorithm.updates_per_step, log)],
+        callbacks=[snapshots, metrics],
     )
-    trainer.updates = algorithm.updates_per_step
+    trainer.updates = updates
     trainer.remove_callback(PrinterCallback)
-    reground = spec.rl_train.reground
+    reground, validation = spec.rl_train.reground, spec.rl_train.validation
     if reground.every is not None:
-        guard = _guard(spec, trainer)
-        jumps = RegroundCallback(reground, Path(spec.output), algorithm.updates_per_step, guard)
+        judged, samples = reground.guard.problems, reground.guard.samples
+        guard = _accuracy(spec, trainer, judged, samples) if judged else None
+        jumps = RegroundCallback(reground, Path(spec.output), updates, guard)
         trainer.add_callback(jumps)  # behind the snapshots: they hold what real steps made
+    if validation.every is not None:
+        accuracy = _accuracy(spec, trainer, validation.problems, validation.samples)
+        seen = ValidationCallback(validation.every, updates, accuracy, metrics, spec.seed)
+        trainer.add_callback(seen)
     return trainer
 
 
-def _guard(spec: RlSpec, trainer: Trainer) -> Guard | None:
-    """What judges jumps, if anything: the task's grader on problems of its validation split."""
-    guard = spec.rl_train.reground.guard
-    if guard.problems == 0:
-        return None
-    task, problems = spec.task, load_split(spec, "validation", guard.problems)
+def _accuracy(spec: RlSpec, trainer: Trainer, count: int, samples: int) -> Accuracy:
+    """What measures the model by the task's grader on `count` problems of its validation split."""
+    task, problems = spec.task, load_split(spec, "validation", count)
 
     def right(pairs: list[tuple[Problem, str]]) -> list[bool]:
         return [grade.correct for grade in grade_many(task, pairs)]
 
-    return Guard(trainer, problems, right, guard, math.prod(micro_batches(spec)))
+    return Accuracy(trainer, problems, right, samples, math.prod(micro_batches(spec)))
 
 
 def load_tokenizer(model: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from pipeline.artifacts import read_jsonl
-from pipeline.config import GuardConfig, RegroundConfig
+from pipeline.config import GuardConfig, RegroundConfig, ValidationConfig
 from pipeline.training.launch import launch
 from pipeline.training.reground import jumped, measure
 from pipeline.training.spec import RlSpec, write_spec
@@ -130,6 +131,25 @@ def test_a_guard_that_agrees_changes_no_bit(run_: Path, base: Path, tmp_path: Pa
     assert_equal(checkpoint(tmp_path, 4), checkpoint(run_, 4))
     rows = read_jsonl(tmp_path / "regrounds.jsonl")
     assert all(0 <= row["guard_before"] <= 1 and row["tries"] == 1 for row in rows)
+
+
+def test_validation_follows_jumps_and_changes_no_bit(
+    run_: Path, base: Path, tmp_path: Path
+) -> None:
+    """Its accuracy is that of the model behind the jump; its seconds are not the step's."""
+    validation = ValidationConfig(every=2, problems=6, samples=4)
+    run(spec(tmp_path, base, validation=validation))
+    assert_equal(checkpoint(tmp_path, 4), checkpoint(run_, 4))
+    rows = read_jsonl(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows if "validation_accuracy" in row] == [2, 4]
+    assert all(row["validation_seconds"] > 0 < row["seconds"] for row in rows if row["step"] == 2)
+    # the guard's figure at step 3 has the random numbers of seed 3, as this run's validation
+    lenient = GuardConfig(problems=6, samples=4, threshold=1.0)
+    far = RegroundConfig(every=3, jump=60, hold=[], guard=lenient)
+    run(spec(tmp_path / "far", base, reground=far, validation=replace(validation, every=3)))
+    (jump,) = read_jsonl(tmp_path / "far" / "regrounds.jsonl")
+    told = read_jsonl(tmp_path / "far" / "metrics.jsonl")[2]["validation_accuracy"]
+    assert told == jump["guard_after"] != jump["guard_before"]
 
 
 def test_rloo_jumps_under_a_guard_too(base: Path, tmp_path: Path) -> None:

@@ -1,42 +1,46 @@
-"""Accuracy of the model in training on a few fixed problems, to judge a jump of re-grounding by.
+"""Accuracy of the model in training on a few fixed problems: to judge a jump of re-grounding by,
+and for a curve over the run.
 
-Before and after a jump the same problems are answered with the same random numbers, so that the
-two figures differ by the jump and by little else. The random state of training is left as it was.
+With the same seed the same problems are answered with the same random numbers, so that two
+figures differ by the weights and by little else. The random state of training is left as it was.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl.trainer.rloo_trainer import RLOOTrainer
 
-from pipeline.config import GuardConfig
 from pipeline.tasks import Problem
+from pipeline.training.callbacks import MetricsCallback
 
 Right = Callable[[list[tuple[Problem, str]]], list[bool]]
 
 
-class Guard:
+class Accuracy:
     """Call it with a seed for the share of right responses, over all ranks; a collective.
 
     Args:
         trainer: TRL's; its own generation (transformers or vLLM) is used.
         problems: the same on every rank, which answers its share of them.
         right: grades (problem, response) pairs.
+        samples: responses to each problem.
         batch: responses at once on one rank.
     """
 
     def __init__(
-        self, trainer: Any, problems: list[Problem], right: Right, config: GuardConfig, batch: int
+        self, trainer: Any, problems: list[Problem], right: Right, samples: int, batch: int
     ) -> None:
         state = PartialState()
         self.trainer = trainer
         self.right = right
         self.batch = batch
-        posed = [problem for problem in problems for _ in range(config.samples)]
+        posed = [problem for problem in problems for _ in range(samples)]
         # every rank generates equally often: under ZeRO 3 it is a collective
         even = len(posed) - len(posed) % state.num_processes
         self.mine = posed[state.process_index : even : state.num_processes]
@@ -70,3 +74,28 @@ class Guard:
         tokenizer = trainer.processing_class
         texts: list[str] = tokenizer.batch_decode(completions, skip_special_tokens=True)
         return texts
+
+
+class ValidationCallback(TrainerCallback):
+    """Puts validation_accuracy into the metrics of every `every`-th step, behind its jump.
+
+    All of them use the random numbers of one seed. Its seconds are not counted as the step's: they
+    are in validation_seconds.
+    """
+
+    def __init__(
+        self, every: int, updates: int, accuracy: Accuracy, metrics: MetricsCallback, seed: int
+    ) -> None:
+        self.every = every * updates
+        self.accuracy = accuracy
+        self.metrics = metrics
+        self.seed = seed
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step % self.every:
+            return
+        began = time.monotonic()
+        value = self.accuracy(self.seed)
+        self.metrics.add({"validation_accuracy": value}, time.monotonic() - began)
