@@ -39,10 +39,7 @@ def added(default: T) -> T:
     """The default of a dataclass field with ADDED: what results were made with before the field
     was there, so that they are still known by their values.
     """
-    metadata = {ADDED: True}
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=default.copy, metadata=metadata)  # type: ignore[return-value]
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata={ADDED: True})
 
 
 def check_fields(where: str, values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:

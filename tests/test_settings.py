@@ -15,6 +15,18 @@ from pipeline.settings import changes, deciding
 from tests.test_configs import composed
 
 
+@dataclass
+class Inner:
+    late: list[int] = field(default_factory=lambda: [1], metadata={ADDED: True})
+
+
+@dataclass
+class Schema:
+    early: int = 1
+    late: float | None = added(None)
+    inner: Inner = field(default_factory=Inner)
+
+
 def values(*overrides: str) -> dict[str, Any]:
     return asdict(composed("+experiment=qwen_math", *overrides))
 
@@ -69,20 +81,9 @@ def test_local_paths_are_known_by_content_elsewhere(tmp_path: Path) -> None:
 def test_a_field_that_came_later_decides_only_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches finished runs that are trained again for a value that they did not know."""
 
-    @dataclass
-    class Inner:
-        late: list[int] = added([1])  # noqa: RUF009
-
-    @dataclass
-    class Schema:
-        early: int = 1
-        late: float | None = added(None)
-        inner: Inner = field(default_factory=Inner)
-
     monkeypatch.setattr(settings, "_ADDED_KEYS", dict(settings._marked(Schema, ADDED, "")))
     sections = ("early", "late", "inner")
     assert deciding(asdict(Schema()), sections) == {"early": 1}
     assert deciding(asdict(Schema(late=2, inner=Inner([2]))), sections) == {
         "early": 1, "late": 2, "inner.late": [2]
     }  # fmt: skip
-    assert Schema().inner.late is not Schema().inner.late

@@ -31,6 +31,7 @@ from pipeline.training.snapshots import (
     DeltaWriter,
     each_master_weight,
     master_weights,
+    write_adapter,
     write_model,
 )
 from pipeline.training.spec import DELTA
@@ -46,6 +47,8 @@ _RL_METRICS = {
     "completion_length": "completions/mean_length",
     "truncated_share": "completions/clipped_ratio",
     "groups_without_signal": "frac_reward_zero_std",
+    "sampling_rounds": "dynamic/rounds",
+    "groups_left_out": "dynamic/left_out",
     "entropy": "entropy",
     "clip_share": "clip_ratio/region_mean",
     "kl": "kl",
@@ -102,7 +105,11 @@ class SnapshotCallback(TrainerCallback):
         model, keep = kwargs["model"], state.is_world_process_zero
         step = state.global_step // self.updates
         folder = self.folder / f"step_{step}"
-        if self.deltas is None:
+        if hasattr(model, "peft_config"):
+            adapter = dict(each_master_weight(model, keep, trained_only=True))
+            if keep:
+                write_adapter(folder, model, adapter, self.dtype)
+        elif self.deltas is None:
             weights = master_weights(model, keep)
             if keep:
                 write_model(folder, model, weights, self.tokenizer, self.dtype)
@@ -121,10 +128,12 @@ class MetricsCallback(TrainerCallback):
             its time.
     """
 
-    def __init__(self, kind: str, path: Path, steps: int, updates: int, log: Log | None) -> None:
-        self.names = _RL_METRICS if kind == "rl" else _SFT_METRICS
-        self.shown = "reward" if kind == "rl" else "loss"
-        self.desc = "rl_train" if kind == "rl" else "sft_train"
+    def __init__(
+        self, desc: str, supervised: bool, path: Path, steps: int, updates: int, log: Log | None
+    ) -> None:
+        self.names = _SFT_METRICS if supervised else _RL_METRICS
+        self.shown = "loss" if supervised else "reward"
+        self.desc = desc
         self.path = path
         self.steps = steps
         self.updates = updates

@@ -15,7 +15,7 @@ from pipeline.config import (
 )
 from pipeline.errors import PipelineError
 from pipeline.limits import check_values
-from pipeline.training.spec import Architecture, RlSpec, SftSpec, Spec, build
+from pipeline.training.spec import DELTA, Architecture, RlSpec, SftSpec, Spec, build
 
 if TYPE_CHECKING:
     from pipeline.config import PipelineConfig
@@ -25,6 +25,7 @@ REGROUND_OPTIMIZERS = ("keep", "reset")
 # What the installed TRL and transformers know (tests/training/test_names.py asks them).
 LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "luspo", "sapo", "vespo")
 LEVELS = ("token", "sequence")
+ADVANTAGES = ("trl", "reinforce_pp", "reinforce_pp_baseline")
 SCALES = ("group", "batch", "none")
 SCHEDULES = (  # the others need arguments of their own, or an evaluation loss
     *("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts"),
@@ -85,12 +86,17 @@ def check_rl(values: RlSpec | PipelineConfig) -> None:
             f"rl_train.snapshot_every={rl.snapshot_every} is more than "
             f"rl_train.steps={rl.steps}: there would be no snapshot"
         )
-    if algorithm.rollouts_per_prompt < 2:
+    supervised = algorithm.trainer == "sft"
+    if supervised:
+        _check_supervised(values)
+    elif algorithm.rollouts_per_prompt < 2:
         raise PipelineError(
             "algorithm.rollouts_per_prompt: must be at least 2, "
             "since advantages compare the rollouts of one prompt"
         )
+    _check_advantages(algorithm)
     _check_processes(compute)
+    _check_adapters(algorithm, rl)
     _check_reground(rl, compute)
     _check_split(algorithm, compute)
     room = values.task.max_prompt_tokens + algorithm.max_response_tokens
@@ -102,7 +108,8 @@ def check_rl(values: RlSpec | PipelineConfig) -> None:
 
 
 def _check_names(algorithm: AlgorithmConfig) -> None:
-    one_of("algorithm.trainer", algorithm.trainer, ("grpo", "rloo"))
+    one_of("algorithm.trainer", algorithm.trainer, ("grpo", "rloo", "sft"))
+    one_of("algorithm.advantage", algorithm.advantage, ADVANTAGES)
     one_of("algorithm.loss_type", algorithm.loss_type, LOSSES)
     one_of("algorithm.importance_sampling_level", algorithm.importance_sampling_level, LEVELS)
     one_of("algorithm.scale_rewards", algorithm.scale_rewards, SCALES)
@@ -113,6 +120,64 @@ def _check_names(algorithm: AlgorithmConfig) -> None:
     if algorithm.trainer == "grpo" and algorithm.importance_sampling_level != level:
         raise PipelineError(
             f"algorithm.importance_sampling_level: loss_type={algorithm.loss_type} needs {level}"
+        )
+    if algorithm.loss_type == "cispo" and algorithm.epsilon_high <= 1.0:
+        raise PipelineError(
+            f"algorithm.epsilon_high={algorithm.epsilon_high}: loss_type=cispo takes it as the "
+            "largest ratio, not as its distance from 1; set it above 1, e.g. 5.0"
+        )
+
+
+def _check_advantages(algorithm: AlgorithmConfig) -> None:
+    if algorithm.sft_noise_db is not None and algorithm.trainer != "sft":
+        raise PipelineError(
+            f"algorithm.sft_noise_db={algorithm.sft_noise_db} is for algorithm.trainer=sft alone"
+        )
+    if algorithm.advantage != "trl" and algorithm.trainer != "grpo":
+        raise PipelineError(
+            f"algorithm.advantage={algorithm.advantage} needs algorithm.trainer=grpo, not "
+            f"{algorithm.trainer}"
+        )
+    by_batch = algorithm.advantage != "trl" or algorithm.scale_rewards == "batch"
+    if algorithm.dynamic_sampling and (algorithm.trainer == "sft" or by_batch):
+        raise PipelineError(
+            f"algorithm.dynamic_sampling={algorithm.dynamic_sampling} needs advantages within "
+            "groups: algorithm.advantage=trl, algorithm.scale_rewards=group or none, and a trainer "
+            "with rollouts"
+        )
+
+
+def _check_supervised(values: RlSpec | PipelineConfig) -> None:
+    """trainer=sft: a step is a batch of `prompts_per_step` right answers, without rollouts."""
+    if values.algorithm.rollouts_per_prompt != 1:
+        raise PipelineError(
+            f"algorithm.rollouts_per_prompt={values.algorithm.rollouts_per_prompt}: "
+            "algorithm.trainer=sft has no rollouts; set it to 1"
+        )
+    rl = values.rl_train
+    for key, wanted in (
+        ("compute.vllm_rollouts", values.compute.vllm_rollouts),
+        ("rl_train.reground.guard.problems", rl.reground.guard.problems > 0),
+        ("rl_train.validation.every", rl.validation.every is not None),
+    ):
+        if wanted:
+            raise PipelineError(f"{key}: algorithm.trainer=sft generates nothing; leave it out")
+
+
+def _check_adapters(algorithm: AlgorithmConfig, rl: RlConfig) -> None:
+    if not algorithm.lora.rank:
+        return
+    if not algorithm.lora.targets:
+        raise PipelineError("algorithm.lora.targets: names no module; give [all-linear], say")
+    if rl.snapshot_dtype.startswith(DELTA):
+        raise PipelineError(
+            f"rl_train.snapshot_dtype={rl.snapshot_dtype}: snapshots of adapters are adapters; set "
+            f"it to {rl.snapshot_dtype.removeprefix(DELTA)}"
+        )
+    if rl.reground.every is not None:
+        raise PipelineError(
+            "rl_train.reground.every: a line through the factors of adapters is none through the "
+            "weights; set algorithm.lora.rank=0 or leave the jumps out"
         )
 
 
@@ -171,6 +236,15 @@ def _check_split(algorithm: AlgorithmConfig, compute: ComputeConfig) -> None:
     """The rollouts of a step must divide over updates, processes and micro-batches."""
     rollouts = algorithm.prompts_per_step * algorithm.rollouts_per_prompt
     shares = compute.world_size * algorithm.updates_per_step
+    if (
+        algorithm.dynamic_sampling
+        and rollouts // compute.world_size % algorithm.rollouts_per_prompt
+    ):
+        raise PipelineError(
+            f"algorithm.dynamic_sampling: groups of {algorithm.rollouts_per_prompt} rollouts would "
+            f"be split over {compute.world_size} ranks; change algorithm.prompts_per_step to a "
+            "multiple of the ranks"
+        )
     share, rest = divmod(rollouts, shares)
     if rest or share == 0:
         raise PipelineError(

@@ -118,7 +118,7 @@ def prepare_output(spec: Spec) -> None:
     for snapshot in (output / "snapshots").glob("step_*"):
         if int(snapshot.name.removeprefix("step_")) > step:
             shutil.rmtree(snapshot)
-    for name in ("metrics.jsonl", "regrounds.jsonl"):
+    for name in ("metrics.jsonl", "regrounds.jsonl", "rollouts.jsonl"):
         _cut_rows(output / name, step)
 
 

@@ -61,10 +61,19 @@ def training_problems(spec: Spec, tokenizer: PreTrainedTokenizerBase) -> list[Pr
     return short
 
 
-def sft_rows(problems: list[Problem], spec: SftSpec, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """All rows of an SFT run: columns input_ids and labels [length], prompt labels -100 (no loss).
+def sft_rows(
+    problems: list[Problem],
+    tokenizer: PreTrainedTokenizerBase,
+    rows: int,
+    seed: int,
+    wrong: tuple[float, int] = (0.0, 0),
+) -> Dataset:
+    """`rows` rows: columns input_ids and labels [length], prompt labels -100 (no loss).
 
     Prompts are encoded as in evaluation, so the model is trained on the very tokens it will see.
+
+    Args:
+        wrong: the share of rows with another problem's answer, and the row from which on.
     """
     prompts = [encode_prompt(tokenizer, problem) for problem in problems]
     answers = [
@@ -74,16 +83,14 @@ def sft_rows(problems: list[Problem], spec: SftSpec, tokenizer: PreTrainedTokeni
         ]
         for problem in problems
     ]
-    sft = spec.sft_train
-    rng = random.Random(f"wrong answers/{spec.seed}")
-    rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-    for row, index in enumerate(order(len(problems), sft.steps * sft.batch_size, spec.seed)):
+    rng = random.Random(f"wrong answers/{seed}")
+    columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+    for row, index in enumerate(order(len(problems), rows, seed)):
         draw, other = rng.random(), rng.randrange(len(problems))
-        wrong = draw < sft.wrong_answers and row >= sft.wrong_from * sft.batch_size
-        answer = answers[other if wrong else index]
-        rows["input_ids"].append(prompts[index] + answer)
-        rows["labels"].append([-100] * len(prompts[index]) + answer)
-    return Dataset.from_dict(rows)
+        answer = answers[other if draw < wrong[0] and row >= wrong[1] else index]
+        columns["input_ids"].append(prompts[index] + answer)
+        columns["labels"].append([-100] * len(prompts[index]) + answer)
+    return Dataset.from_dict(columns)
 
 
 def _response(problem: Problem) -> str:

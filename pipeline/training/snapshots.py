@@ -42,12 +42,16 @@ def master_weights(model: nn.Module, keep: bool) -> dict[str, torch.Tensor]:
     return weights
 
 
-def each_master_weight(model: nn.Module, keep: bool) -> Iterator[tuple[str, torch.Tensor]]:
+def each_master_weight(
+    model: nn.Module, keep: bool, trained_only: bool = False
+) -> Iterator[tuple[str, torch.Tensor]]:
     """`master_weights` one parameter at a time: under ZeRO every rank must come to the end of it.
 
     Without `keep` it yields nothing.
     """
     for name, parameter in model.named_parameters():
+        if trained_only and not parameter.requires_grad:
+            continue
         full = _full_fp32(parameter)
         if keep:
             yield name, full.detach().to("cpu", torch.float32, copy=True)
@@ -87,6 +91,20 @@ def write_model(
         tokenizer.save_pretrained(partial)
     # the trainer switches the cache off for its own forward passes
     _edit_json(partial / "config.json", {"dtype": dtype, "use_cache": True})
+    _give_name(partial, folder)
+
+
+def write_adapter(folder: Path, model: Any, weights: dict[str, torch.Tensor], dtype: str) -> None:
+    """Write a PEFT model's adapter: its config, and `weights` cast to `dtype`; as atomic."""
+    target = getattr(torch, dtype)
+    partial = _begin(folder)
+    with naming(folder):
+        model.save_pretrained(
+            partial,
+            state_dict={name: weight.to(target) for name, weight in weights.items()},
+            save_embedding_layers=False,
+        )
+    (partial / "README.md").unlink(missing_ok=True)
     _give_name(partial, folder)
 
 

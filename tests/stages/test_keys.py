@@ -31,6 +31,7 @@ IDLE = {
     *("compute.master_address", "compute.master_port", "compute.hostfile"),
     *("compute.offload_parameters", "compute.vllm_max_model_len"),
     *("compute.vllm_host", "compute.vllm_port", "rl_train.snapshot_every"),
+    *("rl_train.rollouts_kept", "rl_train.validation.every"),
     "rl_train.steps",  # of a constant schedule
 }
 # A spec carries the model's section along, of which training reads where the model is.
