@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format types bench clean
+.PHONY: help setup demo test lint format types bench study clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -39,10 +39,13 @@ format: setup ## ruff: fix style and format
 	$(BIN)/ruff format .
 
 types: setup ## mypy, strict
-	$(BIN)/mypy pipeline benchmarks tests
+	$(BIN)/mypy pipeline benchmarks studies tests
 
 bench: setup ## benchmarks at small scale, side by side in one run
 	$(BIN)/python benchmarks/weights.py --scale small
+
+study: setup ## runs behind docs/results.md (hours; an interrupted one resumes)
+	$(BIN)/python -m studies.reground
 
 clean: ## caches and builds; outputs and the environment stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

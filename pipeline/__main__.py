@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline import config as schema
 from pipeline.ending import TRACEBACK, one_line
+from pipeline.stopping import stopped_by, unwind
 
 STUMBLES = (ValueError, TypeError, AssertionError, AttributeError, LookupError)
 SWEEP = ("-m", "--multirun")
@@ -47,7 +48,7 @@ def main() -> None:
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda a: a not in SWEEP)  # argparse wants it there
     for stream in (sys.stdout, sys.stderr):  # a path of any letters can be said on any terminal
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    with one_line(_explain, quiet=True):
+    with one_line(_explain, quiet=True), stopped_by(unwind):
         _run()
 
 

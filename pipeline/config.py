@@ -59,7 +59,7 @@ class LoraConfig:
     """Training of adapters alone; the snapshots are adapters, too."""
 
     rank: int = added(0)  # 0: all weights are trained
-    alpha: float = added(32.0)
+    alpha: int = added(32)
     targets: list[str] = field(  # ends of modules' names; all-linear: all matrices but the head
         default_factory=lambda: ["all-linear"], metadata={ADDED: True}
     )
@@ -129,13 +129,18 @@ class ComputeConfig:
     offload: bool = idle(False)  # optimiser state in host memory
     offload_parameters: bool = idle(False)  # parameters, too (ZeRO-3)
     bf16: bool = False  # passes in bf16, master weights in fp32 (ZeRO: of the base as bf16)
+    grad_accum_dtype: str = "float32"  # ZeRO: in which micro-batches' gradients are added up
+    communication_dtype: str = "float32"  # ZeRO: in which gradients are added over processes
     gradient_checkpointing: bool = idle(False)
-    vllm_rollouts: bool = False  # rollouts by vLLM inside the trainer (needs CUDA)
+    vllm_rollouts: bool = False  # rollouts by vLLM inside the trainer
     vllm_memory: float = idle(0.3)  # its share of GPU memory
-    vllm_tensor_parallel: int = 1
-    vllm_max_model_len: int | None = idle(None)  # prompt and response; null: the model's limit
+    vllm_sleep: bool = idle(False)  # give that memory back while weights are updated (CUDA)
+    vllm_tensor_parallel: int = 1  # processes that share an engine
+    vllm_max_model_len: int | None = idle(None)  # null: longest prompt and response allowed
+    vllm_kv_cache_gib: float = idle(1.0)  # CPU build of vLLM only
     vllm_host: str | None = idle(None)  # of a running `trl vllm-serve`, in place of inside
     vllm_port: int = idle(8000)
+    vllm_group_port: int = idle(51216)  # where weights are sent to that server
     threads: int | None = idle(None)  # CPU threads per process; null: cores shared out evenly
 
     @property
@@ -201,8 +206,10 @@ class RlConfig:
     steps: int = MISSING
     snapshot_every: int = idle(MISSING)
     snapshot_dtype: str = "float32"  # of whole models; delta_*: of the difference from the base
+    snapshot_background: bool = idle(True)  # deltas are written while training goes on
     checkpoint_every: int = idle(MISSING)
     problems: int | None = None  # null: all of the training split
+    linearity_scalars: int = idle(131_072)  # looked at while training, at every snapshot; 0: none
     rollouts_kept: float = idle(0.05)  # share of the groups in rollouts.jsonl
     reground: RegroundConfig = field(default_factory=RegroundConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
@@ -274,7 +281,7 @@ class EvaluateConfig:
     validation_problems: int | None = None
     test_problems: int | None = None
     checkpoints: list[int] | None = None  # steps of RL to evaluate; null: all
-    models: Any = None  # {name: folder, hub id or {method, target}}; see stages/named_models.py
+    models: Any = None  # {name: folder, hub id or {method, target}}; see evaluation/named_models.py
     pass_k: list[int] = field(default_factory=lambda: [1])
     temperature: float = 1.0
     top_p: float = 1.0

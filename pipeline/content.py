@@ -1,16 +1,18 @@
 """What models and data sets are, as hashes: the same content at another place is the same, other
-content at the same place is not.
+content at the same place is not. Stages put such hashes of what they read into their keys.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import hash_file, hash_json
+from pipeline.artifacts import hash_file, hash_json, read_json, write_json
 from pipeline.errors import PipelineError
+from pipeline.tasks.task import TaskConfig
 
 # What decides, beside its weights, what a model says: its shape, its tokens, its chat template.
 SETTINGS = (
@@ -39,7 +41,39 @@ IDLE = (
 )
 CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json")
 
+REMEMBERED = 1 << 24  # bytes from which on a hash is worth remembering
+
 Hash = Callable[[Path], str]
+
+
+@dataclass(frozen=True)
+class Hashes:
+    """SHA-256 of files, each read once.
+
+    store: a JSON file that remembers a large file's hash, with its size and time stamp, over
+    starts; keep: whether to add to it, once its folder exists.
+    """
+
+    store: Path
+    keep: bool
+    known: dict[tuple[str, int, int], str] = field(default_factory=dict)
+
+    def __call__(self, path: Path) -> str:
+        stat = path.stat()
+        key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+        if key not in self.known:
+            small = stat.st_size < REMEMBERED
+            self.known[key] = hash_file(path) if small else self._stored(path, key)
+        return self.known[key]
+
+    def _stored(self, path: Path, key: tuple[str, int, int]) -> str:
+        stored = read_json(self.store) if self.store.exists() else {}
+        size, stamp, found = stored.get(key[0], (None, None, ""))
+        if (size, stamp) != key[1:]:
+            found = hash_file(path)
+            if self.keep and self.store.parent.exists():
+                write_json(self.store, stored | {key[0]: [*key[1:], found]})
+        return str(found)
 
 
 def model_settings(folder: Path, patterns: Iterable[str] = SETTINGS) -> str:
@@ -77,6 +111,42 @@ def data_content(dataset: Mapping[str, Any] | None, read: Hash = hash_file) -> l
         return [(file.name, read(file)) for file in files]
     except OSError as error:
         raise PipelineError(f"{error.filename}: cannot be read ({error.strerror})") from None
+
+
+def task_data(tasks: Iterable[TaskConfig], read: Hash) -> dict[str, Any]:
+    """The content of the local data files that these tasks read, by task."""
+    found = {}
+    for task in tasks:
+        content = data_content(None if task.dataset is None else asdict(task.dataset), read)
+        if content is not None:
+            found[f"data of {task.name}"] = content
+    return found
+
+
+def run_settings(folders: Mapping[int, Path]) -> dict[str, str]:
+    """What decides, beside the weights, how the models of a trajectory are read, by step.
+
+    Args:
+        folders: the model folder of each step. Of the lowest, on which engines start, tokenizer
+            and chat template count too; of the others the config alone.
+    """
+    base = min(folders)
+    return {
+        str(step): model_settings(folder) if step == base else model_config(folder)
+        for step, folder in sorted(folders.items())
+    }
+
+
+def recorded_settings(trajectory: Path) -> dict[str, Any]:
+    """`run_settings` of a recorded trajectory as they are now; where a folder has gone, as they
+    were when it was recorded."""
+    if not trajectory.exists():
+        return {}
+    recorded = read_json(trajectory)
+    folders = {item["step"]: Path(item["folder"]) for item in recorded["checkpoints"]}
+    if not all(folder.is_dir() for folder in folders.values()):
+        return {"models": recorded.get("settings", {})}
+    return {"models": run_settings(folders)}
 
 
 def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:

@@ -1,4 +1,5 @@
-"""How every process of this package ends: mistakes in one line, bugs with their traceback."""
+"""How every process of this package ends: mistakes in one line, bugs with their traceback, a stop
+that a scheduler asked for with a code of its own."""
 
 from __future__ import annotations
 
@@ -9,13 +10,15 @@ from collections.abc import Callable
 from types import TracebackType
 
 from pipeline.faults import STDOUT, describe, naming
+from pipeline.stopping import AGAIN, REQUEUE, Requeue
 
 TRACEBACK = "PIPELINE_TRACEBACK"  # environment variable: tracebacks, in child processes as well
 
 
 class one_line:  # noqa: N801  (used like a function)
     """A context that ends the process as users should see it: mistakes in one line and exit code
-    1, an interrupt in one and 130. Bugs keep their traceback, and everything does with `verbose`.
+    1, an interrupt in one and 130, a stop by a signal in one and 75 (`pipeline.stopping`). Bugs
+    keep their traceback, and everything does with `verbose`.
 
     Args:
         explain: the line for further kinds of errors, None for the rest; asked first.
@@ -44,7 +47,9 @@ class one_line:  # noqa: N801  (used like a function)
         if error is None or isinstance(error, SystemExit):
             error = _flush() or error
         if isinstance(error, KeyboardInterrupt):
-            _end("interrupted: run the same command again to resume", 130)
+            _end(f"interrupted: {AGAIN}", 130)
+        if isinstance(error, Requeue):
+            _end(str(error), REQUEUE)
         if error is None or isinstance(error, SystemExit):
             return
         if self._quiet and isinstance(error, BrokenPipeError):

@@ -88,8 +88,8 @@ def _marked(schema: type, mark: str, prefix: str) -> Iterator[tuple[str, Any]]:
     for field in dataclasses.fields(schema):
         key = prefix + field.name
         if field.metadata.get(mark):
-            listed = field.default_factory is not dataclasses.MISSING
-            yield key, field.default_factory() if listed else field.default  # type: ignore[misc]
+            made = field.default_factory
+            yield key, field.default if made is dataclasses.MISSING else made()
         for kind in (hints[field.name], *typing.get_args(hints[field.name])):
             if dataclasses.is_dataclass(kind) and isinstance(kind, type):
                 yield from _marked(kind, mark, f"{key}.")

@@ -19,7 +19,6 @@ from pipeline.config import CONF, STAGES, PipelineConfig
 from pipeline.errors import PipelineError
 from pipeline.fields import fits, words
 from pipeline.limits import RANGES
-from pipeline.stages import snapshot
 from pipeline.stages.base import Context
 from pipeline.tracking import Tracker
 from pipeline.trajectory.share import Share
@@ -82,7 +81,6 @@ def with_value(config: PipelineConfig, key: str, value: Any) -> PipelineConfig:
 
 
 def plan(config: PipelineConfig, run_dir: Path) -> None:
-    snapshot._found.clear()
     tracker = Tracker(run_dir, config.name, {}, config.tracking)
     stages = [(name, records.load_stage(name)) for name in STAGES if name in config.stages]
     runner._plan(Context(config, run_dir, tracker, Share()), stages)

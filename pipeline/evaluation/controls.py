@@ -3,18 +3,105 @@
 RL sharpens a model, and so does a lower temperature. To tell more from the same, the start and the
 end of real RL and the chosen extrapolations are sampled at temperatures below the evaluation's as
 well. Validation chooses each model's temperature, and the trained model to beat; the comparison is
-made on the test problems.
+made on the test problems. The responses lie apart from the evaluation's, in `evaluate/controls/`, a
+file a temperature.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from pipeline.evaluation.metrics import compare, score_groups
+from pipeline.evaluation.sampling import sample_mixtures, sample_models, sampling
+from pipeline.evaluation.scoring import tally_draw
 from pipeline.evaluation.tally import Tally
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.config import EvaluateConfig
+    from pipeline.evaluation.posing import Posed
+    from pipeline.inference.parallel import Candidate, Draw
+    from pipeline.subject.found import Subject
+
+SHARES = (0.3, 0.6)  # of the evaluation's temperature, where no temperatures are given
+
 Groups = Mapping[tuple[str, str, str], Tally]  # by (model, task, split)
+
+
+def wanted(evaluate: EvaluateConfig) -> bool:
+    """Greedy evaluations need no control: there is no lower temperature."""
+    return evaluate.controls and evaluate.temperature > 0
+
+
+def temperatures(evaluate: EvaluateConfig) -> list[float]:
+    """The temperatures below the evaluation's, greedy decoding (0) first."""
+    given = evaluate.control_temperatures
+    if given is None:
+        given = [round(share * evaluate.temperature, 6) for share in SHARES]
+    return [0.0, *sorted(set(given))]
+
+
+def describe(evaluate: EvaluateConfig) -> str:
+    """What is done, for the plan."""
+    if not wanted(evaluate):
+        return ""
+    words = ", ".join(f"{t:g}" for t in temperatures(evaluate)[1:])
+    return f"; what is reported also greedy{' and at temperature ' + words if words else ''}"
+
+
+def draws(subject: Subject) -> list[Draw]:
+    """How each control temperature is drawn, and its file."""
+    from pipeline.inference.parallel import Draw
+
+    folder = subject.stage_dir("evaluate") / "controls"
+    evaluate, evaluation = subject.config.evaluate, sampling(subject)
+    n = min(evaluate.control_samples, evaluation.n)
+    return [
+        Draw(
+            replace(evaluation, temperature=t, n=n if t else 1),
+            folder / f"temperature_{t:g}.jsonl",
+        )
+        for t in temperatures(evaluate)
+    ]
+
+
+def control(
+    subject: Subject,
+    candidates: Sequence[Candidate],
+    posed: Posed,
+    groups: Groups,
+    scores: Mapping[str, Any],
+    start: Path,
+) -> dict[str, Any]:
+    """Sample and score the controls; the part `controls` of scores.json.
+
+    Args:
+        groups, scores: of the evaluation itself, which has chosen what is reported.
+        start: the folder that the engine is started on.
+    """
+    config = subject.config
+    trained = list(dict.fromkeys(["base", str(scores["start"]), str(scores["last_rl"])]))
+    predicted = [str(choice["model"]) for choice in scores["chosen"].values()]
+    reported = [c for c in candidates if c.name in {*trained, *predicted} or c.kind == "named"]
+    lower = draws(subject)
+    single = [c for c in reported if c.source is not None]
+    mixed = [c for c in reported if c.source is None]
+    sample_models(subject, lower, single, posed.items, start)
+    if mixed:
+        sample_mixtures(subject, lower, mixed, posed.items)
+    by_temperature = {config.evaluate.temperature: groups} | {
+        each.sampling.temperature: tally_draw(each, reported, posed) for each in lower
+    }
+    return control_scores(
+        by_temperature,
+        trained,
+        predicted,
+        resamples=config.evaluate.bootstrap,
+        seed=config.seed,
+    )
 
 
 def control_scores(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.errors import PipelineError
+from pipeline.hardware import gpus
 
 # environment variable: our engines ask for `vllm.cpu.adapt` by "1", unless the user has said "0"
 ADAPT = "RL_EXTRAPOLATION_CPU"
@@ -43,29 +44,36 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def claim_devices(rank: int, size: int, tensor_parallel: int = 1) -> None:
-    """Take this process's share of the machine, before any device is used.
+def worker_environments(size: int, tensor_parallel: int) -> list[dict[str, str]]:
+    """What each of `size` workers on this machine has in its environment: on GPUs, its own
+    `tensor_parallel` devices.
 
-    On GPUs worker `rank` sees its own `tensor_parallel` devices; on the CPU it is bound to its
-    share of the cores. (Tasks that srun starts have devices and cores of their own already.)
-
-    Args:
-        rank, size: which of how many workers on this machine.
-        tensor_parallel: devices of one engine.
+    A process must not choose them for itself: to ask whether there is a GPU starts CUDA, and from
+    then on it sees the devices that it saw then.
 
     Raises:
         PipelineError: fewer GPUs than the workers need.
     """
+    found = gpus()
+    if not found:
+        return [{} for _ in range(size)]
+    given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    devices = given or [str(number) for number in range(found)]
+    if len(devices) < size * tensor_parallel:
+        raise PipelineError(
+            f"{size} engines of {tensor_parallel} GPUs need {size * tensor_parallel}, there "
+            f"are {len(devices)}; lower the number of engines"
+        )
+    return [
+        {"CUDA_VISIBLE_DEVICES": ",".join(devices[at : at + tensor_parallel])}
+        for at in range(0, size * tensor_parallel, tensor_parallel)
+    ]
+
+
+def claim_cores(rank: int, size: int) -> None:
+    """Bind this process, worker `rank` of `size` on a machine without GPUs, to its share of the
+    cores. (Tasks that srun starts have cores of their own already.)"""
     if torch.cuda.is_available():
-        given = os.environ.get("CUDA_VISIBLE_DEVICES")
-        devices = given.split(",") if given else [str(i) for i in range(torch.cuda.device_count())]
-        mine = devices[rank * tensor_parallel : (rank + 1) * tensor_parallel]
-        if len(mine) < tensor_parallel:
-            raise PipelineError(
-                f"{size} engines of {tensor_parallel} GPUs need {size * tensor_parallel}, there "
-                f"are {len(devices)}; lower the number of engines"
-            )
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
         return
     cores = sorted(os.sched_getaffinity(0))
     mine_cores = cores[rank::size] or [cores[rank % len(cores)]]
@@ -103,7 +111,8 @@ def vllm_settings(
     """
     if device.type == "cuda":
         return VLLMSettings(
-            environment={},
+            # a fork of this process, which has asked for its devices, could not use CUDA
+            environment={"VLLM_WORKER_MULTIPROC_METHOD": "spawn"},
             arguments={
                 "gpu_memory_utilization": gpu_memory_utilization,
                 "enforce_eager": enforce_eager,

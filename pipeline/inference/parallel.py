@@ -6,9 +6,9 @@ The work is a file, so that the same worker serves one machine and many:
     run_local(work, workers=8)                                    # one process a GPU
     srun --ntasks=16 python -m pipeline.inference.parallel WORK.json    # a rank a GPU, any nodes
 
-Each worker takes every size-th problem of every job, and appends to a part file of its own beside
-the target; `merge_parts` moves whole rows into the target. Either may be killed at any moment:
-the next start merges what is there and samples the rest.
+Each worker takes every size-th problem, for every model, and appends to a part file of its own
+beside the target; `merge_parts` moves whole rows into the target. Either may be killed at any
+moment: the next start merges what is there and samples the rest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 from pipeline.artifacts import append_jsonl, read_jsonl, read_own, repair_jsonl, write_json
 from pipeline.ending import one_line
 from pipeline.errors import PipelineError
-from pipeline.inference.device import claim_devices
+from pipeline.inference.device import claim_cores, worker_environments
 from pipeline.inference.interface import Engine, Sampling, Source
 from pipeline.inference.open import open_engine
 from pipeline.inference.run import (
@@ -44,21 +44,23 @@ PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
-class Job:
+class Candidate:
     """One model to sample from.
 
     Attributes:
-        source: its weights; None leaves the engine's own in place (a mixture).
-        alpha: of a mixture; None for a single model.
-        model, kind, fingerprint, extra: see `sample_to_jsonl`.
+        name: e.g. "base", "rl-600", "two_point-900", "logit-1.5".
+        kind: base, rl, weight, logit, or named (a checkpoint that is no step of the run).
+        fingerprint: hash of what its responses hang on beside the prompts and the draw.
+        source: its weights; None leaves the engine's own in place, a mixture of logits whose alpha
+            is `extra["alpha"]`.
+        extra: what goes into its rows (step, method, alpha).
     """
 
-    source: Source | None
-    model: str
+    name: str
     kind: str
     fingerprint: str
+    source: Source | None
     extra: Mapping[str, Any]
-    alpha: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,24 +77,24 @@ class Work:
 
     Attributes:
         engine: arguments of `open_engine`: `name`, `model`, and more; paths as strings.
-        jobs: the models, one after the other on each engine.
+        candidates: the models, one after the other on each engine.
         items: the problems.
         draws: how each model answers each problem.
     """
 
     engine: Mapping[str, Any]
-    jobs: Sequence[Job]
+    candidates: Sequence[Candidate]
     items: Sequence[PromptItem]
     draws: Sequence[Draw]
 
     def save(self, path: Path) -> None:
         """Write it as JSON for the workers."""
-        jobs = [{**asdict(job), "source": _plain(job.source)} for job in self.jobs]
+        candidates = [{**asdict(c), "source": _plain(c.source)} for c in self.candidates]
         write_json(
             path,
             {
                 "engine": dict(self.engine),
-                "jobs": jobs,
+                "candidates": candidates,
                 "items": [asdict(item) for item in self.items],
                 "draws": [
                     {"sampling": asdict(draw.sampling), "path": str(draw.path)}
@@ -107,7 +109,7 @@ class Work:
         plain = read_own(path)
         return Work(
             plain["engine"],
-            [Job(**{**job, "source": _source(job["source"])}) for job in plain["jobs"]],
+            [Candidate(**{**c, "source": _source(c["source"])}) for c in plain["candidates"]],
             [PromptItem(**{**i, "token_ids": tuple(i["token_ids"])}) for i in plain["items"]],
             [Draw(Sampling(**d["sampling"]), Path(d["path"])) for d in plain["draws"]],
         )
@@ -160,29 +162,29 @@ def sample_share(work: Work, rank: int, size: int) -> int:
     engine: Engine | None = None
     made = 0
     try:
-        for job in work.jobs:
+        for candidate in work.candidates:
             todo = [
                 (draw.sampling, part)
                 for draw, part in places
-                if any(missing_samples(items, draw.sampling, job.fingerprint, known[part]))
+                if any(missing_samples(items, draw.sampling, candidate.fingerprint, known[part]))
             ]
             if not todo:
                 continue
-            engine = engine or _open(work.engine)
-            if job.source is not None:
-                engine.load_weights(job.source)
-            if job.alpha is not None:
-                engine.set_alpha(job.alpha)
+            engine = engine or start(work.engine)
+            if candidate.source is None:
+                engine.set_alpha(candidate.extra["alpha"])
+            else:
+                engine.load_weights(candidate.source)
             for sampling, part in todo:
                 made += sample_to_jsonl(
                     engine,
                     items,
                     sampling,
                     part,
-                    model=job.model,
-                    kind=job.kind,
-                    fingerprint=job.fingerprint,
-                    extra=job.extra,
+                    model=candidate.name,
+                    kind=candidate.kind,
+                    fingerprint=candidate.fingerprint,
+                    extra=candidate.extra,
                     done=known[part],
                 )
     finally:
@@ -191,7 +193,8 @@ def sample_share(work: Work, rank: int, size: int) -> int:
     return made
 
 
-def _open(engine: Mapping[str, Any]) -> Engine:
+def start(engine: Mapping[str, Any]) -> Engine:
+    """Start the engine of these arguments (`Work.engine`) in this process."""
     arguments = dict(engine)
     name, model, second = (arguments.pop(key, None) for key in ("name", "model", "second"))
     return open_engine(
@@ -212,13 +215,17 @@ def run_local(work: Work, workers: int) -> int:
         own_file(draw.path, draw.sampling)
     if workers == 1:
         return sample_share(work, 0, 1)
+    environments = worker_environments(workers, int(work.engine.get("tensor_parallel", 1)))
     first = work.draws[0].path
     spec = first.with_name(f".{first.stem}.work.json")
     work.save(spec)
     command = [sys.executable, "-m", "pipeline.inference.parallel", str(spec)]
     children = [
-        subprocess.Popen([*command, "--rank", str(rank), "--size", str(workers)])
-        for rank in range(workers)
+        subprocess.Popen(
+            [*command, "--rank", str(rank), "--size", str(workers)],
+            env={**os.environ, **environment},
+        )
+        for rank, environment in enumerate(environments)
     ]
     try:
         codes = [child.wait() for child in children]
@@ -259,7 +266,7 @@ def main() -> None:
         if args.rank is not None:  # started by run_local: share its machine, do not outlive it
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it and says a word
-            claim_devices(rank, size, int(work.engine.get("tensor_parallel", 1)))
+            claim_cores(rank, size)
         sample_share(work, rank, size)
 
 

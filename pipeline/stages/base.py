@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.artifacts import read_own
-from pipeline.config import PipelineConfig
+from pipeline.subject.found import Subject
 from pipeline.tracking import Tracker
 from pipeline.trajectory.share import Share
 
@@ -15,19 +14,11 @@ DONE, RESUME = "done", "resume"
 
 
 @dataclass(frozen=True)
-class Context:
-    """The configuration, the run directory, the tracker, and which of several processes this is."""
+class Context(Subject):
+    """What the run works on, the tracker, and which of several processes this is."""
 
-    config: PipelineConfig
-    run_dir: Path
     tracker: Tracker
     share: Share
-
-    def stage_dir(self, stage: str) -> Path:
-        return self.run_dir / stage
-
-    def is_done(self, stage: str) -> bool:
-        return (self.stage_dir(stage) / "done.json").exists()
 
     def done_key(self, stage: str) -> str:
         """Key of a finished stage: what its artefacts were made from."""
@@ -37,9 +28,6 @@ class Context:
         """DONE if these are in a stage's folder, else RESUME."""
         there = all((self.stage_dir(stage) / output).exists() for output in outputs)
         return DONE if there else RESUME
-
-    def runs_or_done(self, stage: str) -> bool:
-        return stage in self.config.stages or self.is_done(stage)
 
 
 class Stage(Protocol):

@@ -5,15 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.artifacts import write_json
-from pipeline.stages import controls, models, named_models, outside, problems, sampling, scoring
+from pipeline.content import recorded_settings, task_data
+from pipeline.evaluation import named_models
 from pipeline.stages.base import Context
-from pipeline.stages.candidates import (
-    check_steps,
-    logit_candidates,
-    rl_candidates,
-    weight_candidates,
-)
-from pipeline.stages.snapshot import planned_steps
+from pipeline.subject.checkpoints import check_steps
 
 SECTIONS = (
     "evaluate",
@@ -36,9 +31,8 @@ def needs(context: Context) -> tuple[str, ...]:
 
 
 def inputs(context: Context) -> dict[str, Any]:
-    tasks = [task for task, _, _ in problems.evaluation_sets(context)]
-    data = outside.task_data(context, tasks)
-    return {**named_models.inputs(context), **data, **outside.recorded_settings(context)}
+    data = task_data([each.task for each in context.sets], context.hashes)
+    return named_models.inputs(context) | data | recorded_settings(context.recorded)
 
 
 def standing(context: Context) -> str:
@@ -46,51 +40,49 @@ def standing(context: Context) -> str:
 
 
 def plan(context: Context) -> str:
+    from pipeline.evaluation import controls
+
     evaluate = context.config.evaluate
-    steps = planned_steps(context)
-    if steps is not None:
-        models.end_steps(context, steps)
-        check_steps(evaluate.checkpoints or [], steps)
-    named_models.check(context, steps)
-    sets = problems.evaluation_sets(context)
-    for task, split, count in sets:
-        problems.check_task(context, task, (split, count))
+    if context.steps is not None:
+        context.ends(context.steps)
+        check_steps(evaluate.checkpoints or [], context.steps)
+    named_models.check(context)
+    for task, split, count in context.sets:
+        context.check_task(task, (split, count))
     words = ", ".join(
-        f"{task.name} {split} ({count or 'all'} problems)" for task, split, count in sets
+        f"{task.name} {split} ({count or 'all'} problems)" for task, split, count in context.sets
     )
     named = f"; also {', '.join(evaluate.models)}" if evaluate.models else ""
-    engine = sampling.check_engine(context)
     return (
         f"{words}, {evaluate.samples_per_problem} samples each; "
-        f"{engine}{named}{controls.describe(context)}"
+        f"{context.engine.check()}{named}{controls.describe(evaluate)}"
     )
 
 
 def run(context: Context) -> dict[str, Any]:
+    from pipeline.evaluation import controls, scoring
+    from pipeline.evaluation.candidates import logit_candidates, rl_candidates, weight_candidates
+    from pipeline.evaluation.posing import pose
+    from pipeline.evaluation.sampling import sample_models, sampling
     from pipeline.inference.parallel import Draw
     from pipeline.report import judgement
 
-    trajectory = models.load_trajectory(context)
-    first, last = models.end_steps(context, trajectory.steps)
-    wanted = context.config.evaluate.checkpoints
-    candidates = rl_candidates(
-        context, trajectory, None if wanted is None else [*wanted, last, trajectory.steps[-1]]
-    )
-    candidates += weight_candidates(context, trajectory)
-    candidates += named_models.named_candidates(context, trajectory)
-    draw = Draw(sampling.sampling(context), context.stage_dir("evaluate") / "generations.jsonl")
-    engine = sampling.engine_arguments(context, named_models.start_folder(context, trajectory))
-    sets = problems.load_sets(context)
-    items = problems.encode_sets(context, trajectory.base.folder, sets)
-    sampling.sample(context, [draw], candidates, engine, items)
+    steps, wanted = context.trajectory.steps, context.config.evaluate.checkpoints
+    first, last = context.ends(steps)
+    candidates = rl_candidates(context, None if wanted is None else [*wanted, last, steps[-1]])
+    candidates += weight_candidates(context)
+    named = named_models.open_checkpoints(context)
+    candidates += named_models.named_candidates(context, named)
+    draw = Draw(sampling(context), context.stage_dir("evaluate") / "generations.jsonl")
+    start, posed = named_models.start_folder(context, named), pose(context)
+    sample_models(context, [draw], candidates, posed.items, start)
     if context.is_done("logit_extrap"):
-        candidates += logit_candidates(context, trajectory, first, last)
-    scoring.copy_logit_rows(context, draw)
-    groups = scoring.tally_draw(context, draw, candidates, items, sets)
-    scores = scoring.score(context, groups, f"rl-{trajectory.steps[-1]}", f"rl-{last}")
-    if controls.wanted(context):
-        posed = (items, sets)
-        scores["controls"] = controls.run(context, trajectory, candidates, posed, groups, scores)
+        candidates += logit_candidates(context, first, last)
+    scoring.copy_rows(context.stage_dir("logit_extrap") / "generations.jsonl", draw)
+    groups = scoring.tally_draw(draw, candidates, posed)
+    scores = scoring.score(context, groups, f"rl-{steps[-1]}", f"rl-{last}")
+    if controls.wanted(context.config.evaluate):
+        scores["controls"] = controls.control(context, candidates, posed, groups, scores, start)
     write_json(context.stage_dir("evaluate") / "scores.json", scores)
     columns = ["model", "task", "split", "avg@k", "low", "high", "chosen"]
     table = [

@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import write_json
+from pipeline.content import recorded_settings
 from pipeline.errors import PipelineError
-from pipeline.stages import models, outside, problems, sampling
+from pipeline.evaluation import posing
 from pipeline.stages.base import Context
-from pipeline.stages.candidates import checkpoint_fingerprint, single
-from pipeline.stages.snapshot import planned_steps
+from pipeline.subject.problem_sets import ProblemSet, probe_set
 
 if TYPE_CHECKING:
     from pipeline.inference.logprobs import Text
     from pipeline.trajectory.recipe import Recipe
-    from pipeline.trajectory.sources import Trajectory
 
 SECTIONS = ("linear_probe", "task", "engine", "model.dtype", "seed")
 REUSES = False
@@ -26,7 +25,8 @@ def needs(context: Context) -> tuple[str, ...]:
 
 
 def inputs(context: Context) -> dict[str, Any]:
-    return {"problems": problems.probed(context), **outside.recorded_settings(context)}
+    problems = posing.probed(context, probe_set(context.config))
+    return {"problems": problems, **recorded_settings(context.recorded)}
 
 
 def standing(context: Context) -> str:
@@ -34,21 +34,20 @@ def standing(context: Context) -> str:
 
 
 def plan(context: Context) -> str:
-    probe = context.config.linear_probe
-    steps = planned_steps(context)
+    probe, steps = context.config.linear_probe, context.steps
     if steps is not None and len(steps) < 3:
         raise PipelineError(
             f"linear_probe needs at least 3 checkpoints, there are {len(steps)} (two points always "
             "lie on a line); leave it out of stages, or have more of them"
         )
     text = f"R² of every weight (filters: change > {probe.min_change:g}, {probe.min_unique} values)"
-    probed = problems.probe_set(context)
+    probed = probe_set(context.config)
     if probed is None:
         return f"{text}; no task given, so log-probs are not measured (task=math500, say)"
-    problems.check_task(context, context.config.task, probed)
+    context.check_task(probed.task, (probed.split, probed.limit))
     text += (
         f"; log-probs of {probe.problems} x {probe.responses_per_problem} responses of the "
-        f"base model to {context.config.task.name} ({probed[0]}), {sampling.check_engine(context)}"
+        f"base model to {context.config.task.name} ({probed.split}), {context.engine.check()}"
     )
     if probe.activations:
         text += f"; hidden states at {probe.activation_tokens} positions of these texts"
@@ -57,20 +56,21 @@ def plan(context: Context) -> str:
 
 def run(context: Context) -> dict[str, Any]:
     from pipeline.inference.activations import probe_activations
+    from pipeline.trajectory import export
     from pipeline.trajectory.linearity import probe_weights
 
     config = context.config.linear_probe
-    trajectory = models.load_trajectory(context)
+    trajectory = context.trajectory
     folder = context.stage_dir("linear_probe")
     weights = probe_weights(trajectory, config.min_change, config.min_unique)
     write_json(folder / "weights.json", weights)
     summary = _headline("weights", weights)
-    probed = problems.probe_set(context)
+    probed = probe_set(context.config)
     if probed is None:
         return summary
-    sources = models.model_sources(context, trajectory, trajectory.steps)
-    start = models.start_folder(context, trajectory)
-    texts, tokens = _probe_logprobs(context, trajectory, start, sources, probed)
+    sources = export.engine_sources(trajectory, trajectory.steps, context.exported)
+    start = export.start_folder(trajectory, context.exported)
+    texts, tokens = _probe_logprobs(context, start, sources, probed)
     write_json(folder / "logprobs.json", tokens)
     summary |= _headline("logprobs", tokens)
     if config.activations:
@@ -91,22 +91,20 @@ def _headline(name: str, probe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _probe_logprobs(
-    context: Context,
-    trajectory: Trajectory,
-    base: Path,
-    sources: dict[int, Path | Recipe],
-    probed: tuple[str, int | None],
+    context: Context, base: Path, sources: dict[int, Path | Recipe], probed: ProblemSet
 ) -> tuple[list[Text], dict[str, Any]]:
+    from pipeline.evaluation.candidates import checkpoint_fingerprint, single
     from pipeline.inference.interface import Sampling
     from pipeline.inference.logprobs import fixed_texts, probe_logprobs
+    from pipeline.inference.parallel import start
 
     config, folder = context.config.linear_probe, context.stage_dir("linear_probe")
     n, limit = config.responses_per_problem, config.max_response_tokens
     draw = Sampling(temperature=1.0, max_tokens=limit, n=n, seed=context.config.seed)
-    model = single(context, trajectory, checkpoint_fingerprint(trajectory, min(sources)), base)
-    engine = sampling.start_engine(context, base)
+    model = single(context, checkpoint_fingerprint(context.trajectory, min(sources)), base)
+    engine = start(context.engine.arguments(base))
     try:
-        items = problems.probe_prompts(context, engine.tokenizer, *probed)
+        items = posing.probe_prompts(context, engine.tokenizer, probed)
         texts = fixed_texts(engine, items, draw, model, folder, config.max_tokens)
         limits = config.min_logprob_change, config.min_unique
         return texts, probe_logprobs(engine, texts, sources, folder, *limits)

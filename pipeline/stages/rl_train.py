@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import iter_jsonl, read_jsonl
 from pipeline.config import RegroundConfig
+from pipeline.content import model_content, task_data
 from pipeline.errors import PipelineError
 from pipeline.hardware import gpus
-from pipeline.stages import models, outside, problems, specs
 from pipeline.stages.base import DONE, RESUME, Context
+from pipeline.subject import base_model
+from pipeline.training.spec import RlSpec
 
 SECTIONS = (
     *("rl_train", "algorithm", "task", "compute", "seed"),
@@ -25,20 +28,22 @@ SHOWN = 64  # rollouts in W&B's table
 
 
 def needs(context: Context) -> tuple[str, ...]:
-    return models.base_needs(context)
+    return ("sft_train",) if base_model.made_here(context.config.model) else ()
 
 
 def inputs(context: Context) -> dict[str, Any]:
-    config = context.config
-    data = outside.task_data(context, [config.task])
-    return {**data, **outside.model(context, config.model.path)}
+    """The content of local data and of a model given as a folder; a hub id has its revision."""
+    found, path = task_data([context.config.task], context.hashes), context.config.model.path
+    if path is not None and Path(path).is_dir():
+        found["model"] = model_content(Path(path), context.hashes)
+    return found
 
 
 def standing(context: Context) -> str:
     """A run of more steps, or with more snapshots, has what is asked for as well."""
     from pipeline.training import checkpoints
 
-    spec = specs.rl_spec(context, context.stage_dir("rl_train"), Path())
+    spec = _spec(context, Path())
     if checkpoints.finished(spec):
         return DONE
     resumed, whole = checkpoints.resumable(spec), checkpoints.newest_step(spec)
@@ -57,13 +62,13 @@ def standing(context: Context) -> str:
 def plan(context: Context) -> str:
     config = context.config
     rl, algorithm, compute = config.rl_train, config.algorithm, config.compute
-    base = models.describe_base(context)
+    base = base_model.describe(config.model)
     sets: list[tuple[str, int | None]] = [("train", rl.problems)]
     if rl.reground.every is not None and rl.reground.guard.problems:
         sets.append(("validation", rl.reground.guard.problems))
     if rl.validation.every is not None:
         sets.append(("validation", rl.validation.problems))
-    problems.check_task(context, config.task, *sets)
+    context.check_task(config.task, *sets)
     missing = _check_machine(context)
     where = "in this process" if compute.launcher == "none" else f"{compute.world_size} ranks, "
     if compute.launcher != "none":
@@ -79,9 +84,9 @@ def plan(context: Context) -> str:
 def run(context: Context) -> dict[str, Any]:
     from pipeline.training.launch import launch
 
-    folder = context.stage_dir("rl_train")
-    spec = specs.rl_spec(context, folder, models.base_model(context))
+    spec = _spec(context, context.base_model())
     launch(spec, lambda row: context.tracker.log("rl_train", row))
+    folder = context.stage_dir("rl_train")
     rows = read_jsonl(folder / "metrics.jsonl")
     first, last = rows[:TAIL], rows[-TAIL:]
     key = "reward" if "reward" in rows[-1] else "loss"  # of supervised training
@@ -102,6 +107,20 @@ def _show_rollouts(context: Context, path: Path) -> None:
         for row in shown:
             row[1] = row[1] if isinstance(row[1], str) else row[1][-1]["content"]
         context.tracker.table("rl_train/rollouts", columns, shown)
+
+
+def _spec(context: Context, model: Path) -> RlSpec:
+    """The run from the model in a folder."""
+    config = context.config
+    return RlSpec(
+        output=str(context.stage_dir("rl_train")),
+        task=config.task,
+        model=replace(config.model, path=str(model)),
+        algorithm=config.algorithm,
+        rl_train=config.rl_train,
+        compute=config.compute,
+        seed=config.seed,
+    )
 
 
 def _check_machine(context: Context) -> str:

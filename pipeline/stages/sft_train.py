@@ -10,9 +10,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pipeline.config import ComputeConfig
+from pipeline.content import task_data
 from pipeline.faults import naming
-from pipeline.stages import outside, problems, specs
 from pipeline.stages.base import Context
+from pipeline.training.spec import SftSpec, fingerprint
 
 SECTIONS = ("sft_train", "model.architecture", "task", "seed")
 REUSES = False
@@ -23,7 +25,7 @@ def needs(context: Context) -> tuple[str, ...]:
 
 
 def inputs(context: Context) -> dict[str, Any]:
-    return outside.task_data(context, [context.config.task])
+    return task_data([context.config.task], context.hashes)
 
 
 def standing(context: Context) -> str:
@@ -32,7 +34,7 @@ def standing(context: Context) -> str:
 
 def plan(context: Context) -> str:
     sft = context.config.sft_train
-    problems.check_task(context, context.config.task, (sft.split, sft.problems))
+    context.check_task(context.config.task, (sft.split, sft.problems))
     return (
         f"a model from scratch on {context.config.task.name}: {sft.steps} steps of "
         f"{sft.batch_size} problems"
@@ -41,9 +43,8 @@ def plan(context: Context) -> str:
 
 def run(context: Context) -> dict[str, Any]:
     from pipeline.training.launch import launch
-    from pipeline.training.spec import fingerprint
 
-    key = fingerprint(specs.sft_spec(context, Path()))[:16]
+    key = fingerprint(_spec(context, Path()))[:16]
     cached = Path(context.config.run.cache, "sft_train", key).resolve()
     cached.mkdir(parents=True, exist_ok=True)
     with open(cached / ".lock", "w") as lock:
@@ -51,8 +52,7 @@ def run(context: Context) -> dict[str, Any]:
             fcntl.flock(lock, fcntl.LOCK_EX)  # a second run waits here and then finds the model
         fresh = not (cached / "model").exists()
         if fresh:
-            spec = specs.sft_spec(context, cached)
-            launch(spec, lambda row: context.tracker.log("sft_train", row))
+            launch(_spec(context, cached), lambda row: context.tracker.log("sft_train", row))
     model = context.stage_dir("sft_train") / "model"
     partial = model.with_name(".model.partial")
     for leftover in (partial, model):
@@ -60,3 +60,10 @@ def run(context: Context) -> dict[str, Any]:
     shutil.copytree(cached / "model", partial)
     partial.rename(model)
     return {"model": str(model), "from_cache": not fresh}
+
+
+def _spec(context: Context, output: Path) -> SftSpec:
+    """Always one process: the model is small."""
+    config = context.config
+    compute = ComputeConfig(name="local", threads=config.compute.threads)
+    return SftSpec(str(output), config.task, config.model, config.sft_train, compute, config.seed)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.artifacts import read_own
-from pipeline.stages import methods, models
 from pipeline.stages.base import Context
-from pipeline.stages.snapshot import planned_steps, planned_trajectory
+from pipeline.subject.methods import make_plans
 from pipeline.trajectory.share import telling
 
 SECTIONS = ("extrapolation", "extrapolations", "weight_extrap")
@@ -52,10 +51,10 @@ def run(context: Context) -> dict[str, Any]:
     from pipeline.trajectory.combine import write_all
     from pipeline.trajectory.recipe import write_recipes
 
-    trajectory = models.load_trajectory(context)
-    first, last = models.end_steps(context, trajectory.steps)
-    targets, found = _targets(context, first, last), methods.configured(context)
-    plans = methods.make_plans(context, trajectory, [(m, targets) for m in found.values()])
+    trajectory, found = context.trajectory, context.methods
+    first, last = context.ends(trajectory.steps)
+    targets = _targets(context, first, last)
+    plans = make_plans(context, trajectory, [(method, targets) for method in found.values()])
     room = context.stage_dir("weight_extrap")
     jobs = [
         (plan, {target: room / name / f"step_{target}" for target in targets})
@@ -76,21 +75,19 @@ def run(context: Context) -> dict[str, Any]:
 def _check(context: Context) -> list[str]:
     """Names of the methods; finds now what would be found wrong when the stage starts, as far as
     the inputs are known."""
-    found = methods.configured(context)
+    found = context.methods
     if not context.config.weight_extrap.write:
         for method in found.values():
             method.rule.check_sum()
-    steps = planned_steps(context)
+    steps, trajectory = context.steps, context.planned
     if steps is not None:
-        first, last = models.end_steps(context, steps)
+        first, last = context.ends(steps)
         targets = _targets(context, first, last)
         for method in found.values():
             method.rule.used_steps(steps, first, last)
             method.rule.check_targets(targets, last)
-        trajectory = planned_trajectory(context)
         if trajectory is not None:
-            wanted = [(method, targets) for method in found.values()]
-            methods.make_plans(context, trajectory, wanted)
+            make_plans(context, trajectory, [(method, targets) for method in found.values()])
     return list(found)
 
 
@@ -104,10 +101,9 @@ def _targets(context: Context, first: int, last: int) -> list[int]:
 
 def _output_bytes(context: Context, methods: int) -> float | None:
     """Size of all targets of so many methods, where the number of parameters is known."""
-    recorded = context.stage_dir("snapshot") / "trajectory.json"
     parameters = context.config.model.parameters
-    if recorded.exists():
-        parameters = float(read_own(recorded)["parameters"])
+    if context.recorded.exists():
+        parameters = float(read_own(context.recorded)["parameters"])
     if parameters is None:
         return None
     extrap = context.config.weight_extrap

@@ -66,7 +66,11 @@ class Accuracy:
             trainer._last_loaded_step = -1  # the engine has the weights of another moment
         ids, images, fields = trainer._tokenize_prompts([p.prompt for p in problems])
         if isinstance(trainer, RLOOTrainer):
-            completions = trainer._generate_single_turn(ids, images, fields)
+            groups, trainer.num_generations = trainer.num_generations, 1  # it asks for no other
+            try:
+                completions = trainer._generate_single_turn(ids, images, fields)
+            finally:
+                trainer.num_generations = groups
         else:
             completions, _ = trainer._generate_single_turn(ids, images, fields, num_generations=1)
         if trainer.use_vllm:
@@ -98,4 +102,5 @@ class ValidationCallback(TrainerCallback):
             return
         began = time.monotonic()
         value = self.accuracy(self.seed)
-        self.metrics.add({"validation_accuracy": value}, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        self.metrics.add({"validation_accuracy": value, "validation_seconds": seconds}, seconds)

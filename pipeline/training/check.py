@@ -4,7 +4,6 @@ its configuration, and by a training process, of its spec. Both have the same se
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
 from pipeline.config import (
@@ -15,28 +14,23 @@ from pipeline.config import (
 )
 from pipeline.errors import PipelineError
 from pipeline.limits import check_values
-from pipeline.training.spec import DELTA, Architecture, RlSpec, SftSpec, Spec, build
+from pipeline.training.check_algorithm import (
+    SCHEDULES,
+    check_adapters,
+    check_advantages,
+    check_names,
+    check_supervised,
+    one_of,
+)
+from pipeline.training.spec import Architecture, RlSpec, SftSpec, Spec, build
 
 if TYPE_CHECKING:
     from pipeline.config import PipelineConfig
 
 SNAPSHOT_DTYPES = (*DTYPES, "delta_bfloat16", "delta_float32")
 REGROUND_OPTIMIZERS = ("keep", "reset")
-# What the installed TRL and transformers know (tests/training/test_names.py asks them).
-LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "luspo", "sapo", "vespo")
-LEVELS = ("token", "sequence")
-ADVANTAGES = ("trl", "reinforce_pp", "reinforce_pp_baseline")
-SCALES = ("group", "batch", "none")
-SCHEDULES = (  # the others need arguments of their own, or an evaluation loss
-    *("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts"),
-    *("polynomial", "inverse_sqrt"),
-)
-OPTIMIZERS = (  # those of torch and transformers themselves
-    *("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"),
-)
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 FAMILIES = ("qwen2", "llama")  # of models made from scratch
-_NEEDS_LEVEL = {"luspo": "sequence", "vespo": "token"}
 _SFT_MICRO_BATCH = 1024  # the models are small
 
 
@@ -78,7 +72,7 @@ def check_rl(values: RlSpec | PipelineConfig) -> None:
         PipelineError: at the first bad value.
     """
     algorithm, compute, rl = values.algorithm, values.compute, values.rl_train
-    _check_names(algorithm)
+    check_names(algorithm)
     one_of("model.attention", values.model.attention, ATTENTION)
     one_of("rl_train.snapshot_dtype", rl.snapshot_dtype, SNAPSHOT_DTYPES)
     if rl.snapshot_every > rl.steps:
@@ -88,96 +82,23 @@ def check_rl(values: RlSpec | PipelineConfig) -> None:
         )
     supervised = algorithm.trainer == "sft"
     if supervised:
-        _check_supervised(values)
+        check_supervised(values)
     elif algorithm.rollouts_per_prompt < 2:
         raise PipelineError(
             "algorithm.rollouts_per_prompt: must be at least 2, "
             "since advantages compare the rollouts of one prompt"
         )
-    _check_advantages(algorithm)
+    check_advantages(algorithm)
     _check_processes(compute)
-    _check_adapters(algorithm, rl)
+    check_adapters(algorithm, rl)
     _check_reground(rl, compute)
     _check_split(algorithm, compute)
+    _check_engine(compute)
     room = values.task.max_prompt_tokens + algorithm.max_response_tokens
     if compute.vllm_max_model_len is not None and compute.vllm_max_model_len < room:
         raise PipelineError(
             f"compute.vllm_max_model_len={compute.vllm_max_model_len} has no room for "
             f"task.max_prompt_tokens + algorithm.max_response_tokens = {room}"
-        )
-
-
-def _check_names(algorithm: AlgorithmConfig) -> None:
-    one_of("algorithm.trainer", algorithm.trainer, ("grpo", "rloo", "sft"))
-    one_of("algorithm.advantage", algorithm.advantage, ADVANTAGES)
-    one_of("algorithm.loss_type", algorithm.loss_type, LOSSES)
-    one_of("algorithm.importance_sampling_level", algorithm.importance_sampling_level, LEVELS)
-    one_of("algorithm.scale_rewards", algorithm.scale_rewards, SCALES)
-    one_of("algorithm.rollout_correction", algorithm.rollout_correction, ("off", *LEVELS))
-    one_of("algorithm.optimizer", algorithm.optimizer, OPTIMIZERS)
-    one_of("algorithm.lr_schedule", algorithm.lr_schedule, SCHEDULES)
-    level = _NEEDS_LEVEL.get(algorithm.loss_type, algorithm.importance_sampling_level)
-    if algorithm.trainer == "grpo" and algorithm.importance_sampling_level != level:
-        raise PipelineError(
-            f"algorithm.importance_sampling_level: loss_type={algorithm.loss_type} needs {level}"
-        )
-    if algorithm.loss_type == "cispo" and algorithm.epsilon_high <= 1.0:
-        raise PipelineError(
-            f"algorithm.epsilon_high={algorithm.epsilon_high}: loss_type=cispo takes it as the "
-            "largest ratio, not as its distance from 1; set it above 1, e.g. 5.0"
-        )
-
-
-def _check_advantages(algorithm: AlgorithmConfig) -> None:
-    if algorithm.sft_noise_db is not None and algorithm.trainer != "sft":
-        raise PipelineError(
-            f"algorithm.sft_noise_db={algorithm.sft_noise_db} is for algorithm.trainer=sft alone"
-        )
-    if algorithm.advantage != "trl" and algorithm.trainer != "grpo":
-        raise PipelineError(
-            f"algorithm.advantage={algorithm.advantage} needs algorithm.trainer=grpo, not "
-            f"{algorithm.trainer}"
-        )
-    by_batch = algorithm.advantage != "trl" or algorithm.scale_rewards == "batch"
-    if algorithm.dynamic_sampling and (algorithm.trainer == "sft" or by_batch):
-        raise PipelineError(
-            f"algorithm.dynamic_sampling={algorithm.dynamic_sampling} needs advantages within "
-            "groups: algorithm.advantage=trl, algorithm.scale_rewards=group or none, and a trainer "
-            "with rollouts"
-        )
-
-
-def _check_supervised(values: RlSpec | PipelineConfig) -> None:
-    """trainer=sft: a step is a batch of `prompts_per_step` right answers, without rollouts."""
-    if values.algorithm.rollouts_per_prompt != 1:
-        raise PipelineError(
-            f"algorithm.rollouts_per_prompt={values.algorithm.rollouts_per_prompt}: "
-            "algorithm.trainer=sft has no rollouts; set it to 1"
-        )
-    rl = values.rl_train
-    for key, wanted in (
-        ("compute.vllm_rollouts", values.compute.vllm_rollouts),
-        ("rl_train.reground.guard.problems", rl.reground.guard.problems > 0),
-        ("rl_train.validation.every", rl.validation.every is not None),
-    ):
-        if wanted:
-            raise PipelineError(f"{key}: algorithm.trainer=sft generates nothing; leave it out")
-
-
-def _check_adapters(algorithm: AlgorithmConfig, rl: RlConfig) -> None:
-    if not algorithm.lora.rank:
-        return
-    if not algorithm.lora.targets:
-        raise PipelineError("algorithm.lora.targets: names no module; give [all-linear], say")
-    if rl.snapshot_dtype.startswith(DELTA):
-        raise PipelineError(
-            f"rl_train.snapshot_dtype={rl.snapshot_dtype}: snapshots of adapters are adapters; set "
-            f"it to {rl.snapshot_dtype.removeprefix(DELTA)}"
-        )
-    if rl.reground.every is not None:
-        raise PipelineError(
-            "rl_train.reground.every: a line through the factors of adapters is none through the "
-            "weights; set algorithm.lora.rank=0 or leave the jumps out"
         )
 
 
@@ -195,9 +116,34 @@ def _check_processes(compute: ComputeConfig) -> None:
     for key, least in (("offload", 1), ("offload_parameters", 3)):
         if getattr(compute, key) and compute.zero_stage < least:
             raise PipelineError(f"compute.{key}=true needs compute.zero_stage={least} or more")
+    for key in ("grad_accum_dtype", "communication_dtype"):
+        one_of(f"compute.{key}", getattr(compute, key), ("float32", "bfloat16"))
+        if not compute.bf16 and getattr(compute, key) != "float32":
+            raise PipelineError(
+                f"compute.{key}={getattr(compute, key)} needs compute.bf16=true: gradients of fp32 "
+                "passes are fp32"
+            )
     for launcher, key in (("torchrun", "master_address"), ("deepspeed", "hostfile")):
         if compute.launcher == launcher and compute.nodes > 1 and getattr(compute, key) is None:
             raise PipelineError(f"compute.{key}: {launcher} over several nodes needs it")
+
+
+def _check_engine(compute: ComputeConfig) -> None:
+    """Values of vLLM's rollouts."""
+    ranks = compute.vllm_tensor_parallel
+    if compute.world_size % ranks:
+        raise PipelineError(
+            f"compute.vllm_tensor_parallel={ranks} does not divide the {compute.world_size} "
+            "processes, which share engines; choose a divisor"
+        )
+    if compute.vllm_host is None:
+        return
+    for key, given in (("vllm_sleep", compute.vllm_sleep), ("vllm_tensor_parallel", ranks > 1)):
+        if given:
+            raise PipelineError(
+                f"compute.{key} is of an engine inside the trainer, and compute.vllm_host takes "
+                "rollouts from a server; leave one out"
+            )
 
 
 def _check_reground(rl: RlConfig, compute: ComputeConfig) -> None:
@@ -251,11 +197,23 @@ def _check_split(algorithm: AlgorithmConfig, compute: ComputeConfig) -> None:
             f"algorithm: {rollouts} rollouts a step do not divide over {shares} "
             "(processes x nodes x updates_per_step); change algorithm.prompts_per_step"
         )
+    if algorithm.updates_per_step > 1 and share % algorithm.rollouts_per_prompt:
+        raise PipelineError(
+            f"algorithm.updates_per_step={algorithm.updates_per_step}: each process takes {share} "
+            f"rollouts per update, which are no whole groups of {algorithm.rollouts_per_prompt} "
+            "rollouts of a prompt; change algorithm.prompts_per_step or updates_per_step"
+        )
     if share % min(algorithm.micro_batch, share):
         raise PipelineError(
             f"algorithm.micro_batch={algorithm.micro_batch} does not divide the {share} rollouts "
             "that each process takes per update; choose a divisor"
         )
+
+
+def engine_tokens(spec: RlSpec) -> int:
+    """The longest prompt and response together that vLLM's rollouts hold."""
+    longest = spec.compute.vllm_max_model_len
+    return longest or spec.task.max_prompt_tokens + spec.algorithm.max_response_tokens
 
 
 def micro_batches(spec: Spec) -> tuple[int, int]:
@@ -270,15 +228,3 @@ def micro_batches(spec: Spec) -> tuple[int, int]:
     while share % micro:
         micro -= 1  # of SFT, whose batches may be of any size
     return micro, share // micro
-
-
-def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a value that is not among the allowed ones.
-
-    Raises:
-        PipelineError: names the key, and the nearest value that there is.
-    """
-    if value not in allowed:
-        near = difflib.get_close_matches(value, allowed, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise PipelineError(f"{key}: {value!r} is not one of {', '.join(allowed)}{hint}")

@@ -7,8 +7,10 @@ starts with exactly the rows of a shorter one.
 
 from __future__ import annotations
 
+import logging
 import random
 
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -35,8 +37,8 @@ def training_problems(spec: Spec, tokenizer: PreTrainedTokenizerBase) -> list[Pr
     """The problems to train on, without prompts longer than `task.max_prompt_tokens` tokens.
 
     Raises:
-        PipelineError: nothing is left, or the tokenizer has no token for a character of a prompt
-            or answer (a byte-level tokenizer without that byte drops it silently).
+        PipelineError: nothing is left; or, of a model made from scratch, the tokenizer has no
+            token for a character of a prompt or answer, and would leave it out.
     """
     task = spec.task
     if isinstance(spec, SftSpec):
@@ -50,31 +52,68 @@ def training_problems(spec: Spec, tokenizer: PreTrainedTokenizerBase) -> list[Pr
             f"task {task.name}: no {split} problem has a prompt of at most "
             f"{task.max_prompt_tokens} tokens; raise max_prompt_tokens"
         )
-    for problem in short:
-        text = problem.answer if not isinstance(problem.prompt, str) else problem.prompt
-        for part in (text, _response(problem)):
-            if tokenizer.decode(tokenizer(part, add_special_tokens=False)["input_ids"]) != part:
-                raise PipelineError(
-                    f"task {task.name}: the tokenizer cannot spell {part!r}; add its characters to "
-                    "model.architecture.characters, or take another model"
-                )
+    if isinstance(spec, SftSpec):
+        texts = [part for problem in short for part in (*_texts(problem), _response(problem))]
+        if lost := _misspelt(tokenizer, texts):
+            raise PipelineError(
+                f"task {task.name}: the tokenizer cannot spell {lost[0]!r}; add its characters to "
+                "model.architecture.characters, or take another model"
+            )
+    else:
+        _warn_of_spelling(task.name, tokenizer, short)
     return short
 
 
-def sft_rows(
-    problems: list[Problem],
-    tokenizer: PreTrainedTokenizerBase,
-    rows: int,
-    seed: int,
-    wrong: tuple[float, int] = (0.0, 0),
-) -> Dataset:
-    """`rows` rows: columns input_ids and labels [length], prompt labels -100 (no loss).
+def _warn_of_spelling(
+    task: str, tokenizer: PreTrainedTokenizerBase, problems: list[Problem]
+) -> None:
+    """Say once how many problems the model does not see as they are written.
+
+    That is no fault of a run: many tokenizers normalise (accents, spaces, line ends). Answers are
+    not looked at: in RL they are compared with the decoded response, and never encoded.
+    """
+    changed = [problem for problem in problems if _misspelt(tokenizer, _texts(problem))]
+    if changed and PartialState().is_main_process:
+        [first, *_] = _misspelt(tokenizer, _texts(changed[0]))
+        logging.getLogger(__name__).warning(
+            "task %s: the tokenizer gives back other characters than those of %d of %d prompts, "
+            "as of %r: the model is trained and evaluated on what it makes of them. That is "
+            "harmless where it only normalises spaces or accents; where it drops symbols that the "
+            "answer depends on, these problems cannot be solved",
+            task,
+            len(changed),
+            len(problems),
+            first if len(first) <= 60 else f"{first[:57]}...",
+        )
+
+
+def _misspelt(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[str]:
+    """The texts that a tokenizer does not give back character by character."""
+    if not texts:
+        return []
+    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    decoded = tokenizer.batch_decode(encoded, clean_up_tokenization_spaces=False)
+    return [text for text, back in zip(texts, decoded, strict=True) if text != back]
+
+
+def _texts(problem: Problem) -> list[str]:
+    """What a problem's prompt says, message by message."""
+    if isinstance(problem.prompt, str):
+        return [problem.prompt]
+    return [message["content"] for message in problem.prompt]
+
+
+def sft_rows(problems: list[Problem], spec: Spec, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """All rows of supervised training: columns input_ids and labels [length], prompt labels -100
+    (no loss).
 
     Prompts are encoded as in evaluation, so the model is trained on the very tokens it will see.
-
-    Args:
-        wrong: the share of rows with another problem's answer, and the row from which on.
     """
+    if isinstance(spec, SftSpec):
+        sft = spec.sft_train
+        batch, share, wrong_from = sft.batch_size, sft.wrong_answers, sft.wrong_from
+    else:
+        batch, share, wrong_from = spec.algorithm.prompts_per_step, 0.0, 0
     prompts = [encode_prompt(tokenizer, problem) for problem in problems]
     answers = [
         [
@@ -83,11 +122,12 @@ def sft_rows(
         ]
         for problem in problems
     ]
-    rng = random.Random(f"wrong answers/{seed}")
+    rng = random.Random(f"wrong answers/{spec.seed}")
     columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-    for row, index in enumerate(order(len(problems), rows, seed)):
+    for row, index in enumerate(order(len(problems), spec.steps * batch, spec.seed)):
         draw, other = rng.random(), rng.randrange(len(problems))
-        answer = answers[other if draw < wrong[0] and row >= wrong[1] else index]
+        wrong = draw < share and row >= wrong_from * batch
+        answer = answers[other if wrong else index]
         columns["input_ids"].append(prompts[index] + answer)
         columns["labels"].append([-100] * len(prompts[index]) + answer)
     return Dataset.from_dict(columns)

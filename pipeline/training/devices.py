@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 from accelerate import DistributedType, PartialState
+from transformers import TrainingArguments
 
 from pipeline.config import AlgorithmConfig, ComputeConfig
 from pipeline.errors import PipelineError
 from pipeline.training.check import micro_batches
-from pipeline.training.spec import RlSpec, SftSpec, Spec
+from pipeline.training.spec import SftSpec, Spec
+
+_DEEPSPEED_NAMES = {"float32": "fp32", "bfloat16": "bf16"}
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to look
@@ -103,6 +106,13 @@ def trainer_arguments(spec: Spec) -> dict[str, Any]:
     }
 
 
+def one_device(args: TrainingArguments) -> None:
+    """Let this process train on one device: transformers counts all GPUs that it sees as its own,
+    and TRL refuses to be copied onto them. Call it before anything reads a batch size.
+    """
+    args._n_gpu = min(args.n_gpu, 1)
+
+
 def _optimizer(spec: Spec) -> AlgorithmConfig:
     """Where the optimiser's values stand; SFT takes the defaults."""
     return AlgorithmConfig() if isinstance(spec, SftSpec) else spec.algorithm
@@ -132,36 +142,10 @@ def deepspeed_config(spec: Spec) -> dict[str, Any]:
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": _optimizer(spec).max_grad_norm,
         "bf16": {"enabled": compute.bf16},
+        "data_types": {"grad_accum_dtype": _DEEPSPEED_NAMES[compute.grad_accum_dtype]},
+        "communication_data_type": _DEEPSPEED_NAMES[compute.communication_dtype],
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**31 - 1,  # progress is ours to print
-    }
-
-
-def rollout_arguments(spec: RlSpec) -> dict[str, Any]:
-    """How TRL generates: transformers anywhere, vLLM inside the trainer or as a server on CUDA.
-
-    Raises:
-        PipelineError: vLLM rollouts without CUDA (the CPU build of vLLM re-packs its weights and
-            cannot take new ones parameter by parameter, which is how TRL sends them).
-    """
-    compute = spec.compute
-    if not compute.vllm_rollouts:
-        return {"use_vllm": False}
-    if not torch.cuda.is_available():
-        raise PipelineError("compute.vllm_rollouts: there is no CUDA device; set it to false")
-    if compute.vllm_host is not None:
-        return {
-            "use_vllm": True,
-            "vllm_mode": "server",
-            "vllm_server_host": compute.vllm_host,
-            "vllm_server_port": compute.vllm_port,
-        }
-    return {
-        "use_vllm": True,
-        "vllm_mode": "colocate",
-        "vllm_gpu_memory_utilization": compute.vllm_memory,
-        "vllm_tensor_parallel_size": compute.vllm_tensor_parallel,
-        "vllm_max_model_length": compute.vllm_max_model_len,
     }

@@ -1,4 +1,5 @@
-"""torchrun without its own report of a failed rank: the rank has said what happened.
+"""torchrun without its own report of a failed rank, which has said what happened, and deaf to the
+signals that ask for a stop: the ranks act on those between two steps.
 
 `python -m pipeline.training.elastic` takes torchrun's arguments.
 """
@@ -6,19 +7,28 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
+from pipeline.stopping import stopped_by
+
 
 def main() -> int:
-    """Start the ranks and wait for them; 1 if one of them fails."""
+    """Start the ranks and wait for them; the exit code of one that fails."""
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    try:
-        run(parse_args(sys.argv[1:]))
-    except ChildFailedError:
-        return 1
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGINT,SIGHUP,SIGQUIT"
+    with stopped_by(lambda name: None):
+        try:
+            run(parse_args(sys.argv[1:]))
+        except ChildFailedError as error:
+            codes = [failure.exitcode for failure in error.failures.values()]
+            return next((128 - code for code in codes if code < 0), 1)
+        except SignalException:
+            return 1
     return 0
 
 

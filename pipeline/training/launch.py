@@ -9,9 +9,11 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,14 @@ import pipeline
 from pipeline.artifacts import read_jsonl
 from pipeline.config import ComputeConfig
 from pipeline.errors import PipelineError
+from pipeline.stopping import AGAIN, Requeue, stopped_by
 from pipeline.training.callbacks import Log
 from pipeline.training.check import check
 from pipeline.training.checkpoints import check_output, finished
 from pipeline.training.devices import child_environment
 from pipeline.training.processes import die_with_parent, end_group
 from pipeline.training.spec import Spec, write_spec
+from pipeline.training.stop import ASKED, STOPPED, ask, forget_stops
 from pipeline.training.worker import ERROR_FILE, SUPERVISED, run
 
 MODULE = "pipeline.training.worker"
@@ -42,6 +46,7 @@ def launch(spec: Spec, log: Log | None = None) -> None:
     Raises:
         PipelineError: the run failed: with the ranks' own message if it was a user's mistake,
             else with the exit code (their traceback is on stderr).
+        Requeue: a signal asked for a stop, and the ranks have written a checkpoint.
     """
     check(spec)
     check_output(spec)
@@ -50,24 +55,43 @@ def launch(spec: Spec, log: Log | None = None) -> None:
     output = Path(spec.output)
     path = output / "spec.json"
     write_spec(spec, path)
-    if spec.compute.launcher == "none":
+    forget_stops(output)
+    if spec.compute.launcher == "none" and not spec.compute.vllm_rollouts:
         run(spec, log)
         return
     (output / ERROR_FILE).unlink(missing_ok=True)
-    code = _supervise(command(spec.compute, path), spec.compute, output / "metrics.jsonl", log)
+    with stopped_by(partial(ask, output)):
+        code = _supervise(command(spec.compute, path), spec.compute, output / "metrics.jsonl", log)
+    if (output / STOPPED).exists():
+        raise Requeue((output / STOPPED).read_text(encoding="utf-8").strip())
     if code == 0:
         return
     if (output / ERROR_FILE).exists():
         raise PipelineError((output / ERROR_FILE).read_text(encoding="utf-8").strip())
-    raise PipelineError(
-        f"{spec.kind} training: {spec.compute.world_size} ranks under {spec.compute.launcher} "
-        f"ended with code {code}; their traceback is above, the spec in {path}"
-    )
+    if (output / ASKED).exists():
+        raise Requeue(f"stopped before a step was done: {AGAIN}")
+    raise PipelineError(_ended(spec, code, path))
+
+
+def _ended(spec: Spec, code: int, path: Path) -> str:
+    """How ranks ended that said nothing themselves."""
+    ranks = f"{spec.kind} training: {spec.compute.world_size} ranks"
+    number = -code if code < 0 else code - 128
+    if number in set(signal.Signals):
+        name = signal.Signals(number).name
+        memory = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+        return (
+            f"{ranks}: one was ended by {name}{memory}; run the same command again to resume from "
+            "the last checkpoint"
+        )
+    return f"{ranks} ended with code {code}; their traceback is above, the spec in {path}"
 
 
 def command(compute: ComputeConfig, spec: Path) -> list[str]:
     """The command line that starts this node's ranks of `python -m pipeline.training.worker`."""
     port = compute.master_port
+    if compute.launcher == "none":
+        return [sys.executable, "-m", MODULE, str(spec)]
     if compute.launcher == "torchrun":
         line = [sys.executable, "-m", "pipeline.training.elastic"]
         line += ["--nproc-per-node", str(compute.processes), "--nnodes", str(compute.nodes)]
@@ -82,7 +106,7 @@ def command(compute: ComputeConfig, spec: Path) -> list[str]:
         # The part of the deepspeed launcher that starts a node's ranks. Its front end would only
         # find out that there is one node, and leaves the ranks behind when it is told to end.
         world = base64.urlsafe_b64encode(json.dumps({"localhost": _devices(compute)}).encode())
-        line = [sys.executable, "-m", "deepspeed.launcher.launch", "--world_info", world.decode()]
+        line = [sys.executable, "-m", "pipeline.training.node", "--world_info", world.decode()]
         line += ["--master_addr", "127.0.0.1", "--master_port", str(port or _free_port())]
         return [*line, *end]
     line = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(compute.hostfile)]

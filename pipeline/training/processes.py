@@ -13,15 +13,18 @@ GRACE_SECONDS = 10.0  # between asking a group to end and ending it
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent(sign: int = signal.SIGTERM) -> None:
+def die_with_parent(sign: int = signal.SIGHUP) -> None:
     """Ask Linux to send `sign` to this process when its parent dies, be it by SIGKILL."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, sign)
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """End the process group that `process` leads: ask, wait, then kill. Returns once it is gone."""
-    for sign in (signal.SIGTERM, signal.SIGKILL):
+    """End the process group that `process` leads: ask, wait, then kill. Returns once it is gone.
+
+    It is not asked by SIGTERM: ranks would finish their step first, and launchers are deaf to it.
+    """
+    for sign in (signal.SIGHUP, signal.SIGKILL):
         try:
             os.killpg(process.pid, sign)
         except ProcessLookupError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -144,18 +144,25 @@ class DeltaWriter:
         self,
         folder: Path,
         step: int,
-        model: PreTrainedModel,
-        weights: Iterator[tuple[str, torch.Tensor]],
+        shapes: dict[str, tuple[int, ...]],
+        weights: Iterable[tuple[str, torch.Tensor]],
     ) -> None:
-        """Write `weights` (from `each_master_weight`) to `folder`, as atomic as `write_model`."""
-        stored = (
-            item
-            for name, weight in weights
-            for item in revert_weight_conversion(model, {name: weight}).items()
-        )
+        """Write `weights` (from `stored`) to `folder`, as atomic as `write_model`.
+
+        Args:
+            shapes: of all of them, by `shapes`.
+        """
         partial = _begin(folder)
-        stream_delta_snapshot(partial, self.base, step, self.shapes(model), stored, self.dtype)
+        stream_delta_snapshot(partial, self.base, step, shapes, weights, self.dtype)
         _give_name(partial, folder)
+
+
+def stored(
+    model: PreTrainedModel, weights: Iterable[tuple[str, torch.Tensor]]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Weights (from `each_master_weight`) under the names and in the form of the base's files."""
+    for name, weight in weights:
+        yield from revert_weight_conversion(model, {name: weight}).items()
 
 
 def _begin(folder: Path) -> Path:

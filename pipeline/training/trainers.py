@@ -27,30 +27,33 @@ from pipeline.config import AlgorithmConfig, LoraConfig
 from pipeline.errors import PipelineError
 from pipeline.tasks import Problem, grade_many, reward_function, training_rows
 from pipeline.training.accuracy import Accuracy, ValidationCallback
+from pipeline.training.batches import RolloutBatches
 from pipeline.training.callbacks import Log, MetricsCallback, SnapshotCallback, WholeCheckpoints
 from pipeline.training.check import micro_batches
 from pipeline.training.data import load_split, rl_rows, sft_rows, training_problems
-from pipeline.training.devices import rollout_arguments, trainer_arguments
-from pipeline.training.reground import RegroundCallback
+from pipeline.training.devices import one_device, trainer_arguments
 from pipeline.training.groups import Plan, RolloutGroups
+from pipeline.training.linearity import LinearityCallback
+from pipeline.training.reground import RegroundCallback
+from pipeline.training.rollouts import seed_rank, serve_by_vllm
 from pipeline.training.sft_noise import Sft
 from pipeline.training.spec import RlSpec, SftSpec, Spec
 
 RlArguments = GRPOConfig | RLOOConfig | SFTConfig
 
 
-class Grpo(RolloutGroups, GRPOTrainer):
-    """GRPOTrainer with whole checkpoints and a say in its rollouts."""
+class Grpo(RolloutGroups, RolloutBatches, GRPOTrainer):
+    """GRPOTrainer with whole checkpoints, whole groups, short batches and a say in its rollouts."""
 
 
-class Rloo(RolloutGroups, RLOOTrainer):
+class Rloo(RolloutGroups, RolloutBatches, RLOOTrainer):
     """RLOOTrainer with the same."""
 
 
 def sft_arguments(spec: Spec) -> SFTConfig:
     """TRL's configuration for supervised training. Building it joins the process group."""
     updates = spec.algorithm.updates_per_step if isinstance(spec, RlSpec) else 1
-    return SFTConfig(
+    args = SFTConfig(
         output_dir=str(Path(spec.output) / "checkpoints"),
         max_steps=spec.steps * updates,
         save_steps=spec.checkpoint_every * updates,
@@ -62,17 +65,18 @@ def sft_arguments(spec: Spec) -> SFTConfig:
         model_init_kwargs=_model_arguments(spec),
         **trainer_arguments(spec),
     )
+    one_device(args)
+    return args
 
 
 def build_sft(spec: SftSpec, args: SFTConfig, model: str, log: Log | None) -> Trainer:
     """The trainer for `spec`, starting from the folder or hub id `model`."""
     tokenizer = load_tokenizer(model, spec.model.trust_remote_code)
-    problems, sft = training_problems(spec, tokenizer), spec.sft_train
-    wrong = sft.wrong_answers, sft.wrong_from * sft.batch_size
+    problems = training_problems(spec, tokenizer)
     trainer = Sft(
         model=model,
         args=args,
-        train_dataset=sft_rows(problems, tokenizer, sft.steps * sft.batch_size, spec.seed, wrong),
+        train_dataset=sft_rows(problems, spec, tokenizer),
         processing_class=tokenizer,
         callbacks=[_metrics(spec, 1, log)],
     )
@@ -103,18 +107,21 @@ def rl_arguments(spec: RlSpec) -> RlArguments:
         "mask_truncated_completions": algorithm.mask_truncated,
         "shuffle_dataset": False,
         "model_init_kwargs": _model_arguments(spec),
-        **rollout_arguments(spec),
         **shared,
     }
+    args: GRPOConfig | RLOOConfig
     if algorithm.trainer == "rloo":
-        return RLOOConfig(**common)
-    return GRPOConfig(
-        loss_type=algorithm.loss_type,
-        importance_sampling_level=algorithm.importance_sampling_level,
-        scale_rewards=algorithm.scale_rewards,
-        **_correction(algorithm),
-        **common,
-    )
+        args = RLOOConfig(**common)
+    else:
+        args = GRPOConfig(
+            loss_type=algorithm.loss_type,
+            importance_sampling_level=algorithm.importance_sampling_level,
+            scale_rewards=algorithm.scale_rewards,
+            **_correction(algorithm),
+            **common,
+        )
+    one_device(args)
+    return args
 
 
 def _correction(algorithm: AlgorithmConfig) -> dict[str, Any]:
@@ -147,18 +154,23 @@ def build_rl(spec: RlSpec, args: RlArguments, log: Log | None) -> Trainer:
         spec.rl_train.snapshot_dtype,
         tokenizer,
         Path(model),
+        metrics,
+        spec.rl_train.snapshot_background,
     )
+    callbacks: list[Any] = [snapshots]
+    if spec.rl_train.linearity_scalars and not algorithm.lora.rank:
+        callbacks.append(_linearity(spec, metrics))
     torch.manual_seed(spec.seed)  # TRL makes adapters before it seeds
     shared: dict[str, Any] = {
         "model": model,
         "processing_class": tokenizer,
-        "callbacks": [snapshots, metrics],
+        "callbacks": [*callbacks, metrics],
         "peft_config": _adapters(algorithm.lora, model),
     }
-    trainer: WholeCheckpoints
+    trainer: Any
     rows = spec.steps * algorithm.prompts_per_step
     if isinstance(args, SFTConfig):
-        answers = sft_rows(problems, tokenizer, rows, spec.seed)
+        answers = sft_rows(problems, spec, tokenizer)
         trainer = Sft(args=args, train_dataset=answers, **shared)
         trainer.noise_db = algorithm.sft_noise_db
     else:
@@ -167,10 +179,22 @@ def build_rl(spec: RlSpec, args: RlArguments, log: Log | None) -> Trainer:
         reward = reward_function(spec.task)
         trainer = trainer_class(reward_funcs=reward, args=args, train_dataset=posed, **shared)
         trainer.plan = _plan(spec, problems)
+        trainer.level = "sequence" if algorithm.rollout_correction == "sequence" else "token"
+        trainer.cap = algorithm.rollout_correction_cap
     trainer.updates = updates
+    seed_rank(trainer, spec.seed)
+    if spec.compute.vllm_rollouts:
+        serve_by_vllm(trainer, spec)
     trainer.remove_callback(PrinterCallback)
     _add_jumps_and_curve(spec, trainer, metrics)
     return trainer
+
+
+def _linearity(spec: RlSpec, metrics: MetricsCallback) -> LinearityCallback:
+    rl, sharded = spec.rl_train, spec.compute.zero_stage > 0
+    updates, scalars = spec.algorithm.updates_per_step, rl.linearity_scalars
+    folder = Path(spec.output)
+    return LinearityCallback(folder, rl.snapshot_every, updates, scalars, sharded, metrics)
 
 
 def _plan(spec: RlSpec, problems: list[Problem]) -> Plan:

@@ -21,7 +21,8 @@ from transformers.utils import logging as transformers_logging
 from pipeline.artifacts import write_text
 from pipeline.ending import one_line
 from pipeline.globbing import plain_path
-from pipeline.training.callbacks import Log
+from pipeline.stopping import Requeue, stopped_by
+from pipeline.training.callbacks import Log, SnapshotCallback
 from pipeline.training.check import check
 from pipeline.training.checkpoints import check_output, finished, prepare_output, resumable
 from pipeline.training.devices import join_processes
@@ -29,6 +30,7 @@ from pipeline.training.processes import die_with_parent
 from pipeline.training.scratch import make_model
 from pipeline.training.snapshots import master_weights, write_model
 from pipeline.training.spec import Architecture, RlSpec, SftSpec, Spec, build, read_spec
+from pipeline.training.stop import STOPPED, StopCallback
 from pipeline.training.trainers import build_rl, build_sft, rl_arguments, sft_arguments
 
 ERROR_FILE = "error.txt"
@@ -46,6 +48,7 @@ def run(spec: Spec, log: Log | None = None) -> None:
 
     Raises:
         PipelineError: a bad value, a missing model, or a loss that is not finite.
+        Requeue: SIGTERM or SIGUSR1 came; the checkpoint of the step it stopped after is written.
     """
     check(spec)
     check_output(spec)
@@ -55,13 +58,16 @@ def run(spec: Spec, log: Log | None = None) -> None:
     # it warns that checkpoints are put in numerical order, which is what we want
     logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
     join_processes(spec.compute)
-    if isinstance(spec, SftSpec):
-        _run_sft(spec, log)
-    else:
-        _run_rl(spec, log)
+    updates = 1 if isinstance(spec, SftSpec) else spec.algorithm.updates_per_step
+    stop = StopCallback(Path(spec.output), updates)
+    with stopped_by(stop.hear):
+        if isinstance(spec, SftSpec):
+            _run_sft(spec, log, stop)
+        else:
+            _run_rl(spec, log, stop)
 
 
-def _run_sft(spec: SftSpec, log: Log | None) -> None:
+def _run_sft(spec: SftSpec, log: Log | None, stop: StopCallback) -> None:
     output = Path(spec.output)
     args = sft_arguments(spec)
     architecture = build(Architecture, spec.model.architecture, "model.architecture")
@@ -72,7 +78,7 @@ def _run_sft(spec: SftSpec, log: Log | None) -> None:
                 make_model(architecture, output / ".init.partial", spec.seed)
                 (output / ".init.partial").rename(output / "init")
     trainer = build_sft(spec, args, str(output / "init"), log)
-    _train(trainer, spec)
+    _train(trainer, spec, stop)
     model: Any = trainer.model
     tokenizer: Any = trainer.processing_class
     weights = master_weights(model, keep=PartialState().is_main_process)
@@ -80,17 +86,25 @@ def _run_sft(spec: SftSpec, log: Log | None) -> None:
         write_model(output / "model", model, weights, tokenizer, "float32")
 
 
-def _run_rl(spec: RlSpec, log: Log | None) -> None:
+def _run_rl(spec: RlSpec, log: Log | None, stop: StopCallback) -> None:
     args = rl_arguments(spec)
     with PartialState().main_process_first():
         if PartialState().is_main_process:
             prepare_output(spec)
-    _train(build_rl(spec, args, log), spec)
+    _train(build_rl(spec, args, log), spec, stop)
 
 
-def _train(trainer: Trainer, spec: Spec) -> None:
+def _train(trainer: Trainer, spec: Spec, stop: StopCallback) -> None:
     resumed = resumable(spec)
-    trainer.train(resume_from_checkpoint=None if resumed is None else str(plain_path(resumed[0])))
+    trainer.add_callback(stop)
+    begun = None if resumed is None else str(plain_path(resumed[0]))
+    try:
+        trainer.train(resume_from_checkpoint=begun)
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, SnapshotCallback):
+                callback.writer.join()  # whoever starts the run again finds nothing at work
+    stop.leave()
 
 
 def main() -> int:
@@ -118,7 +132,13 @@ def main() -> int:
         return "this rank ends, since another one has failed" if lost else None
 
     with one_line(explain, tell=tell):
-        run(read_spec(path))
+        try:
+            run(read_spec(path))
+        except Requeue as stop:
+            if SUPERVISED not in os.environ:
+                raise
+            if PartialState().is_main_process:
+                write_text(path.with_name(STOPPED), f"{stop}\n")
     return 0
 
 

@@ -7,14 +7,17 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from pipeline.artifacts import append_jsonl, read_jsonl
 from pipeline.errors import PipelineError
+from pipeline.inference import device, parallel
 from pipeline.inference.interface import Sampling, sampling_hash
 from pipeline.inference.open import open_engine
-from pipeline.inference.parallel import Draw, Job, Work, merge_parts, run_local
+from pipeline.inference.parallel import Candidate, Draw, Work, merge_parts, run_local
 from pipeline.inference.run import PromptItem, row_key, sample_to_jsonl
 from pipeline.trajectory.recipe import Recipe
 from tests.inference.pico import prompts_of
@@ -29,8 +32,8 @@ def work(first: Path, second: Path, tmp_path: Path) -> Work:
     return Work(
         {"name": "hf", "model": str(first), "batch_size": 8},
         [
-            Job(first, "base", "base", "f0", {}),
-            Job(recipe, "two_point-15", "weight", "f1", {"step": 15}),
+            Candidate("base", "base", "f0", first, {}),
+            Candidate("two_point-15", "weight", "f1", recipe, {"step": 15}),
         ],
         [PromptItem("t", "test", f"p{i}", tuple(p)) for i, p in enumerate(prompts_of(9))],
         [Draw(SAMPLING, tmp_path / "generations.jsonl")],
@@ -38,21 +41,21 @@ def work(first: Path, second: Path, tmp_path: Path) -> Work:
 
 
 def test_two_workers_make_what_one_makes(work: Work, first: Path, tmp_path: Path) -> None:
-    """Problems dealt out twice or never, jobs' weights mixed up, rows of a killed run lost."""
+    """Problems dealt out twice or never, models' weights mixed up, rows of a killed run lost."""
     whole = tmp_path / "whole.jsonl"
     engine = open_engine("hf", first)
-    for job in work.jobs:
-        assert job.source is not None
-        engine.load_weights(job.source)
+    for each in work.candidates:
+        assert each.source is not None
+        engine.load_weights(each.source)
         sample_to_jsonl(
             engine,
             work.items,
             SAMPLING,
             whole,
-            model=job.model,
-            kind=job.kind,
-            fingerprint=job.fingerprint,
-            extra=job.extra,
+            model=each.name,
+            kind=each.kind,
+            fingerprint=each.fingerprint,
+            extra=each.extra,
         )
     rows = read_jsonl(whole)
     assert len(rows) == 36
@@ -94,8 +97,8 @@ def test_a_failing_worker_is_reported_and_its_neighbours_rows_kept(
     work: Work, tmp_path: Path
 ) -> None:
     """A failure that ends as an empty result."""
-    bad = Job(tmp_path / "missing", "rl-9", "rl", "f2", {})
-    broken = Work(work.engine, [work.jobs[0], bad], work.items, work.draws)
+    bad = Candidate("rl-9", "rl", "f2", tmp_path / "missing", {})
+    broken = Work(work.engine, [work.candidates[0], bad], work.items, work.draws)
     with pytest.raises(PipelineError, match="worker 0 of 2 ended with code 1"):
         run_local(broken, workers=2)
     assert len(read_jsonl(work.draws[0].path)) == 18
@@ -110,7 +113,7 @@ def test_several_draws_of_each_model(work: Work, tmp_path: Path) -> None:
     rows = read_jsonl(greedy.path)
     assert {row["sampling"] for row in rows} == {sampling_hash(greedy.sampling)}
     assert {(row["model"], row["problem_id"]) for row in rows} == {
-        (job.model, item.problem_id) for job in work.jobs for item in work.items
+        (each.name, item.problem_id) for each in work.candidates for item in work.items
     }
     (tmp_path / "greedy.jsonl").unlink()
     assert run_local(both, workers=1) == 18
@@ -138,3 +141,62 @@ def test_ranks_of_slurm(work: Work, tmp_path: Path) -> None:
     subprocess.run(command, cwd=root, env=slurm, check=True, capture_output=True)
     assert merge_parts(work.draws[0].path) == 2 * 2 * 2
     assert {row["problem_id"] for row in read_jsonl(work.draws[0].path)} == {"p1", "p5"}
+
+
+def test_a_worker_is_born_with_its_devices(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices that a worker chooses once CUDA has started, which has no effect: all on GPU 0."""
+    given: list[dict[str, str]] = []
+    start = subprocess.Popen
+
+    def record(command: list[str], env: dict[str, str]) -> Any:
+        given.append(env)
+        return start(command, env=env)
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-5f,6,7")
+    monkeypatch.setattr(device, "gpus", lambda: 4)
+    monkeypatch.setattr(parallel.subprocess, "Popen", record)
+    assert run_local(work, workers=2) == 36
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in given] == ["4", "GPU-5f"]
+    assert all(env["PATH"] == os.environ["PATH"] for env in given)
+
+
+@pytest.mark.parametrize(
+    ("visible", "size", "each", "devices"),
+    [
+        (None, 2, 1, ["0", "1"]),
+        (None, 2, 2, ["0,1", "2,3"]),
+        ("3,1,2,0", 2, 2, ["3,1", "2,0"]),
+        ("MIG-a,MIG-b,MIG-c,MIG-d", 4, 1, ["MIG-a", "MIG-b", "MIG-c", "MIG-d"]),
+    ],
+)
+def test_devices_are_dealt_out(
+    monkeypatch: pytest.MonkeyPatch,
+    visible: str | None,
+    size: int,
+    each: int,
+    devices: list[str],
+) -> None:
+    """Two engines on one GPU, or a GPU that a scheduler has given to another job."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(device, "gpus", lambda: 4)
+    found = device.worker_environments(size, each)
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in found] == devices
+    with pytest.raises(PipelineError, match="5 engines of 1 GPUs need 5, there are 4"):
+        device.worker_environments(5, 1)
+    monkeypatch.setattr(device, "gpus", lambda: 0)
+    assert device.worker_environments(5, 1) == [{}] * 5
+
+
+def test_vllm_starts_its_worker_anew_on_a_gpu() -> None:
+    """A forked worker of a process that has asked for its GPUs cannot use CUDA."""
+    settings = device.vllm_settings(
+        torch.device("cuda"),
+        threads=None,
+        tensor_parallel=2,
+        kv_cache_gib=1.0,
+        gpu_memory_utilization=0.9,
+        enforce_eager=False,
+    )
+    assert settings.environment["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"

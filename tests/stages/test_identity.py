@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from pipeline.artifacts import append_jsonl, read_json, read_jsonl, write_json
-from pipeline.stages import candidates, evaluate, logit_extrap, models, snapshot
+from pipeline.evaluation import candidates, scoring
+from pipeline.stages import evaluate, logit_extrap, snapshot
 from pipeline.stages.base import Context
 from tests.stages.contexts import context_of
 
@@ -69,10 +70,9 @@ def test_the_fingerprint_is_content_engine_and_dtype(run_dir: Path, tmp_path: Pa
     """Each thing that changes what a model says, by itself; and what changes nothing."""
 
     def prints(context: Context) -> list[str]:
-        trajectory = models.load_trajectory(context)
-        found = candidates.rl_candidates(context, trajectory, [4])
-        found += candidates.weight_candidates(context, trajectory)
-        found += candidates.logit_candidates(context, trajectory, 0, 4)
+        found = candidates.rl_candidates(context, [4])
+        found += candidates.weight_candidates(context)
+        found += candidates.logit_candidates(context, 0, 4)
         return [candidate.fingerprint for candidate in found]
 
     first = prints(context_of(run_dir))
@@ -122,11 +122,10 @@ def test_other_settings_beside_the_same_weights_are_another_model(
     name: str, run_dir: Path, pico_run: Path, tmp_path: Path
 ) -> None:
     context = moved(run_dir, pico_run, tmp_path / "elsewhere")
-    trajectory = models.load_trajectory(context)
-    [before] = candidates.rl_candidates(context, trajectory, [])
+    [before] = candidates.rl_candidates(context, [])
     file = tmp_path / "elsewhere" / "base" / name
     write_json(file, SETTINGS[name](read_json(file)))
-    [after] = candidates.rl_candidates(context, trajectory, [])
+    [after] = candidates.rl_candidates(context, [])
     assert before.fingerprint != after.fingerprint
 
 
@@ -177,11 +176,7 @@ def test_logit_rows_that_were_not_drawn_so_are_left_out_with_a_word(
 
 def test_a_checkpoint_with_missing_rows_is_an_error(run_dir: Path) -> None:
     """Averages over the problems that happen to be there."""
-    from pipeline.stages import scoring
-
-    context = context_of(run_dir)
-    trajectory = models.load_trajectory(context)
-    found = candidates.rl_candidates(context, trajectory, [4])
+    found = candidates.rl_candidates(context_of(run_dir), [4])
     rows = [{"model": found[0].fingerprint}] * 3
     with pytest.raises(Exception, match="base has 3 of 4 responses"):
         scoring._complete(found, 4, rows)

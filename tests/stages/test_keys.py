@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pipeline import content
 from pipeline.artifacts import read_json, write_json
 from pipeline.config import STAGES
 from pipeline.records import load_stage, record
@@ -220,8 +221,6 @@ def test_a_large_file_is_hashed_once_over_starts(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Gigabytes read at every start, or a file that is trusted although it has changed."""
-    from pipeline.stages import outside
-
     file = tmp_path / "large.bin"
     read: list[Path] = []
 
@@ -230,12 +229,11 @@ def test_a_large_file_is_hashed_once_over_starts(
         return f"h{len(read)}"
 
     file.write_bytes(bytes(100))
-    monkeypatch.setattr(outside, "REMEMBERED", 10)
-    monkeypatch.setattr(outside, "hash_file", hashed)
+    monkeypatch.setattr(content, "REMEMBERED", 10)
+    monkeypatch.setattr(content, "hash_file", hashed)
 
     def start() -> str:
-        monkeypatch.setattr(outside, "_known", {})
-        return outside._hash(context_of(run_dir), file)
+        return context_of(run_dir).hashes(file)
 
     assert [start(), start()] == ["h1", "h1"]
     file.write_bytes(bytes(101))

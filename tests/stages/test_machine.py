@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.stages import rl_train, sampling
+from pipeline.inference import options
+from pipeline.stages import rl_train
 from tests.stages.contexts import context_of
 
 RANKS = {"compute__launcher": "torchrun", "compute__processes": 8}
 
 
 def with_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    for module in (rl_train, sampling):
+    for module in (rl_train, options):
         monkeypatch.setattr(module, "gpus", lambda: count)
 
 
@@ -33,8 +34,7 @@ def test_engines_are_as_many_as_the_gpus_are_enough_for(
 ) -> None:
     with_gpus(monkeypatch, visible)
     values = {"engine__name": "vllm", "engine__tensor_parallel": tensor_parallel}
-    context = context_of(pico_run, **values, engine__replicas=None)
-    assert sampling.replicas(context) == engines
+    assert context_of(pico_run, **values, engine__replicas=None).engine.replicas == engines
 
 
 def test_more_engines_than_gpus_are_refused_in_the_plan(
@@ -44,9 +44,9 @@ def test_more_engines_than_gpus_are_refused_in_the_plan(
     context = context_of(pico_run, engine__replicas=8)
     with_gpus(monkeypatch, 4)
     with pytest.raises(PipelineError, match=r"engine\.replicas=8: .* need 8, 4 are visible"):
-        sampling.check_engine(context)
+        context.engine.check()
     with_gpus(monkeypatch, 0)
-    assert sampling.check_engine(context) == "8 hf engines"
+    assert context.engine.check() == "8 hf engines"
 
 
 def test_more_ranks_than_gpus_are_refused_in_the_plan(

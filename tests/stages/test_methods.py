@@ -14,8 +14,9 @@ from pipeline.artifacts import read_json
 from pipeline.checks import check
 from pipeline.config import MethodConfig
 from pipeline.errors import PipelineError
+from pipeline.evaluation import candidates
 from pipeline.evaluation.selection import choose
-from pipeline.stages import candidates, methods, models, weight_extrap
+from pipeline.stages import weight_extrap
 from pipeline.stages.base import Context
 from tests.stages.contexts import context_of
 from tests.test_configs import composed
@@ -45,12 +46,12 @@ def test_several_methods_compose_and_keep_their_options(run_dir: Path) -> None:
     config = composed("+experiment=pico", *SEVERAL, "extrapolation.hold=[]")
     check(config)
     assert list(config.extrapolations) == ["two_point", "rank1", "half"]
-    found = methods.configured(several(run_dir))
+    found = several(run_dir).methods
     assert {name: method.rule.damping for name, method in found.items()} == {
         "two_point": 1.0, "rank1": 1.0, "half": 0.5,
     }  # fmt: skip
     assert [method.hold for method in found.values()] == [("*norm*",), ("*norm*",), ()]
-    one = methods.configured(context_of(run_dir))
+    one = context_of(run_dir).methods
     assert [(name, method.rule.key) for name, method in one.items()] == [
         ("two_point", "extrapolation")
     ]
@@ -66,7 +67,7 @@ def test_every_method_has_its_folders_and_candidates(run_dir: Path) -> None:
     assert (run_dir / "weight_extrap/two_point/step_5/config.json").stat().st_ino == before
     record = read_json(run_dir / "weight_extrap/half/step_6/extrapolation.json")
     assert (record["method"], record["damping"], record["hold"]) == ("mean", 0.5, [])
-    found = candidates.weight_candidates(context, models.load_trajectory(context))
+    found = candidates.weight_candidates(context)
     assert [c.name for c in found] == [
         f"{name}-{step}" for name in ("half", "rank1", "two_point") for step in (5, 6)
     ]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from pipeline.stages.models import _end_of_turn
+from pipeline.subject.base_model import _end_of_turn
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.stages.base import Context
-from pipeline.stages.problems import evaluation_sets
+from pipeline.subject.problem_sets import evaluation_sets
 from pipeline.tasks import Grade, Problem, grade_many, load_problems, reward_function
 from pipeline.tasks.problem import after_thought
 from pipeline.tasks.registry import KINDS
@@ -86,8 +84,7 @@ def test_the_configuration_reaches_training_and_every_evaluated_task() -> None:
     ):
         config = composed(*overrides)
         assert config.task.grade_after == THINK
-        context = cast(Context, SimpleNamespace(config=config))
-        marks = [task.grade_after for task, _, _ in evaluation_sets(context)]
+        marks = [task.grade_after for task, _, _ in evaluation_sets(config)]
         assert marks
         assert set(marks) == {THINK}
     assert composed("task=gsm8k").task.grade_after is None
@@ -104,4 +101,4 @@ def test_two_different_tasks_of_one_name_are_refused() -> None:
     twice = ["+task@eval_tasks.a=aime24", "+task@eval_tasks.b=aime24"]
     config = composed(*twice, "eval_tasks.b.dataset.path=other.jsonl")
     with pytest.raises(PipelineError, match="two different tasks are named aime24"):
-        evaluation_sets(cast(Context, SimpleNamespace(config=config)))
+        evaluation_sets(config)

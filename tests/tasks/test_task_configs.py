@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config import CONF
 from pipeline.errors import PipelineError
-from pipeline.stages.problems import has_split
+from pipeline.subject.problem_sets import has_split
 from pipeline.tasks import TaskConfig, check_task, load_problems
 from tests.tasks.make import task
 from tests.test_configs import composed

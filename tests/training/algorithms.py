@@ -77,5 +77,5 @@ def older(trainer: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def gradient(model: Any, loss: torch.Tensor) -> torch.Tensor:
     """Of all parameters, as one vector."""
-    parts = torch.autograd.grad(loss, list(model.parameters()))
+    parts = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
     return torch.cat([part.flatten() for part in parts])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.artifacts import read_jsonl
-from pipeline.training import check
+from pipeline.training import check_algorithm
 from pipeline.training.advantages import OWN, own_advantages
 from pipeline.training.worker import run
 from tests.training.algorithms import (
@@ -129,8 +129,8 @@ PAIRS = [
 @pytest.mark.parametrize(("one", "two"), PAIRS)
 def test_pairs_are_told_apart(one: str, two: str, base: Path, tmp_path: Path) -> None:
     """Another direction of the step, not only another length of it."""
-    steps = [through_trl(name, base, tmp_path / name)[2] for name in (one, two)]
-    assert torch.cosine_similarity(*steps, dim=0) < 0.99
+    first, second = (through_trl(name, base, tmp_path / name)[2] for name in (one, two))
+    assert torch.cosine_similarity(first, second, dim=0) < 0.99
 
 
 def test_equal_rewards_have_no_advantage() -> None:
@@ -140,7 +140,7 @@ def test_equal_rewards_have_no_advantage() -> None:
         assert torch.allclose(found, torch.zeros(8), atol=1e-6)
         nothing = own_advantages(kind, REWARDS, torch.zeros(8, dtype=torch.long), 4)
         assert bool(nothing.isfinite().all())
-    assert set(OWN) == set(check.ADVANTAGES) - {"trl"}
+    assert set(OWN) == set(check_algorithm.ADVANTAGES) - {"trl"}
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -17,7 +17,7 @@ from pipeline.trajectory.sources import discover
 from tests.training.pico import rl_spec, weights
 from tests.training.test_deltas import values
 
-LORA = LoraConfig(rank=2, alpha=8.0)
+LORA = LoraConfig(rank=2, alpha=8)
 
 
 @pytest.fixture(scope="module")

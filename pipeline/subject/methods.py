@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from pipeline.config import DEFAULT_HOLD, MethodConfig
-from pipeline.stages import models
-from pipeline.stages.base import Context
+from pipeline.config import DEFAULT_HOLD, MethodConfig, PipelineConfig
 from pipeline.trajectory.rule import make_rule
 
 if TYPE_CHECKING:
+    from pipeline.subject.found import Subject
     from pipeline.trajectory.plan import Plan
     from pipeline.trajectory.rule import Rule
     from pipeline.trajectory.sources import Trajectory
@@ -26,7 +25,7 @@ class Method:
     hold: tuple[str, ...]
 
 
-def configured(context: Context) -> dict[str, Method]:
+def configured(config: PipelineConfig) -> dict[str, Method]:
     """Each method of the run by the name of its folder, which is its name in scores, too.
 
     They are those of `extrapolations`, or where that is empty the one of `extrapolation`.
@@ -34,17 +33,16 @@ def configured(context: Context) -> dict[str, Method]:
     Raises:
         PipelineError: an unknown method or option.
     """
-    config = context.config
     one = config.extrapolation
     if not config.extrapolations:
         return {one.name: Method(make_rule(one.method, one.options), tuple(one.hold))}
     return {
-        name: _method(context, each, f"extrapolations.{name}")
+        name: _method(config, each, f"extrapolations.{name}")
         for name, each in config.extrapolations.items()
     }
 
 
-def find(context: Context, given: MethodConfig, key: str) -> Method:
+def find(subject: Subject, given: MethodConfig, key: str) -> Method:
     """A method of the run by its name, or any there is, with options of its own.
 
     Args:
@@ -53,19 +51,18 @@ def find(context: Context, given: MethodConfig, key: str) -> Method:
     Raises:
         PipelineError: an unknown method or option.
     """
-    known = configured(context)
-    if given.method in known and not given.options:
-        return known[given.method]
-    return _method(context, given, key)
+    if given.method in subject.methods and not given.options:
+        return subject.methods[given.method]
+    return _method(subject.config, given, key)
 
 
-def _method(context: Context, given: MethodConfig, key: str) -> Method:
-    hold = context.config.extrapolation.hold if given.hold is None else given.hold
+def _method(config: PipelineConfig, given: MethodConfig, key: str) -> Method:
+    hold = config.extrapolation.hold if given.hold is None else given.hold
     return Method(make_rule(given.method, given.options, key), tuple(hold))
 
 
 def make_plans(
-    context: Context, trajectory: Trajectory, wanted: Iterable[tuple[Method, Sequence[int]]]
+    subject: Subject, trajectory: Trajectory, wanted: Iterable[tuple[Method, Sequence[int]]]
 ) -> list[Plan]:
     """The plan of each method to its targets, between the steps that the run extrapolates from.
 
@@ -74,8 +71,8 @@ def make_plans(
     """
     from pipeline.trajectory.plan import make_plan
 
-    first, last = models.end_steps(context, trajectory.steps)
-    dtype, names = context.config.weight_extrap.dtype, trajectory.base.entries
+    first, last = subject.ends(trajectory.steps)
+    dtype, names = subject.config.weight_extrap.dtype, trajectory.base.entries
     plans = []
     for method, targets in wanted:
         hold = [  # the default alone may match nothing: a model may have no such tensor

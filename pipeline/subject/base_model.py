@@ -1,4 +1,4 @@
-"""Which models a run works on: the base model, the checkpoints, and what engines load of them."""
+"""The base model of a run: a folder, a model of the hub, a package's GGUF file, or made here."""
 
 from __future__ import annotations
 
@@ -6,37 +6,27 @@ import importlib.util
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipeline.artifacts import hash_json, read_own
+from pipeline.artifacts import hash_json
+from pipeline.config import ModelConfig
 from pipeline.errors import PipelineError
 from pipeline.faults import is_local, naming
-from pipeline.stages.base import Context
-
-if TYPE_CHECKING:
-    from pipeline.trajectory.recipe import Recipe
-    from pipeline.trajectory.sources import Trajectory
 
 _CONVERSION = 2  # raise when _from_package makes other folders than before
 
 
-def made_here(context: Context) -> bool:
+def made_here(model: ModelConfig) -> bool:
     """True if sft_train makes the base model, rather than a folder, a hub or a package."""
-    model = context.config.model
     return model.path is None and model.package is None and bool(model.architecture)
 
 
-def base_needs(context: Context) -> tuple[str, ...]:
-    return ("sft_train",) if made_here(context) else ()
-
-
-def describe_base(context: Context) -> str:
+def describe(model: ModelConfig) -> str:
     """The base model in words; checks what can be checked without loading or downloading it.
 
     Raises:
         PipelineError: a folder that is no model, or a package that is not installed.
     """
-    model = context.config.model
     if model.package is not None:
         if importlib.util.find_spec(model.package) is None:
             raise PipelineError(
@@ -53,20 +43,23 @@ def describe_base(context: Context) -> str:
         if not on_hub(model.path):
             raise PipelineError(f"model.path: {model.path} is neither a folder nor a hub id")
         return f"{model.path} from the hub"
-    return "the model of sft_train" if made_here(context) else "the lowest step"
+    return "the model of sft_train" if made_here(model) else "the lowest step"
 
 
-def base_model(context: Context) -> Path:
+def base_model(model: ModelConfig, cache: Path, made: Path) -> Path:
     """Folder of the base model; downloads or converts it first where needed.
+
+    Args:
+        cache: for what is converted (`run.cache`).
+        made: the folder of sft_train, whose model it is where the configuration names none.
 
     Raises:
         PipelineError: the hub did not answer or does not know the model.
     """
-    model = context.config.model
     if model.package is not None:
-        return _from_package(context)
+        return _from_package(model, cache)
     if model.path is None:
-        return context.stage_dir("sft_train") / "model"
+        return made / "model"
     return model_folder(model.path, "model.path", model.revision)
 
 
@@ -109,9 +102,8 @@ def model_folder(name: str, key: str, revision: str | None = None) -> Path:
     return Path(folder)
 
 
-def _from_package(context: Context) -> Path:
-    """The GGUF file of a Python package as an HF folder, converted once into run.cache."""
-    model = context.config.model
+def _from_package(model: ModelConfig, cache: Path) -> Path:
+    """The GGUF file of a Python package as an HF folder, converted once into `cache`."""
     assert model.package is not None
     assert model.gguf is not None
     spec = importlib.util.find_spec(model.package)
@@ -121,7 +113,7 @@ def _from_package(context: Context) -> Path:
     if not source.exists():
         raise PipelineError(f"model.gguf: {source} does not exist; see what {source.parent} has")
     key = hash_json([model.package, model.gguf, source.stat().st_size, _CONVERSION])[:12]
-    folder = Path(context.config.run.cache, "models", f"{model.name}-{key}")
+    folder = cache / "models" / f"{model.name}-{key}"
     if not folder.exists():
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -156,89 +148,3 @@ def _end_of_turn(tokenizer: Any, generation: Any) -> None:
         if ids is not None:
             first = ids[0] if isinstance(ids, list) else ids
             setattr(tokenizer, f"{role}_token", tokenizer.convert_ids_to_tokens(first))
-
-
-def load_trajectory(context: Context) -> Trajectory:
-    """What the snapshot stage recorded."""
-    from pipeline.trajectory.sources import Trajectory
-
-    return Trajectory.from_json(read_own(context.stage_dir("snapshot") / "trajectory.json"))
-
-
-def end_steps(context: Context, steps: list[int]) -> tuple[int, int]:
-    """(first, last) of the extrapolation, checked against the steps there are."""
-    extrapolation = context.config.extrapolation
-    last = extrapolation.last if extrapolation.last is not None else max(steps)
-    for key, step in (("first", extrapolation.first), ("last", last)):
-        if step not in steps:
-            raise PipelineError(
-                f"extrapolation.{key}: there is no checkpoint of step {step}; there are "
-                + ", ".join(map(str, sorted(steps)))
-            )
-    return extrapolation.first, last
-
-
-def start_folder(context: Context, trajectory: Trajectory) -> Path:
-    """The folder that an engine is started on, which can hold every checkpoint of a trajectory.
-
-    That is the base's; but where the run's head is a tensor of its own and the base's is not, or
-    the base's files have other names than a model's, the base is written in the run's form first.
-    """
-    from pipeline.trajectory.export import export_base
-
-    if trajectory.base.loadable:
-        return trajectory.base.folder
-    folder = context.stage_dir("snapshot") / "exported" / f"step_{trajectory.steps[0]}"
-    export_base(trajectory, folder)
-    return folder
-
-
-def model_sources(
-    context: Context, trajectory: Trajectory, steps: list[int]
-) -> dict[int, Path | Recipe]:
-    """What an engine loads for each step: its folder, or where it is no model (deltas, adapters,
-    shards) what builds its weights in the engine's memory.
-
-    Raises:
-        PipelineError: the first checkpoint is no model folder either.
-    """
-    from pipeline.trajectory.recipe import Recipe
-
-    sources: dict[int, Path | Recipe] = {}
-    for step in steps:
-        checkpoint = trajectory.checkpoints[step]
-        exported = context.stage_dir("snapshot") / "exported" / f"step_{step}"
-        if checkpoint.loadable:
-            sources[step] = checkpoint.folder
-        elif checkpoint is trajectory.base:
-            sources[step] = start_folder(context, trajectory)
-        elif trajectory.base.is_model:
-            base, how = trajectory.base.folder, trajectory.matching
-            sources[step] = Recipe((checkpoint.weights,), [1.0], (), "float32", base, how)
-        elif exported.exists():
-            sources[step] = exported
-        else:
-            raise PipelineError(
-                f"step {step} is stored as {checkpoint.layout}, which no engine loads; give "
-                "snapshot.base, the model that training started from"
-            )
-    return sources
-
-
-def model_folders(
-    context: Context, trajectory: Trajectory, steps: list[int], made: Path
-) -> dict[int, Path]:
-    """Folders of these steps that an engine can start on.
-
-    Args:
-        made: where what is no model folder is written as one, in model.dtype.
-    """
-    from pipeline.trajectory.export import export
-
-    folders = {}
-    for step, source in model_sources(context, trajectory, steps).items():
-        if not isinstance(source, Path):
-            source = made / f"step_{step}"
-            export(trajectory, step, source, context.config.model.dtype)
-        folders[step] = source
-    return folders

@@ -9,41 +9,21 @@ configuration that made them comes back.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.artifacts import hash_json, read_own
 from pipeline.content import model_config, model_settings
-from pipeline.errors import PipelineError
-from pipeline.stages import models
-from pipeline.stages.base import Context
-
-if TYPE_CHECKING:
-    from pipeline.trajectory.recipe import Recipe
-    from pipeline.trajectory.sources import Trajectory
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A model to evaluate.
-
-    name: e.g. "base", "rl-600", "two_point-900", "logit-1.5"; kind: base, rl, weight, logit, or
-    named (a checkpoint that is no step of the run);
-    fingerprint: hash of its content, the engine and its dtype (`identity`); source: its folder, or
-    the recipe of its weights (None for a mixture of logits);
-    extra: what goes into its rows (step, method, alpha).
-    """
-
-    name: str
-    kind: str
-    fingerprint: str
-    source: Path | Recipe | None
-    extra: dict[str, Any]
+from pipeline.inference.parallel import Candidate
+from pipeline.subject.checkpoints import check_steps
+from pipeline.subject.found import Subject
+from pipeline.trajectory.export import engine_sources
+from pipeline.trajectory.recipe import Recipe
+from pipeline.trajectory.sources import Trajectory
 
 
 def identity(
-    context: Context, weights: str, configs: Iterable[Path], engine: Iterable[Path]
+    subject: Subject, weights: str, configs: Iterable[Path], engine: Iterable[Path]
 ) -> str:
     """Fingerprint of a model as this run samples from it.
 
@@ -57,16 +37,16 @@ def identity(
             "weights": weights,
             "configs": [model_config(folder) for folder in configs],
             "settings": [model_settings(folder) for folder in engine],
-            "engine": context.config.engine.name,
-            "dtype": context.config.model.dtype,
+            "engine": subject.config.engine.name,
+            "dtype": subject.config.model.dtype,
         }
     )[:16]
 
 
-def single(context: Context, trajectory: Trajectory, weights: str, source: Path | Recipe) -> str:
+def single(subject: Subject, weights: str, source: Path | Recipe) -> str:
     """`identity` of a model that an engine, started on the base, loads from `source`."""
     folder = source if isinstance(source, Path) else source.model
-    return identity(context, weights, [folder], [trajectory.base.folder])
+    return identity(subject, weights, [folder], [subject.trajectory.base.folder])
 
 
 def checkpoint_fingerprint(trajectory: Trajectory, step: int) -> str:
@@ -75,34 +55,21 @@ def checkpoint_fingerprint(trajectory: Trajectory, step: int) -> str:
     return hash_json([(file.path.name, file.sha256) for file in files])[:16]
 
 
-def check_steps(wanted: list[int], steps: list[int]) -> None:
-    """Refuse steps in evaluate.checkpoints that the trajectory does not have."""
-    for step in wanted:
-        if step not in steps:
-            raise PipelineError(
-                f"evaluate.checkpoints: there is no checkpoint of step {step}; there are "
-                + ", ".join(map(str, steps))
-            )
-
-
-def rl_candidates(
-    context: Context, trajectory: Trajectory, wanted: list[int] | None
-) -> list[Candidate]:
+def rl_candidates(subject: Subject, wanted: list[int] | None) -> list[Candidate]:
     """The base model and the RL checkpoints to evaluate (all of them if `wanted` is None).
 
     Raises:
         PipelineError: a wanted step is not there.
     """
+    trajectory = subject.trajectory
     steps = trajectory.steps if wanted is None else sorted({trajectory.steps[0], *wanted})
     check_steps(steps, trajectory.steps)
-    sources = models.model_sources(context, trajectory, steps)
+    sources = engine_sources(trajectory, steps, subject.exported)
     return [
         Candidate(
             name="base" if step == trajectory.steps[0] else f"rl-{step}",
             kind="base" if step == trajectory.steps[0] else "rl",
-            fingerprint=single(
-                context, trajectory, checkpoint_fingerprint(trajectory, step), sources[step]
-            ),
+            fingerprint=single(subject, checkpoint_fingerprint(trajectory, step), sources[step]),
             source=sources[step],
             extra={"step": step},
         )
@@ -110,11 +77,11 @@ def rl_candidates(
     ]
 
 
-def weight_candidates(context: Context, trajectory: Trajectory) -> list[Candidate]:
+def weight_candidates(subject: Subject) -> list[Candidate]:
     """The extrapolated checkpoints of this trajectory, of every method that was run."""
     found = []
-    hashes = {file.sha256 for c in trajectory.checkpoints.values() for file in c.files}
-    for path in sorted(context.stage_dir("weight_extrap").glob("*/step_*/extrapolation.json")):
+    hashes = {file.sha256 for c in subject.trajectory.checkpoints.values() for file in c.files}
+    for path in sorted(subject.stage_dir("weight_extrap").glob("*/step_*/extrapolation.json")):
         record = read_own(path)
         used = {file["sha256"] for item in record["inputs"] for file in item["files"]}
         if not used <= hashes:
@@ -126,7 +93,7 @@ def weight_candidates(context: Context, trajectory: Trajectory) -> list[Candidat
             Candidate(
                 name=f"{method}-{target}",
                 kind="weight",
-                fingerprint=single(context, trajectory, weights, source),
+                fingerprint=single(subject, weights, source),
                 source=source,
                 extra={"step": target, "method": method, "alpha": record["alpha"]},
             )
@@ -136,11 +103,7 @@ def weight_candidates(context: Context, trajectory: Trajectory) -> list[Candidat
 
 def _source(folder: Path, record: dict[str, Any]) -> Path | Recipe:
     """The written model, or the recipe of one that was not written."""
-    if "recipe" not in record:
-        return folder
-    from pipeline.trajectory.recipe import Recipe
-
-    return Recipe.from_plain(record["recipe"])
+    return Recipe.from_plain(record["recipe"]) if "recipe" in record else folder
 
 
 def extrapolation_fingerprint(record: dict[str, Any]) -> str:
@@ -150,19 +113,18 @@ def extrapolation_fingerprint(record: dict[str, Any]) -> str:
     return hash_json([inputs, {key: record[key] for key in (*rules, "steps", "target")}])[:16]
 
 
-def logit_candidates(
-    context: Context, trajectory: Trajectory, first: int, last: int
-) -> list[Candidate]:
+def logit_candidates(subject: Subject, first: int, last: int) -> list[Candidate]:
     """One mixture for each alpha."""
+    trajectory = subject.trajectory
     ends = [checkpoint_fingerprint(trajectory, step) for step in (first, last)]
     folders = [trajectory.checkpoints[step].folder for step in (first, last)]
     return [
         Candidate(
             name=f"logit-{alpha:g}",
             kind="logit",
-            fingerprint=identity(context, hash_json([*ends, alpha]), folders, folders),
+            fingerprint=identity(subject, hash_json([*ends, alpha]), folders, folders),
             source=None,
             extra={"alpha": alpha, "step": round(first + alpha * (last - first))},
         )
-        for alpha in sorted(context.config.logit_extrap.alphas)
+        for alpha in sorted(subject.config.logit_extrap.alphas)
     ]

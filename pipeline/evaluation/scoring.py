@@ -15,29 +15,27 @@ from typing import TYPE_CHECKING, Any
 from pipeline.artifacts import append_jsonl, iter_jsonl, repair_jsonl
 from pipeline.errors import PipelineError
 from pipeline.progress import bar
-from pipeline.stages import problems
-from pipeline.stages.base import Context
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.evaluation.posing import Posed
     from pipeline.evaluation.tally import Tally
-    from pipeline.inference.parallel import Draw
+    from pipeline.inference.parallel import Candidate, Draw
     from pipeline.inference.run import PromptItem
-    from pipeline.stages.candidates import Candidate
-    from pipeline.stages.problems import Sets
-    from pipeline.tasks import TaskConfig
+    from pipeline.subject.found import Subject
 
 BLOCK = 20_000  # responses graded at a time
 KEPT = ("task", "split", "problem_id", "sample", "tokens", "finish_reason", "logprob")
 Rows = list[dict[str, Any]]
 
 
-def copy_logit_rows(context: Context, draw: Draw) -> None:
-    """Append the rows of logit_extrap, drawn as here, that evaluate/generations.jsonl lacks."""
+def copy_rows(source: Path, draw: Draw) -> None:
+    """Append the rows of `source` (logit_extrap's), drawn as here, that this draw's file lacks."""
     from pipeline.inference.interface import sampling_hash
     from pipeline.inference.run import Once
 
     path = draw.path
-    source = context.stage_dir("logit_extrap") / "generations.jsonl"
     repair_jsonl(path)
     here, there = Once(), Once()
     for row in iter_jsonl(path):
@@ -52,18 +50,13 @@ def copy_logit_rows(context: Context, draw: Draw) -> None:
 
 
 def tally_draw(
-    context: Context,
-    draw: Draw,
-    candidates: Sequence[Candidate],
-    items: Sequence[PromptItem],
-    sets: Sets,
+    draw: Draw, candidates: Sequence[Candidate], posed: Posed
 ) -> dict[tuple[str, str, str], Tally]:
     """Grade the responses of one draw; samples by (model, task, split).
 
     Args:
         candidates: the models of this evaluation; rows of others stay in the file unused.
-        items: the problems as they are posed; rows of other prompts stay unused likewise.
-        sets: the same problems, for their graders.
+        posed: the problems; rows of other prompts stay unused likewise.
 
     Raises:
         PipelineError: a model of which responses are missing, unless logit_extrap drew them: then
@@ -72,14 +65,14 @@ def tally_draw(
     from pipeline.evaluation.tally import tally
     from pipeline.tasks import merge_votes
 
-    graded = _graded(context, draw, candidates, items, sets)
-    merge_votes(*graded, _tasks(context))
-    wanted = len(items) * draw.sampling.n
+    graded = _graded(draw, candidates, posed)
+    merge_votes(*graded, posed.tasks)
+    wanted = len(posed.items) * draw.sampling.n
     return tally(*_named(*graded, _complete(candidates, wanted, graded[0])))
 
 
 def score(
-    context: Context,
+    subject: Subject,
     groups: Mapping[tuple[str, str, str], Tally],
     last_rl: str,
     start: str,
@@ -94,7 +87,7 @@ def score(
     from pipeline.evaluation.metrics import score_groups
     from pipeline.evaluation.selection import choose
 
-    config = context.config
+    config = subject.config
     scores = score_groups(
         groups,
         last_rl=last_rl,
@@ -111,13 +104,7 @@ def score(
     return {"last_rl": last_rl, "start": start, "chosen": chosen, "rows": scores}
 
 
-def _graded(
-    context: Context,
-    draw: Draw,
-    candidates: Sequence[Candidate],
-    items: Sequence[PromptItem],
-    sets: Sets,
-) -> tuple[Rows, Rows]:
+def _graded(draw: Draw, candidates: Sequence[Candidate], posed: Posed) -> tuple[Rows, Rows]:
     """Every response of this evaluation without its text, its model its fingerprint; and its grade.
 
     A model with two names is graded once.
@@ -125,23 +112,17 @@ def _graded(
     from pipeline.tasks import grade_rows
 
     fingerprints = {candidate.fingerprint for candidate in candidates}
-    posed = [problem for found in sets.values() for problem in found]
-    tasks = _tasks(context)
-    total = len(fingerprints) * len(items) * draw.sampling.n
+    total = len(fingerprints) * len(posed.items) * draw.sampling.n
     light: Rows = []
     grades: Rows = []
     with bar(total, "grade", "response") as progress:
-        for block in _blocks(_mine(draw, fingerprints, items)):
-            grades += grade_rows(block, posed, tasks, done=progress.update)
+        for block in _blocks(_mine(draw, fingerprints, posed.items)):
+            grades += grade_rows(block, posed.problems, posed.tasks, done=progress.update)
             light += [
                 {key: row[key] for key in KEPT if key in row} | {"model": row["fingerprint"]}
                 for row in block
             ]
     return light, grades
-
-
-def _tasks(context: Context) -> dict[str, TaskConfig]:
-    return {task.name: task for task, _, _ in problems.evaluation_sets(context)}
 
 
 def _blocks(rows: Iterator[dict[str, Any]]) -> Iterator[Rows]:

@@ -13,17 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import MethodConfig
 from pipeline.errors import PipelineError
-from pipeline.stages import methods, models
-from pipeline.stages.base import Context
-from pipeline.stages.candidates import (
-    Candidate,
-    checkpoint_fingerprint,
-    extrapolation_fingerprint,
-    single,
-)
-from pipeline.stages.snapshot import planned_trajectory
+from pipeline.subject import methods
+from pipeline.subject.base_model import model_folder, on_hub
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipeline.inference.parallel import Candidate
+    from pipeline.subject.found import Subject
     from pipeline.trajectory.sources import Trajectory
 
 TAKEN = re.compile(r"base|\w+-[\d.e+-]+")  # names of the run's own models
@@ -37,40 +34,40 @@ class Prediction:
     target: int
 
 
-def check(context: Context, steps: list[int] | None) -> None:
+def check(subject: Subject) -> None:
     """Find what is wrong with the names and their values before anything starts.
 
     Raises:
         PipelineError: a folder that is not there, an unknown method, a target that cannot be.
     """
-    trajectory = planned_trajectory(context)
-    for name, value in _named(context).items():
+    steps = subject.steps
+    for name, value in _named(subject).items():
         key = f"evaluate.models.{name}"
         if TAKEN.fullmatch(name):
             raise PipelineError(f"{key}: the run's own models have such names; choose another")
         if isinstance(value, Prediction):
-            rule = methods.find(context, value.method, key).rule
+            rule = methods.find(subject, value.method, key).rule
             rule.check_sum()
             if steps is not None:
-                first, last = models.end_steps(context, steps)
+                first, last = subject.ends(steps)
                 rule.used_steps(steps, first, last)
                 rule.check_targets([value.target], last)
-        elif not (Path(value).is_dir() or models.on_hub(value)):
+        elif not (Path(value).is_dir() or on_hub(value)):
             raise PipelineError(
                 f"{key}: {value} is neither a folder nor a hub id; a prediction is "
                 "{method: METHOD, target: STEP}"
             )
-        elif trajectory is not None and Path(value).is_dir():
-            _beside(trajectory, Path(value))
+        elif subject.planned is not None and Path(value).is_dir():
+            _beside(subject.planned, Path(value))
 
 
-def inputs(context: Context) -> dict[str, Any]:
+def inputs(subject: Subject) -> dict[str, Any]:
     """What decides the named models beside their names, so that a change of it is seen: sizes and
     times of the folders' files, and the dtype of predicted weights."""
     found: dict[str, Any] = {}
-    for value in _named(context).values():
+    for value in _named(subject).values():
         if isinstance(value, Prediction):
-            found["weight_extrap.dtype"] = context.config.weight_extrap.dtype
+            found["weight_extrap.dtype"] = subject.config.weight_extrap.dtype
             continue
         for path in sorted(Path(value).rglob("*")):  # trainers keep weights folders down
             if path.is_file():
@@ -78,59 +75,70 @@ def inputs(context: Context) -> dict[str, Any]:
     return found
 
 
-def named_candidates(context: Context, trajectory: Trajectory) -> list[Candidate]:
-    """The named models, in the order given.
+def open_checkpoints(subject: Subject) -> dict[str, Trajectory]:
+    """The named checkpoints, each beside the run's base; what is on the hub is fetched first.
 
     Raises:
-        PipelineError: a checkpoint of other tensors than the run's; see `check`, too.
+        PipelineError: a checkpoint that is damaged, or of other tensors than the run's.
     """
-    predictions = _predictions(context, trajectory)
-    return [
-        predictions[name]
-        if isinstance(value, Prediction)
-        else _checkpoint(context, trajectory, name, value)
-        for name, value in _named(context).items()
-    ]
+    return {
+        name: _beside(subject.trajectory, model_folder(value, f"evaluate.models.{name}"))
+        for name, value in _named(subject).items()
+        if isinstance(value, str)
+    }
 
 
-def _predictions(context: Context, trajectory: Trajectory) -> dict[str, Candidate]:
+def named_candidates(subject: Subject, opened: Mapping[str, Trajectory]) -> list[Candidate]:
+    """The named models, in the order given.
+
+    Args:
+        opened: from `open_checkpoints`.
+    """
+    found = _predictions(subject)
+    found |= {name: _checkpoint(subject, name, beside) for name, beside in opened.items()}
+    return [found[name] for name in _named(subject)]
+
+
+def _predictions(subject: Subject) -> dict[str, Candidate]:
     """The predictions by name; all that must be measured for them comes out of one read."""
+    from pipeline.evaluation.candidates import extrapolation_fingerprint, single
+    from pipeline.inference.parallel import Candidate
     from pipeline.trajectory.recipe import recipes
 
-    given = {n: v for n, v in _named(context).items() if isinstance(v, Prediction)}
+    given = {n: v for n, v in _named(subject).items() if isinstance(v, Prediction)}
     wanted = [
-        (methods.find(context, value.method, f"evaluate.models.{name}"), [value.target])
+        (methods.find(subject, value.method, f"evaluate.models.{name}"), [value.target])
         for name, value in given.items()
     ]
-    plans = methods.make_plans(context, trajectory, wanted)
+    plans = methods.make_plans(subject, subject.trajectory, wanted)
     found = {}
     for (name, value), plan, made in zip(given.items(), plans, recipes(plans), strict=True):
         recipe, record = made[value.target], plan.record(value.target)
-        content = single(context, trajectory, extrapolation_fingerprint(record), recipe)
+        content = single(subject, extrapolation_fingerprint(record), recipe)
         extra = {"step": value.target, "method": value.method.method, "alpha": record["alpha"]}
         found[name] = Candidate(name, "weight", content, recipe, extra)
     return found
 
 
-def _checkpoint(context: Context, trajectory: Trajectory, name: str, value: str) -> Candidate:
+def _checkpoint(subject: Subject, name: str, opened: Trajectory) -> Candidate:
+    from pipeline.evaluation.candidates import checkpoint_fingerprint, single
+    from pipeline.inference.parallel import Candidate
+    from pipeline.trajectory.export import engine_sources
     from pipeline.trajectory.fingerprint import fingerprint
 
-    beside = fingerprint(_beside(trajectory, models.model_folder(value, f"evaluate.models.{name}")))
+    beside = fingerprint(opened)
     step = beside.steps[-1]
-    [source] = models.model_sources(context, beside, [step]).values()
-    content = single(context, trajectory, checkpoint_fingerprint(beside, step), source)
+    [source] = engine_sources(beside, [step], subject.exported).values()
+    content = single(subject, checkpoint_fingerprint(beside, step), source)
     return Candidate(name, "named", content, source, {})
 
 
-def start_folder(context: Context, trajectory: Trajectory) -> Path:
-    """See `models.start_folder`; for the named models as well."""
-    for name, value in _named(context).items():
-        if isinstance(value, str):
-            folder = models.model_folder(value, f"evaluate.models.{name}")
-            beside = _beside(trajectory, folder)
-            if beside.base.parted:
-                return models.start_folder(context, beside)
-    return models.start_folder(context, trajectory)
+def start_folder(subject: Subject, opened: Mapping[str, Trajectory]) -> Path:
+    """See `export.start_folder`; for the named models (`open_checkpoints`) as well."""
+    from pipeline.trajectory import export
+
+    parted = [beside for beside in opened.values() if beside.base.parted]
+    return export.start_folder([*parted, subject.trajectory][0], subject.exported)
 
 
 def _beside(trajectory: Trajectory, folder: Path) -> Trajectory:
@@ -148,10 +156,10 @@ def _beside(trajectory: Trajectory, folder: Path) -> Trajectory:
     return replace(trajectory, checkpoints={c.step: c for c in aligned})
 
 
-def _named(context: Context) -> dict[str, str | Prediction]:
+def _named(subject: Subject) -> dict[str, str | Prediction]:
     """`evaluate.models`, whose form `checks` has seen."""
     found: dict[str, str | Prediction] = {}
-    for name, value in (context.config.evaluate.models or {}).items():
+    for name, value in (subject.config.evaluate.models or {}).items():
         if isinstance(value, str):
             found[str(name)] = value
         else:

@@ -1,0 +1,190 @@
+"""Rollouts by vLLM: inside the trainer, on CUDA or on the CPU, or by a running server.
+
+TRL's own wiring is kept (`VLLMGeneration`); what differs is what it leaves to chance or to CUDA:
+
+- The engine computes in the trainer's precision and holds no more than prompt and response.
+- It draws from numbers that come from the trainer's generator, seeded by the run's seed and the
+  rank and kept in every checkpoint: runs of other seeds draw other numbers, a resumed run the same
+  ones. TRL seeds the engine by the rank alone, and that seed overwrites the trainer's.
+- On the CPU vLLM has packed its matrices and takes new ones whole (`reload_weights`) instead of
+  parameter by parameter. A head tied to the embedding is packed again.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Trainer
+from trl.generation import vllm_generation
+from trl.generation.vllm_generation import VLLMGeneration
+
+from pipeline.config import ComputeConfig
+from pipeline.errors import PipelineError
+from pipeline.training.check import engine_tokens
+from pipeline.training.spec import RlSpec
+
+BATCHED_TOKENS = 4096  # of a pass of the engine's, as TRL has it
+
+
+class Rollouts(VLLMGeneration):
+    """TRL's interface to vLLM, with the changes above.
+
+    Attributes:
+        drawn: log-probs of the last responses' tokens, as the engine drew them.
+    """
+
+    def __init__(self, compute: ComputeConfig, max_model_len: int, **arguments: Any) -> None:
+        self.compute = compute
+        self.cuda = torch.cuda.is_available()
+        self.drawn: list[list[float]] = []
+        inside = compute.vllm_host is None
+        super().__init__(
+            mode="colocate" if inside else "server",
+            server_host=compute.vllm_host or "",
+            server_port=compute.vllm_port,
+            group_port=compute.vllm_group_port,
+            tensor_parallel_size=compute.vllm_tensor_parallel,
+            gpu_memory_utilization=compute.vllm_memory,
+            max_model_length=max_model_len,
+            enable_sleep_mode=compute.vllm_sleep and self.cuda,
+            **arguments,
+        )
+
+    def _init_vllm(self) -> None:
+        """Start the engine as TRL does, with arguments that TRL does not pass on."""
+        given = vllm_generation.LLM
+        # the engine lives in this process, which need not be the only one of its run
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        vllm_generation.LLM = partial(_start, given, _engine_arguments(self.compute, self.cuda))
+        try:
+            with _random_state_kept():
+                super()._init_vllm()
+        finally:
+            vllm_generation.LLM = given
+
+    def sync_weights(self) -> None:
+        """Give the engine the trainer's weights."""
+        if self.cuda or self.mode == "server":
+            super().sync_weights()
+            return
+        from pipeline.inference.vllm.worker import refresh_heads
+
+        runner = self.llm.llm_engine.model_executor.driver_worker.model_runner
+        dtype = runner.model_config.dtype
+        # copies: vLLM collects a layer's tensors, and ZeRO 3 takes them back one by one
+        weights = ((n, p.detach().to(dtype, copy=True)) for n, p in self._iter_named_params())
+        runner.reload_weights(weights_iterator=weights)
+        refresh_heads(runner.get_model())
+        self.llm.reset_prefix_cache()
+
+    def generate(self, *arguments: Any, **options: Any) -> tuple[Any, ...]:
+        """TRL's, with the engine seeded from the trainer's generator."""
+        from vllm.utils.torch_utils import set_random_seed
+
+        seed = self._agreed(int(torch.randint(2**31, ())))
+        with _random_state_kept():
+            set_random_seed(seed)
+            made: tuple[Any, ...] = super().generate(*arguments, **options)
+        self.drawn = [[token[0] for token in row] for row in made[2]]
+        return made
+
+    def _agreed(self, seed: int) -> int:
+        """Processes that share an engine draw the same: the number of the first of them."""
+        if self.mode == "server" or self.tensor_parallel_size == 1:
+            return seed
+        seeds = [seed] * self.tensor_parallel_size
+        torch.distributed.all_gather_object(seeds, seed, group=self.tp_group)
+        return seeds[0]
+
+
+def serve_by_vllm(trainer: Any, spec: RlSpec) -> None:
+    """Let a TRL trainer, built without vLLM, take its rollouts from there.
+
+    Raises:
+        PipelineError: the model is shorter than prompt and response.
+    """
+    if spec.algorithm.lora.rank and not torch.cuda.is_available():
+        raise PipelineError(
+            "compute.vllm_rollouts: vLLM on the CPU does not take adapters from the trainer; set "
+            "it to false"
+        )
+    args, room = trainer.args, engine_tokens(spec)
+    longest = getattr(trainer.model.config, "max_position_embeddings", None)
+    if longest is not None and room > longest:
+        raise PipelineError(
+            f"compute.vllm_rollouts: prompt and response of up to {room} tokens exceed the "
+            f"model's {longest}; lower algorithm.max_response_tokens or task.max_prompt_tokens"
+        )
+    trainer.vllm_generation = Rollouts(
+        spec.compute,
+        room,
+        model=trainer.model,
+        accelerator=trainer.accelerator,
+        processing_class=trainer.processing_class,
+        max_num_seqs=args.per_device_train_batch_size
+        * args.steps_per_generation
+        * spec.compute.vllm_tensor_parallel,
+        trust_remote_code=spec.model.trust_remote_code,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        top_k=args.top_k,
+        max_completion_length=args.max_completion_length,
+        logprobs=0,
+    )
+    trainer.use_vllm = True
+    trainer.vllm_mode = trainer.vllm_generation.mode
+    trainer._last_loaded_step = -1  # TRL's note of which weights the engine has: none yet
+
+
+def seed_rank(trainer: Trainer, seed: int) -> None:
+    """Seed this process by the run's seed and its rank. (TRL takes their sum: rank 1 of one run
+    would draw what rank 0 of the next one does.)"""
+    rank = trainer.accelerator.process_index
+    state = int(np.random.SeedSequence([seed, rank]).generate_state(1)[0])
+    random.seed(state)
+    np.random.seed(state)
+    torch.manual_seed(state)
+
+
+def _start(start: Any, ours: dict[str, Any], **theirs: Any) -> Any:
+    return start(**{**theirs, **ours})
+
+
+def _engine_arguments(compute: ComputeConfig, cuda: bool) -> dict[str, Any]:
+    """Arguments of `vllm.LLM` that TRL does not pass on."""
+    dtype = "bfloat16" if compute.bf16 else "float32"
+    if cuda:
+        return {"dtype": dtype}
+    from pipeline.inference.device import vllm_settings
+
+    settings = vllm_settings(
+        torch.device("cpu"),
+        threads=None,
+        tensor_parallel=1,
+        kv_cache_gib=compute.vllm_kv_cache_gib,
+        gpu_memory_utilization=compute.vllm_memory,
+        enforce_eager=True,
+    )
+    os.environ.update(settings.environment)
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # its threads are the trainer's
+    return {"dtype": dtype, "max_num_batched_tokens": BATCHED_TOKENS, **settings.arguments}
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Leave this process's generators as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

@@ -1,0 +1,1 @@
+"""Questions answered by whole sweeps of runs, each with a table and a figure in docs/results/."""

@@ -1,0 +1,201 @@
+"""Does re-grounding save real steps against plain RL at its own best learning rate?
+
+    python -m studies.reground --out outputs/studies/reground
+
+Both sides are tuned on the validation accuracy of one seed, with the same number of tries: plain RL
+over six learning rates; re-grounding over three (M, N) at two rates, the best plain one and half
+of it. The best of each side is then run with two more seeds (each with a base model of its own),
+and so are the variants of re-grounding: moments reset, a guard, momentum, adaptive jumps. What
+counts is the number of real steps, and of seconds with the guard's in them, until an accuracy is
+reached, between two measurements along a straight line.
+Writes docs/results/reground.json and docs/figures/reground.png, and prints the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import write_json
+from pipeline.report.figures.style import LIGHT, sheet
+from studies.jobs import ROOT, Curve, Job, curve, run
+
+SHARED = (
+    "+experiment=tiny",
+    "stages=[sft_train,rl_train]",
+    "tracking.mode=disabled",
+    "rl_train.steps=80",
+    "rl_train.snapshot_every=80",
+    "rl_train.checkpoint_every=40",
+    "rl_train.validation.every=2",
+    "rl_train.validation.problems=500",
+    "rl_train.validation.samples=2",
+    "compute.threads=1",
+)
+RATES = ("4e-5", "8e-5", "1.6e-4", "3.2e-4", "6.4e-4", "1.28e-3")
+JUMPS = ((2, 4), (5, 5), (5, 15))
+SEEDS = (0, 1, 2)
+ACCURACIES = (0.5, 0.7, 0.8, 0.9)
+TUNED_TO = 0.9  # the accuracy whose steps decide the tuning
+T_95 = {2: 12.706, 3: 4.303}  # two-sided quantiles of Student's t for so many seeds
+VARIANTS = {
+    "reset": ("rl_train.reground.optimizer=reset",),
+    "guard": ("rl_train.reground.guard.problems=100", "rl_train.reground.guard.samples=2"),
+    "momentum": ("rl_train.reground.momentum=0.5",),
+    "adaptive": ("rl_train.reground.adaptive=true",),
+}
+
+
+def plain(rate: str, seed: int) -> Job:
+    return Job(f"plain-{rate}-s{seed}", (f"algorithm.learning_rate={rate}", f"seed={seed}"))
+
+
+def jumps(rate: str, every: int, ahead: int, seed: int, variant: str = "") -> Job:
+    name = f"reground-{rate}-{every}-{ahead}{'-' + variant if variant else ''}-s{seed}"
+    reground = (f"rl_train.reground.every={every}", f"rl_train.reground.jump={ahead}")
+    rest = VARIANTS[variant] if variant else ()
+    return Job(name, (*plain(rate, seed).overrides, *reground, *rest))
+
+
+def rank(found: Curve) -> tuple[float, float]:
+    """What tuning minimises: steps to `TUNED_TO`, then minus the mean accuracy."""
+    reached = found.first(TUNED_TO)
+    return reached[0] if reached else math.inf, -statistics.mean(found.accuracies)
+
+
+def study(out: Path) -> dict[str, list[Job]]:
+    """Run all jobs; returns the compared sides, each with a job a seed, and the tuning's jobs."""
+
+    def tuned(jobs: list[Job]) -> int:
+        run(jobs, out, SHARED)
+        return min(range(len(jobs)), key=lambda i: rank(curve(out / jobs[i].name)))
+
+    tried = [plain(rate, 0) for rate in RATES]
+    best = RATES[tuned(tried)]
+    half = f"{float(best) / 2:g}".replace("e-0", "e-")
+    settings = [(rate, *jump) for rate in (best, half) for jump in JUMPS]
+    also = [jumps(*setting, 0) for setting in settings]
+    chosen = settings[tuned(also)]
+    sides = {
+        f"plain {best}": [plain(best, seed) for seed in SEEDS],
+        f"({chosen[1]}, {chosen[2]}) {chosen[0]}": [jumps(*chosen, seed) for seed in SEEDS],
+        **{name: [jumps(*chosen, seed, name) for seed in SEEDS] for name in VARIANTS},
+    }
+    for side in sides.values():
+        run(side, out, SHARED)
+    return {"tuning, plain": tried, "tuning, re-grounding": also, **sides}
+
+
+def summary(curves: dict[str, list[Curve]], reference: str) -> list[dict[str, Any]]:
+    """A row for each side and accuracy: steps and seconds by seed, and how many times fewer than
+    `reference` needs, as the geometric mean over seeds with its 95 % interval (Student's t)."""
+    rows = []
+    for side, found in curves.items():
+        for accuracy in ACCURACIES:
+            reached = [c.first(accuracy) for c in found]
+            row: dict[str, Any] = {"side": side, "accuracy": accuracy}
+            for place, unit in enumerate(("steps", "seconds")):
+                row[unit] = [None if r is None else round(r[place], 1) for r in reached]
+                pairs = zip(curves[reference], reached, strict=True)
+                ratios = [
+                    math.log(other[place] / mine[place])
+                    for plain_curve, mine in pairs
+                    if mine and (other := plain_curve.first(accuracy))
+                ]
+                row[f"fewer_{unit}"] = interval(ratios) if len(ratios) == len(found) else None
+            rows.append(row)
+    return rows
+
+
+def interval(logs: Sequence[float]) -> list[float]:
+    """[ratio, low, high] of the mean of logarithms."""
+    mean = statistics.mean(logs)
+    half = T_95[len(logs)] * statistics.stdev(logs) / math.sqrt(len(logs))
+    return [round(math.exp(value), 3) for value in (mean, mean - half, mean + half)]
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown, a line for each side."""
+    lines = [
+        f"| | {' | '.join(f'{a:.0%}' for a in ACCURACIES)} |",
+        f"|---|{'---|' * len(ACCURACIES)}",
+    ]
+    for side in dict.fromkeys(row["side"] for row in rows):
+        cells = []
+        for row in (row for row in rows if row["side"] == side):
+            steps = "/".join("-" if s is None else f"{s:g}" for s in row["steps"])
+            fewer = row["fewer_steps"]
+            ratio = f" ({fewer[0]:.2f}x [{fewer[1]:.2f}, {fewer[2]:.2f}])" if fewer else ""
+            cells.append(steps + ratio)
+        lines.append(f"| {side} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(tuning: dict[str, list[Curve]], sides: dict[str, list[Curve]], path: Path) -> None:
+    """Left: all tries of the tuning; right: the compared sides, a line a seed."""
+    names = list(sides)
+    colours = {name: LIGHT.methods[i % 5] for i, name in enumerate(names[1:])}
+    colours[names[0]] = LIGHT.rl
+    with sheet(path, 3.6, LIGHT) as figure:
+        left, right = figure.subplots(1, 2, sharey=True)
+        for (label, found), colour in zip(
+            tuning.items(), (LIGHT.rl, LIGHT.methods[0]), strict=True
+        ):
+            for place, one in enumerate(found):
+                left.plot(
+                    one.steps,
+                    [100 * a for a in one.accuracies],
+                    color=colour,
+                    linewidth=1.0,
+                    alpha=0.7,
+                    label=label if place == 0 else None,
+                )
+        for name, found in sides.items():
+            for place, one in enumerate(found):
+                right.plot(
+                    one.steps,
+                    [100 * a for a in one.accuracies],
+                    color=colours[name],
+                    linewidth=1.2,
+                    label=name if place == 0 else None,
+                )
+        left.set(title="Tuning, one seed", xlabel="real RL step", ylabel="validation accuracy, %")
+        right.set(title="The best of each, three seeds", xlabel="real RL step")
+        for axes in (left, right):
+            axes.legend(loc="lower right")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("outputs/studies/reground"))
+    out = parser.parse_args().out.absolute()
+    jobs = study(out)
+    curves = {side: [curve(out / job.name) for job in listed] for side, listed in jobs.items()}
+    tuning = {side: curves.pop(side) for side in list(curves) if side.startswith("tuning")}
+    reference = next(iter(curves))
+    rows = summary(curves, reference)
+    tries = {
+        job.name: {"steps and seconds to 90 %": curve(out / job.name).first(TUNED_TO)}
+        for side in tuning
+        for job in jobs[side]
+    }
+    write_json(
+        ROOT / "docs" / "results" / "reground.json",
+        {
+            "command": "python -m studies.reground",
+            "shared": SHARED,
+            "tuning": tries,
+            "reference": reference,
+            "rows": rows,
+        },
+    )
+    draw(tuning, curves, ROOT / "docs" / "figures" / "reground.png")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Faults caught: a signal that loses steps, that only some ranks act on, that ends the ranks
+instead of reaching them, an exit code that no launcher can requeue by, and a resumed run with other
+losses."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.artifacts import read_jsonl
+from pipeline.config import RegroundConfig
+from pipeline.errors import PipelineError
+from pipeline.stopping import REQUEUE, Requeue, stopped_by
+from pipeline.training.checkpoints import resumable
+from pipeline.training.launch import launch
+from pipeline.training.spec import RlSpec, write_spec
+from pipeline.training.stop import STOPPED
+from pipeline.training.worker import run
+from tests.conftest import ROOT, pipeline_command
+from tests.training.pico import assert_same, compute, rl_spec, sft_spec
+
+STEPS = 6
+JUMPS = RegroundConfig(every=3, jump=2)
+
+
+def spec(output: Path, base: Path, **changes: Any) -> RlSpec:
+    """Checkpoints only at the end: what is lost without one at the signal is seen."""
+    values: dict[str, Any] = {"checkpoint_every": STEPS, "problems": 8, "snapshot_every": 1}
+    return rl_spec(output, base, **(values | changes))
+
+
+def losses(output: Path) -> list[dict[str, Any]]:
+    rows = read_jsonl(output / "metrics.jsonl")
+    return [{key: row[key] for key in ("step", "loss", "grad_norm", "reward")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
+    """Uninterrupted, with a jump behind steps 3 and 6; read-only."""
+    output = tmp_path_factory.mktemp("whole")
+    run(spec(output, base, reground=JUMPS))
+    return output
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("step", [random.Random(5).randrange(1, 3), 3])  # 3: that of a jump
+def test_a_signal_costs_no_step(
+    whole: Path, base: Path, tmp_path: Path, sign: signal.Signals, step: int
+) -> None:
+    wanted = spec(tmp_path, base, reground=JUMPS)
+
+    def at(row: dict[str, Any]) -> None:
+        if row["step"] == step:
+            os.kill(os.getpid(), sign)
+
+    with pytest.raises(Requeue, match=f"stopped after step {step + 1}, checkpoint written"):
+        run(wanted, at)
+    assert signal.getsignal(sign) is signal.SIG_DFL
+    found = resumable(wanted)
+    assert found is not None
+    assert found[1] == step + 1
+    seen: list[int] = []
+    run(wanted, lambda row: seen.append(row["step"]))
+    assert seen == list(range(step + 2, STEPS + 1))
+    assert losses(tmp_path) == losses(whole)
+    regrounds = [read_jsonl(output / "regrounds.jsonl") for output in (tmp_path, whole)]
+    assert [row["beta"] for row in regrounds[0]] == [row["beta"] for row in regrounds[1]]
+    assert_same(tmp_path / "snapshots/step_6", whole / "snapshots/step_6")
+
+
+def test_a_signal_while_models_are_loaded_is_not_lost(base: Path, tmp_path: Path) -> None:
+    """It came before the first step could end: nothing is written, and nothing trained."""
+    wanted = spec(tmp_path, base)
+    from pipeline.training import worker
+
+    build = worker.build_rl
+
+    def slow(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return build(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "build_rl", slow)
+        with pytest.raises(Requeue, match="stopped before step 1"):
+            run(wanted)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_sft_stops_and_resumes(sft_output: Path, tmp_path: Path) -> None:
+    wanted = sft_spec(tmp_path)
+
+    def at(row: dict[str, Any]) -> None:
+        if row["step"] == 40:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Requeue, match="stopped after step 41"):
+        run(wanted, at)
+    assert not (tmp_path / "model").exists()
+    run(wanted)
+    assert_same(tmp_path / "model", sft_output / "model")
+
+
+@pytest.mark.parametrize("launcher", ["deepspeed", "torchrun"])
+def test_two_ranks_stop_together(base: Path, tmp_path: Path, launcher: str) -> None:
+    """The pipeline's process gets the signal, and so does each launcher (as from Slurm)."""
+    pytest.importorskip("deepspeed")
+    ranks = compute(launcher=launcher, processes=2, zero_stage=2, threads=1)
+    whole = spec(tmp_path / "whole", base, steps=4, compute=ranks, reground=JUMPS)
+    cut = replace(whole, output=str(tmp_path / "cut"))
+
+    def at(row: dict[str, Any]) -> None:
+        if row["step"] == 1:
+            for child in _children(os.getpid()):
+                os.kill(child, signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    launch(whole)
+    with pytest.raises(Requeue, match=r"stopped after step \d, checkpoint written") as caught:
+        launch(cut, at)
+    step = int(str(caught.value).split()[3].rstrip(","))
+    assert 1 < step <= 4
+    assert (tmp_path / "cut" / STOPPED).exists()
+    found = resumable(cut)
+    assert found is not None
+    assert found[1] == step
+    launch(cut)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert_same(tmp_path / "cut/snapshots/step_4", tmp_path / "whole/snapshots/step_4")
+
+
+def _children(process: int) -> list[int]:
+    found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(child) for child in found]
+
+
+def test_a_rank_that_is_killed_is_one_line(base: Path, tmp_path: Path) -> None:
+    """And what was there before it stays."""
+    pytest.importorskip("deepspeed")
+    ranks = compute(launcher="deepspeed", processes=2, zero_stage=2, threads=1)
+    wanted = spec(tmp_path, base, checkpoint_every=1, compute=ranks)
+
+    def at(row: dict[str, Any]) -> None:
+        if row["step"] == 2:
+            [node] = _children(os.getpid())
+            os.kill(_children(node)[-1], signal.SIGKILL)
+
+    with pytest.raises(PipelineError, match="2 ranks: one was ended by SIGKILL, as the system"):
+        launch(wanted, at)
+    found = resumable(wanted)
+    assert found is not None
+    assert found[1] >= 1
+
+
+def test_the_command_ends_with_the_code_to_requeue_by(base: Path, tmp_path: Path) -> None:
+    """One process under the launcher's supervision, or alone: 75, one line, and no traceback."""
+    write_spec(spec(tmp_path, base, steps=500), tmp_path / "spec.json")
+    line = [sys.executable, "-m", "pipeline.training.worker", str(tmp_path / "spec.json")]
+    worker = subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    _when(tmp_path / "metrics.jsonl")
+    worker.send_signal(signal.SIGTERM)
+    _, said = worker.communicate(timeout=100)
+    assert worker.returncode == REQUEUE
+    assert "checkpoint written: run the same command again to resume" in said.splitlines()[-1]
+    assert "Traceback" not in said
+
+
+def _when(path: Path) -> None:
+    """Wait for a file."""
+    tick = threading.Event()
+    while not path.exists():
+        tick.wait(0.05)
+
+
+def test_other_threads_do_not_listen() -> None:
+    """Python lets only the main thread set handlers: a library that calls us would crash."""
+    before = signal.getsignal(signal.SIGTERM)
+    found: list[Any] = []
+
+    def other() -> None:
+        with stopped_by(lambda name: None):
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert found == [before]
+
+
+def test_a_stage_that_keeps_every_row_stops_at_once(tmp_path: Path) -> None:
+    """SIGUSR1 would by default end the process with 138, by which nobody requeues."""
+    line = pipeline_command("+experiment=pico", f"run.dir={tmp_path}/run", f"run.cache={tmp_path}")
+    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    _when(tmp_path / "run" / "config.yaml")
+    process.send_signal(signal.SIGUSR1)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == REQUEUE, said
+    assert b"run the same command again to resume" in said.splitlines()[-1]
