@@ -119,9 +119,7 @@ class SnapshotCallback(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        written = self.writer.finished()
-        if written is not None and self.metrics is not None:
-            self.metrics.add({"snapshot_write_seconds": written}, 0.0)
+        self._tell(self.writer.finished())
         if state.global_step % self.every:
             return
         began = time.monotonic()
@@ -134,6 +132,10 @@ class SnapshotCallback(TrainerCallback):
     ) -> None:
         self.writer.wait()
 
+    def _tell(self, written: float | None) -> None:
+        if written is not None and self.metrics is not None:
+            self.metrics.add({"snapshot_write_seconds": written}, 0.0)
+
     def _take(self, model: Any, step: int, keep: bool) -> None:
         """The snapshot of a step, of which only the ranks with `keep` write something."""
         folder = self.folder / f"step_{step}"
@@ -144,6 +146,7 @@ class SnapshotCallback(TrainerCallback):
                     """Only its part in the gathering: it yields nothing."""
                 return
             self.writer.wait()
+            self._tell(self.writer.finished())
             shapes = self.deltas.shapes(model)
             if self.background:
                 copies = list(weights)
