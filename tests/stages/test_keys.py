@@ -88,6 +88,14 @@ def chain(context: Context, name: str) -> list[str]:
 
 
 OTHER: dict[str, Any] = {"evaluate.validation_problems": 5, "rl_train.steps": 4}
+OTHER |= {  # in the key where they are not at their default
+    "algorithm.advantage": "reinforce_pp",
+    "algorithm.dynamic_sampling": 2,
+    "algorithm.sft_noise_db": -10.0,
+    "algorithm.lora.rank": 4,
+    "compute.grad_accum_dtype": "bfloat16",
+    "compute.communication_dtype": "bfloat16",
+}
 OTHER["eval_tasks"] = {"more": TaskConfig(name="more", kind="addition")}
 
 
