@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo.config
 from transformers import Trainer
 from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
@@ -171,6 +172,7 @@ def _engine_arguments(compute: ComputeConfig, cuda: bool) -> dict[str, Any]:
     )
     os.environ.update(settings.environment)
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # its threads are the trainer's
+    torch._dynamo.config.disable = True  # vLLM would compile small functions, see `vllm.cpu`
     return {"dtype": dtype, "max_num_batched_tokens": BATCHED_TOKENS, **settings.arguments}
 
 
