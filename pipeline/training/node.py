@@ -13,6 +13,7 @@ from typing import Any
 from deepspeed.launcher import launch
 
 from pipeline.stopping import SIGNALS, stopped_by
+from pipeline.training.processes import be_parent
 
 
 class _Deaf:
@@ -29,6 +30,7 @@ class _Deaf:
 def main() -> None:
     """Start the ranks and wait for them; ends with the exit code of one that fails."""
     launch.signal = _Deaf
+    be_parent()
     with stopped_by(lambda name: None):
         try:
             launch.main()
