@@ -110,7 +110,8 @@ def serve_by_vllm(trainer: Any, spec: RlSpec) -> None:
     """Let a TRL trainer, built without vLLM, take its rollouts from there.
 
     Raises:
-        PipelineError: the model has no room for prompt and response, or there is no vLLM.
+        PipelineError: the model has no room for prompt and response, or heads that vLLM does not
+            know, or there is no vLLM.
     """
     import_vllm()
     args, room = trainer.args, engine_tokens(spec)
@@ -120,6 +121,7 @@ def serve_by_vllm(trainer: Any, spec: RlSpec) -> None:
             f"algorithm.max_response_tokens={args.max_completion_length}: the model has "
             f"{longest} positions for prompt and response; lower it"
         )
+    _check_heads(trainer.model.config)
     trainer.vllm_generation = Rollouts(
         spec.compute,
         min(room, longest or room),
@@ -149,6 +151,22 @@ def seed_rank(trainer: Trainer, seed: int) -> None:
     random.seed(state)
     np.random.seed(state)
     torch.manual_seed(state)
+
+
+def _check_heads(config: Any) -> None:
+    """vLLM's attention on the CPU knows some widths of heads, and dies of others at the first
+    token."""
+    if torch.cuda.is_available():
+        return
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    known = CPUAttentionBackend.get_supported_head_sizes()
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if width not in known:
+        raise PipelineError(
+            f"compute.vllm_rollouts: on the CPU vLLM has no attention for heads of {width} (only "
+            f"{', '.join(map(str, known))}); set it to false"
+        )
 
 
 def _start(start: Any, ours: dict[str, Any], **theirs: Any) -> Any:
