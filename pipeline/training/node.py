@@ -7,7 +7,6 @@ ranks act on those between two steps, where the launcher would end them at once.
 from __future__ import annotations
 
 import signal
-import sys
 from typing import Any
 
 from deepspeed.launcher import launch
@@ -41,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

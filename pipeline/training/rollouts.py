@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch._dynamo.config
-from transformers import Trainer
 from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 
@@ -61,15 +60,16 @@ class Rollouts(VLLMGeneration):
 
     def _init_vllm(self) -> None:
         """Start the engine as TRL does, with arguments that TRL does not pass on."""
-        given = vllm_generation.LLM
+        module: Any = vllm_generation
+        given = module.LLM
         # the engine lives in this process, which need not be the only one of its run
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        vllm_generation.LLM = partial(_start, given, _engine_arguments(self.compute, self.cuda))
+        module.LLM = partial(_start, given, _engine_arguments(self.compute, self.cuda))
         try:
             with _random_state_kept():
                 super()._init_vllm()
         finally:
-            vllm_generation.LLM = given
+            module.LLM = given
 
     def sync_weights(self) -> None:
         """Give the engine the trainer's weights."""
@@ -143,7 +143,7 @@ def serve_by_vllm(trainer: Any, spec: RlSpec) -> None:
     trainer._last_loaded_step = -1  # TRL's note of which weights the engine has: none yet
 
 
-def seed_rank(trainer: Trainer, seed: int) -> None:
+def seed_rank(trainer: Any, seed: int) -> None:
     """Seed this process by the run's seed and its rank. (TRL takes their sum: rank 1 of one run
     would draw what rank 0 of the next one does.)"""
     rank = trainer.accelerator.process_index

@@ -25,6 +25,7 @@ from pipeline.training.checkpoints import resumable
 from pipeline.training.launch import launch
 from pipeline.training.spec import RlSpec, write_spec
 from pipeline.training.stop import STOPPED, ask
+from pipeline.training.trainers import build_rl
 from pipeline.training.worker import run
 from tests.conftest import ROOT, pipeline_command
 from tests.training.pico import assert_same, compute, rl_spec, sft_spec, weights
@@ -81,16 +82,14 @@ def test_a_signal_costs_no_step(
 def test_a_signal_while_models_are_loaded_is_not_lost(base: Path, tmp_path: Path) -> None:
     """It came before the first step could end: nothing is written, and nothing trained."""
     wanted = spec(tmp_path, base)
-    from pipeline.training import worker
-
-    build = worker.build_rl
+    build = build_rl
 
     def slow(*arguments: Any) -> Any:
         os.kill(os.getpid(), signal.SIGUSR1)
         return build(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker, "build_rl", slow)
+        patch.setattr("pipeline.training.worker.build_rl", slow)
         with pytest.raises(Requeue, match="stopped before step 1"):
             run(wanted)
     assert not (tmp_path / "metrics.jsonl").exists()
@@ -197,7 +196,7 @@ def test_what_an_earlier_stop_left_stops_nothing(base: Path, tmp_path: Path) -> 
 
 def test_a_full_disk_leaves_the_last_checkpoint(base: Path, tmp_path: Path) -> None:
     """Half a checkpoint that is resumed from, or a traceback in place of a line."""
-    rare = {"checkpoint_every": 1, "snapshot_every": 100, "steps": 100}
+    rare: dict[str, Any] = {"checkpoint_every": 1, "snapshot_every": 100, "steps": 100}
     short = spec(tmp_path, base, checkpoint_every=1, steps=2)
     run(short)
     write_spec(replace(short, rl_train=replace(short.rl_train, **rare)), tmp_path / "spec.json")
