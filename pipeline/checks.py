@@ -73,6 +73,7 @@ def _check_paths(config: PipelineConfig) -> None:
         ("name", config.name),
         ("run.dir", config.run.dir),
         ("run.cache", config.run.cache),
+        ("run.shared", config.run.shared),
         ("model.path", config.model.path),
         ("snapshot.source", config.snapshot.source),
         ("snapshot.base", config.snapshot.base),

@@ -37,6 +37,7 @@ DTYPES = ("bfloat16", "float16", "float32")
 class RunConfig:
     dir: str = MISSING  # where this run's artefacts go
     cache: str = MISSING  # what several runs share: converted models, the tiny base model
+    shared: str | None = None  # finished stages that several runs share; null: a sweep's own
     discard: bool = False  # set aside more than a minute of work that other values have made
 
 
@@ -100,7 +101,9 @@ class EngineConfig:
 @dataclass
 class ComputeConfig:
     name: str = idle(MISSING)
-    launcher: str = idle("none")  # none: in this process; deepspeed; torchrun
+    launcher: str = idle(
+        "none"
+    )  # none: in this process; deepspeed; torchrun; srun (in a Slurm job)
     processes: int = 1  # per node
     nodes: int = 1
     master_address: str | None = idle(None)  # several nodes under torchrun: where ranks meet

@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from tqdm import tqdm
 
+Listener = Callable[[str, float, float | None, str], None]  # label, done, total, unit
+
 _silent = False
+_listener: Listener | None = None
+
+
+def listen(listener: Listener | None) -> None:
+    """Have every bar of this process tell `listener`, too, how far it is."""
+    global _listener
+    _listener = listener
+
+
+class _Told(tqdm):
+    """A bar that tells the listener of every step."""
+
+    def update(self, n: float | None = 1) -> bool | None:
+        shown = super().update(n)
+        if _listener is not None and not self.disable:
+            _listener(str(self.desc or "").removesuffix(": "), self.n, self.total, str(self.unit))
+        return shown
 
 
 def silence() -> None:
@@ -34,7 +54,7 @@ def bar(total: int | None, desc: str, unit: str = "it", scale: bool = False) -> 
     so that Slurm output stays readable.
     """
     tty = sys.stderr.isatty()
-    return tqdm(
+    return _Told(
         total=total,
         desc=desc,
         unit=unit,

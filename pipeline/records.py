@@ -95,12 +95,18 @@ def begin(context: Context, wanted: Record, resumed: bool) -> None:
 
 
 def set_aside(context: Context, name: str) -> Path:
-    """Move what other settings have made to stale/; returns its new folder."""
+    """Move what other settings have made to stale/; returns its new folder. Of what is shared with
+    other runs that is the link only."""
     number = 1
-    while (aside := context.run_dir / "stale" / f"{name}-{number}").exists():
+    while os.path.lexists(aside := context.run_dir / "stale" / f"{name}-{number}"):
         number += 1
     aside.parent.mkdir(exist_ok=True)
-    os.replace(context.stage_dir(name), aside)
+    place = context.run_dir / name
+    if place.is_symlink():  # a relative one
+        aside.symlink_to(os.path.relpath(context.stage_dir(name), aside.parent.resolve()))
+        place.unlink()
+    else:
+        os.replace(place, aside)
     return aside
 
 

@@ -9,33 +9,31 @@ deleted, and not without being asked for if it took long.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, cast
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError
 
-from pipeline import progress, provenance, records
-from pipeline.arguments import check_keys, check_methods, check_spelling, split
-from pipeline.artifacts import hash_json, read_own, write_json, write_text
+from pipeline import progress, provenance, records, run_dirs
+from pipeline.arguments import check_keys, check_methods, check_spelling
+from pipeline.artifacts import read_own, write_json, write_text
 from pipeline.checks import check, check_shared
 from pipeline.config import STAGES, PipelineConfig
 from pipeline.errors import PipelineError
 from pipeline.faults import STDOUT, naming
 from pipeline.quoting import literal
-from pipeline.settings import deciding
-from pipeline.stages.base import Context, Stage
+from pipeline.records import Record
+from pipeline.sharing import Store
+from pipeline.stages.base import DONE, RESUME, Context, Stage
+from pipeline.status.writer import Status
 from pipeline.tracking import Tracker
 from pipeline.trajectory.share import Share
+from pipeline.waiting import Waiting
+
+_BUSY = "{}: another process works on this job; waits for its end"
 
 
 def run(raw: DictConfig) -> None:
@@ -45,45 +43,87 @@ def run(raw: DictConfig) -> None:
         PipelineError: something the user can fix; found before anything costly starts where
             it can be.
     """
-    check_spelling(_arguments())
+    check_spelling(run_dirs.typed())
     config = cast(PipelineConfig, OmegaConf.to_object(raw))
     check_keys(raw)
-    check_methods(_arguments(), bool(config.extrapolations))
-    _expand_home(config)
+    check_methods(run_dirs.typed(), bool(config.extrapolations))
+    run_dirs.expand_home(config)
     check(config)
     share = Share.from_environment()
     if share.world > 1:
-        check_shared(config, share.world, _dir_given() and _mode() == RunMode.RUN)
-    run_dir = _run_dir(config)
+        check_shared(config, share.world, run_dirs.given() and not run_dirs.in_sweep())
+    run_dir = run_dirs.find(config)
     config.run.dir = str(run_dir)
     values = asdict(config)
-    tracker = Tracker(run_dir, config.name, values, config.tracking)
-    context = Context(config, run_dir, tracker, share)
-    stages = [(name, records.load_stage(name)) for name in STAGES if name in config.stages]
-    plans = _plan(context, stages)
-    if share.rank > 0:
-        if not config.dry_run:
-            _help(context, stages)
-        return
+    names = [name for name in STAGES if name in config.stages]
+    totals = {"sft_train": config.sft_train.steps, "rl_train": config.rl_train.steps}
+    status = Status(run_dir, config.name, names, totals)
+    tracker = Tracker(run_dir, config.name, values, config.tracking, status.step)
+    work = _Work(Context(config, run_dir, tracker, share), status, run_dirs.store(config, run_dir))
+    stages = [(name, records.load_stage(name)) for name in names]
     if config.dry_run:
-        _say(f"dry run of {config.name} in {run_dir} (nothing is written)")
-        for name, state, text in plans:
-            _say(f"  {name:<14} {state:<7} {text}")
-        return
-    with _locked(run_dir):
-        write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(_literal(values))))
-        _say(f"{config.name}: {run_dir}")
-        try:
-            for name, stage in stages:
-                _run_stage(context, name, stage)
-        finally:
-            tracker.finish()
+        plans = _plan(work.context, stages, work.store)
+        if share.rank == 0:
+            _say(f"dry run of {config.name} in {run_dir} (nothing is written)")
+            for name, state, text in plans:
+                _say(f"  {name:<14} {state:<7} {text}")
+    elif share.rank > 0:
+        _plan(work.context, stages)
+        _help(work.context, stages)
+    else:
+        _run(work, stages, values)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What running a stage takes beside the stage; `store`: where it may be shared."""
+
+    context: Context
+    status: Status
+    store: Store | None
+
+
+def _run(work: _Work, stages: list[tuple[str, Stage]], values: dict[str, Any]) -> None:
+    context, run_dir = work.context, work.context.run_dir
+    sweep = run_dirs.in_sweep()
+    with ExitStack() as opened:
+        if sweep:  # its folder is there already, and says what became of the job
+            opened.enter_context(run_dirs.locked(run_dir, lambda: _say(_BUSY.format(run_dir))))
+            opened.enter_context(work.status)
+        if work.store is not None and run_dir.exists():
+            _adopt(context, stages, work.store)
+        _plan(context, stages)
+        if not sweep:
+            opened.enter_context(run_dirs.locked(run_dir))
+            opened.enter_context(work.status)
+        text = OmegaConf.to_yaml(OmegaConf.create(_literal(values)))
+        write_text(run_dir / "config.yaml", text)
+        _say(f"{context.config.name}: {run_dir}")
+        opened.callback(context.tracker.finish)
+        for name, stage in stages:
+            _run_stage(work, name, stage)
     page = run_dir / "report" / "index.html"
     _say(f"report: {page}" if page.exists() else f"done: {run_dir}")
 
 
-def _plan(context: Context, stages: list[tuple[str, Stage]]) -> list[tuple[str, str, str]]:
+def _adopt(context: Context, stages: list[tuple[str, Stage]], store: Store) -> None:
+    """Link what others have made or are making, as far as the stages before it are done."""
+    for name, stage in stages:
+        if not all(context.is_done(need) for need in stage.needs(context)):
+            return
+        wanted = records.record(context, name)
+        store.adopt(context, wanted)
+        if records.state(context, wanted) != DONE:
+            return
+
+
+def _plan(
+    context: Context, stages: list[tuple[str, Stage]], store: Store | None = None
+) -> list[tuple[str, str, str]]:
     """(stage, state as of `records.state`, words) of every stage; each checks what is cheap.
+
+    Args:
+        store: what this run would find there is "shared".
 
     Raises:
         PipelineError: a mistake, or work that would be lost.
@@ -109,31 +149,51 @@ def _plan(context: Context, stages: list[tuple[str, Stage]]) -> list[tuple[str, 
             state = "run"
         if state != "done":
             ahead.add(name)
+        if state == "run" and store is not None and store.has(wanted):
+            state = "shared"
         plans.append((name, state, words))
     return plans
 
 
-def _run_stage(context: Context, name: str, stage: Stage) -> None:
-    record = records.record(context, name)
-    state = records.state(context, record)
-    if state == "done":
+def _run_stage(work: _Work, name: str, stage: Stage) -> None:
+    context, store = work.context, work.store
+    wanted = records.record(context, name)
+    state = records.state(context, wanted)
+    if state == DONE:
         _log_summary(context, name)  # a kill may have come between done.json and this
         _say(f"[{name}] done already, skipped")
         return
     if state == "stale" and not stage.REUSES:
         aside = records.set_aside(context, name)
         _say(f"[{name}] was made with other settings; kept in {aside}")
-    if state != "resume":
+        state = "run"
+    if store is None or not store.takes(context, name):
+        _make(work, stage, wanted, state)
+        return
+    waiting = Waiting(work.status, name, _say)
+    with waiting, store.prepared(context, wanted, waiting) as state:
+        waiting.end()
+        if state != DONE:
+            _make(work, stage, wanted, state)
+            return
+    _log_summary(context, name)
+    _say(f"[{name}] shared, made already: {context.stage_dir(name)}")
+
+
+def _make(work: _Work, stage: Stage, wanted: Record, state: str) -> None:
+    context, name = work.context, wanted.stage
+    work.status.stage(name)
+    if state != RESUME:
         context.tracker.begin(name)
-    records.begin(context, record, resumed=state == "resume")
-    _say(f"[{name}] {'resumes' if state == 'resume' else 'starts'}: {stage.plan(context)}")
+    records.begin(context, wanted, resumed=state == RESUME)
+    _say(f"[{name}] {'resumes' if state == RESUME else 'starts'}: {stage.plan(context)}")
     start = time.monotonic()
     summary = stage.run(context)
     seconds = time.monotonic() - start
     write_json(
         context.stage_dir(name) / "done.json",
         {
-            **record.to_json(),
+            **wanted.to_json(),
             "seconds": round(seconds, 3),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "summary": summary,
@@ -159,30 +219,6 @@ def _help(context: Context, stages: list[tuple[str, Stage]]) -> None:
             stage.run(context)
 
 
-def _run_dir(config: PipelineConfig) -> Path:
-    """Where this run lives: as given, or the newest run of the same configuration, or a new one."""
-    hydra = HydraConfig.get()
-    if _dir_given():
-        return Path(config.run.dir).resolve()
-    if _mode() == RunMode.MULTIRUN:
-        return Path(hydra.sweep.dir, hydra.sweep.subdir).resolve()
-    wanted = _identity(asdict(config))
-    for folder in sorted(Path("outputs", config.name).glob("*/config.yaml"), reverse=True):
-        stored = _stored(folder)
-        if isinstance(stored, dict) and _identity(stored) == wanted:
-            return folder.parent.resolve()
-    return Path(config.run.dir).resolve()
-
-
-def _stored(path: Path) -> Any:
-    """The content of a config.yaml."""
-    try:
-        return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise PipelineError(f"{path}: not valid YAML ({reason}); correct or remove it") from None
-
-
 def _literal(value: Any) -> Any:
     """Plain values as OmegaConf reads them back: `${` in a text is no reference any more."""
     if isinstance(value, dict):
@@ -190,56 +226,6 @@ def _literal(value: Any) -> Any:
     if isinstance(value, list):
         return [_literal(item) for item in value]
     return literal(value) if isinstance(value, str) else value
-
-
-def _expand_home(config: PipelineConfig) -> None:
-    """`~` in a path: a shell leaves it as it is behind a `=`."""
-    sections = ((config.run, ("dir", "cache")), (config.model, ("path",)))
-    for section, keys in (*sections, (config.snapshot, ("source", "base"))):
-        for key in keys:
-            if getattr(section, key) is not None:
-                setattr(section, key, os.path.expanduser(getattr(section, key)))  # noqa: PTH111
-    for paths in (config.snapshot.checkpoints, config.evaluate.models):
-        for name, path in paths.items() if isinstance(paths, dict) else ():
-            if isinstance(path, str):
-                paths[name] = os.path.expanduser(path)  # noqa: PTH111
-
-
-def _dir_given() -> bool:
-    given = (split(argument) for argument in _arguments())
-    return any(pair is not None and pair[0] == "run.dir" for pair in given)
-
-
-def _arguments() -> list[str]:
-    """The overrides as they were typed: a reference in one of them is not Hydra's to resolve."""
-    typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-    assert isinstance(typed, list)
-    return typed
-
-
-def _mode() -> RunMode | None:
-    return HydraConfig.get().mode
-
-
-def _identity(values: dict[Any, Any]) -> str:
-    """What makes two runs the same: what decides their results, wherever and whichever stages."""
-    apart = ("run", "stages", "dry_run", "tracking")
-    return hash_json(deciding(values, [key for key in values if key not in apart], places=True))
-
-
-@contextmanager
-def _locked(run_dir: Path) -> Iterator[None]:
-    """Two processes in one run directory would write over each other."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with open(run_dir / ".lock", "w") as file:
-        try:
-            with naming(run_dir / ".lock"):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PipelineError(
-                f"{run_dir}: another pipeline works here; wait for it or choose another run.dir"
-            ) from None
-        yield
 
 
 def _short(value: Any) -> str:

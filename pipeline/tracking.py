@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,18 @@ class Tracker:
         name: the experiment; the W&B group unless `tracking.group` is set.
         config: the resolved configuration, stored with the W&B run.
         tracking: mode, project, entity, group and tags.
+        on_step: told of every row that has a step, as (stage, step).
     """
 
     def __init__(
-        self, run_dir: Path, name: str, config: Mapping[str, Any], tracking: TrackingConfig
+        self,
+        run_dir: Path,
+        name: str,
+        config: Mapping[str, Any],
+        tracking: TrackingConfig,
+        on_step: Callable[[str, int], None] | None = None,
     ) -> None:
+        self._on_step = on_step
         self._file = MetricsFile(run_dir / "metrics.jsonl")
         self._run_dir, self._name, self._config, self._tracking = run_dir, name, config, tracking
         self._run: Any = None
@@ -51,6 +58,8 @@ class Tracker:
         A step that is logged again replaces the row in metrics.jsonl; W&B keeps the first.
         """
         step, sent = values.get("step"), self._sent_step(stage)
+        if step is not None and self._on_step is not None:
+            self._on_step(stage, int(step))
         if step is not None and step <= self._file.last_step(stage):
             self._keep_sent(stage, sent)  # the file is about to forget these steps
         if not self._file.add(stage, values) or (step is not None and step <= sent):

@@ -90,7 +90,7 @@ def read_artefacts(run_dir: Path) -> Artefacts:
     extras = _optional(probe / "examples.json", ())
     return Artefacts(
         run_dir=run_dir,
-        config=_yaml(run_dir / "config.yaml"),
+        config=read_config(run_dir / "config.yaml"),
         steps=sorted(int(step) for step in trajectory["steps"]) if trajectory else [],
         parameters=_parameters(trajectory, weights),
         weights=weights,
@@ -100,7 +100,7 @@ def read_artefacts(run_dir: Path) -> Artefacts:
         token_examples=_examples(logprobs, extras, "logprobs"),
         rewards=read_jsonl(run_dir / "rl_train" / "metrics.jsonl"),
         extrapolations=_extrapolations(run_dir / "weight_extrap"),
-        scores=_scores(run_dir / "evaluate" / "scores.json"),
+        scores=read_scores(run_dir / "evaluate" / "scores.json"),
         done={path.parent.name: read_own(path) for path in sorted(run_dir.glob("*/done.json"))},
     )
 
@@ -132,7 +132,12 @@ def _probe(path: Path, extra: Iterable[str]) -> dict[str, Any] | None:
     return probe
 
 
-def _scores(path: Path) -> dict[str, Any] | None:
+def read_scores(path: Path) -> dict[str, Any] | None:
+    """scores.json, checked; None if it is not there.
+
+    Raises:
+        PipelineError: it is torn or lacks a key.
+    """
     scores = _optional(path, ("rows", "last_rl"))
     if scores is not None:
         for number, row in enumerate(scores["rows"]):
@@ -174,7 +179,12 @@ def _parameters(
     return None
 
 
-def _yaml(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """config.yaml of a run; empty if it is not there.
+
+    Raises:
+        PipelineError: it is not valid YAML.
+    """
     if not path.exists():
         return {}
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,12 @@ def _check_machine(context: Context) -> str:
         lacks.append(
             f"model.attention={attention}: flash-attn is not installed; install it, or set "
             "model.attention=sdpa"
+        )
+    nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", 0))
+    if compute.launcher == "srun" and nodes < compute.nodes:
+        lacks.append(
+            f"compute={compute.name} wants a Slurm job of {compute.nodes} nodes, and this one has "
+            f"{nodes}; submit it with launchers/slurm/submit.sh"
         )
     if compute.vllm_rollouts or compute.launcher != "none":
         found = gpus()

@@ -95,7 +95,7 @@ def run(context: Context) -> dict[str, Any]:
         trajectory = context.given or discover(snapshot)
     else:
         base, steps = context.base_model(), context.own_steps or []
-        trajectory = discover_own(snapshot, context.run_dir, base, steps)
+        trajectory = discover_own(snapshot, context.snapshots, base, steps)
     check_finite(trajectory)
     trajectory = fingerprint(trajectory)
     for step in snapshot.export:

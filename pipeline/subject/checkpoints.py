@@ -15,11 +15,6 @@ if TYPE_CHECKING:
     from pipeline.trajectory.spellings import Matching
 
 
-def own_folder(run_dir: Path) -> Path:
-    """Where rl_train writes its snapshots."""
-    return run_dir / "rl_train" / "snapshots"
-
-
 def are_given(snapshot: SnapshotConfig) -> bool:
     """Whether the user names checkpoints: they are not our own training's."""
     return snapshot.source is not None or bool(snapshot.checkpoints)
@@ -49,16 +44,16 @@ def discover(snapshot: SnapshotConfig) -> Trajectory:
 
 
 def discover_own(
-    snapshot: SnapshotConfig, run_dir: Path, base: Path, steps: Iterable[int]
+    snapshot: SnapshotConfig, source: Path, base: Path, steps: Iterable[int]
 ) -> Trajectory:
     """The same of these steps of our own training.
 
     Args:
+        source: where it wrote its snapshots.
         base: the model that training started from.
     """
     from pipeline.trajectory import sources
 
-    source = own_folder(run_dir)
     own = {step: source / f"step_{step}" for step in steps}
     return sources.discover(source, base, own, _matching(snapshot))
 

@@ -34,7 +34,10 @@ class Subject:
     run_dir: Path
 
     def stage_dir(self, stage: str) -> Path:
-        return self.run_dir / stage
+        """Where a stage's artefacts are; of one that is shared with other runs, not the link: paths
+        that are noted must hold when this run directory is gone."""
+        folder = self.run_dir / stage
+        return folder.resolve() if folder.is_symlink() else folder
 
     def is_done(self, stage: str) -> bool:
         return (self.stage_dir(stage) / "done.json").exists()
@@ -63,7 +66,12 @@ class Subject:
             return None
         from pipeline.trajectory.steps import find_steps
 
-        return sorted(find_steps(checkpoints.own_folder(self.run_dir)))
+        return sorted(find_steps(self.snapshots))
+
+    @property
+    def snapshots(self) -> Path:
+        """Where rl_train writes its snapshots."""
+        return self.stage_dir("rl_train") / "snapshots"
 
     @cached_property
     def given(self) -> Trajectory | None:

@@ -123,15 +123,15 @@ def _check_names(algorithm: AlgorithmConfig) -> None:
 
 
 def _check_processes(compute: ComputeConfig) -> None:
-    one_of("compute.launcher", compute.launcher, ("none", "deepspeed", "torchrun"))
+    one_of("compute.launcher", compute.launcher, ("none", "deepspeed", "torchrun", "srun"))
     if compute.launcher == "none" and compute.world_size > 1:
         raise PipelineError(
             "compute.launcher=none runs one process; "
-            "use compute.launcher=deepspeed or torchrun for more"
+            "use compute.launcher=deepspeed, torchrun or srun for more"
         )
     if compute.launcher == "none" and compute.zero_stage > 0:
         raise PipelineError(
-            f"compute.zero_stage={compute.zero_stage} needs compute.launcher=deepspeed or torchrun"
+            f"compute.zero_stage={compute.zero_stage} needs another compute.launcher"
         )
     for key, least in (("offload", 1), ("offload_parameters", 3)):
         if getattr(compute, key) and compute.zero_stage < least:

@@ -1,4 +1,5 @@
-"""Start a training run: in this process, or as ranks under the deepspeed launcher or torchrun.
+"""Start a training run: in this process, or as ranks under the deepspeed launcher or torchrun,
+which srun starts on every node of a Slurm job.
 
 The ranks inherit the terminal. Their rows come back through metrics.jsonl, which is followed
 while they run, so a hook sees every row whichever way the run was started.
@@ -92,15 +93,17 @@ def command(compute: ComputeConfig, spec: Path) -> list[str]:
     port = compute.master_port
     if compute.launcher == "none":
         return [sys.executable, "-m", MODULE, str(spec)]
-    if compute.launcher == "torchrun":
+    if compute.launcher in ("torchrun", "srun"):
         line = [sys.executable, "-m", "pipeline.training.elastic"]
         line += ["--nproc-per-node", str(compute.processes), "--nnodes", str(compute.nodes)]
         if compute.nodes == 1 and port is None:
             line.append("--standalone")
-        else:
-            endpoint = f"{compute.master_address or '127.0.0.1'}:{port or 29500}"
-            line += ["--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint]
-        return [*line, "--module", MODULE, str(spec)]
+        elif compute.launcher == "torchrun":
+            line += _meeting(compute.master_address or "127.0.0.1", port or 29500)
+        else:  # this process is on the job's first node
+            line += _meeting(compute.master_address or socket.gethostname(), port or _free_port())
+        line += ["--module", MODULE, str(spec)]
+        return _on_each_node(compute, line) if compute.launcher == "srun" else line
     end = ["--no_local_rank", "--log_level", "critical", "--module", MODULE, str(spec)]
     if compute.nodes == 1:
         # The part of the deepspeed launcher that starts a node's ranks. Its front end would only
@@ -115,6 +118,16 @@ def command(compute: ComputeConfig, spec: Path) -> list[str]:
     if compute.master_address is not None:
         line += ["--master_addr", compute.master_address]
     return [*line, *end]
+
+
+def _meeting(address: str, port: int) -> list[str]:
+    return ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{address}:{port}"]
+
+
+def _on_each_node(compute: ComputeConfig, line: list[str]) -> list[str]:
+    """`line` once on each node of this Slurm job; if one ends badly, so do the others."""
+    step = ["srun", f"--nodes={compute.nodes}", f"--ntasks={compute.nodes}", "--ntasks-per-node=1"]
+    return [*step, "--kill-on-bad-exit=1", "--overlap", *line]
 
 
 def _devices(compute: ComputeConfig) -> list[int | str]:

@@ -1,0 +1,50 @@
+"""Makes a page from finished work: `python -m pipeline.report RUN...`
+
+RUN is the folder of a run, whose own page is made again (RUN/report/index.html), or of a sweep, or
+several folders of either: then one page is made over all their jobs, in the folder around them.
+Nothing is computed again: all of it is read from files.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pipeline.ending import one_line
+from pipeline.errors import PipelineError
+from pipeline.status.reader import Run, read
+
+USAGE = "usage: python -m pipeline.report RUN..."
+
+
+def main() -> None:
+    """Run the command line; mistakes end in one line and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    with one_line(quiet=True):
+        _main(sys.argv[1:])
+
+
+def _main(arguments: list[str]) -> None:
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__.strip())
+        return
+    options = [argument for argument in arguments if argument.startswith("-")]
+    if options:
+        raise PipelineError(f"{options[0]}: no such option; {USAGE}")
+    if not arguments:
+        raise PipelineError(f"no folder given; {USAGE}")
+    paths = [Path(argument).expanduser() for argument in arguments]
+    found = [item for path in paths for item in read(path)]
+    if len(found) == 1 and isinstance(found[0], Run) and Path(found[0].path) == paths[0]:
+        from pipeline.report.page import write_page
+
+        print(f"report: {write_page(paths[0])}")
+        return
+    from pipeline.report.sweep.page import write_sweep_page
+
+    print(f"report: {write_sweep_page(paths)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One page over all jobs of a sweep."""

@@ -1,0 +1,1 @@
+"""How far runs are: written by the runner as it goes, read by `python -m pipeline.status`."""

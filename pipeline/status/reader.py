@@ -1,0 +1,178 @@
+"""How far a run, a sweep or a folder of them is, from their files alone; quick, nothing heavy.
+
+A run that says it is at work is only believed while its process lives: one that was killed has
+left its last words in status.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import STAGES
+from pipeline.errors import PipelineError
+from pipeline.liveness import PATIENCE, Process, ended
+from pipeline.status.sweep import FILE as SWEEP
+from pipeline.status.writer import DONE, FAILED, FILE, RUNS, STOPPED, WAITS
+
+QUEUED, DIED, SILENT, TODO = "queued", "died", "silent", "to do"
+ACTIVE = (RUNS, WAITS, QUEUED)  # may still change by themselves
+_TAIL = 4096  # bytes of a log that are looked at
+_DEEP = 4  # folders below the one that is given
+_SKIPPED = ("shared", "stale", "cache")
+
+
+@dataclass
+class Run:
+    """One run.
+
+    state: runs, waits (for another run), done, failed, stopped (from outside), died (without a
+    word), silent (on another machine, which gives no sign of life), queued (not begun).
+    stages: {stage: done, runs, waits, failed, or to do}; seconds: those of finished stages.
+    progress: {label, done, total, unit, seconds_left} of the stage's present part.
+    error, log: the last error line, and the file that has more.
+    """
+
+    path: str
+    state: str
+    job: str = ""
+    stage: str | None = None
+    stages: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    progress: dict[str, Any] | None = None
+    waits_for: dict[str, str] | None = None
+    error: str | None = None
+    log: str | None = None
+
+
+@dataclass
+class Sweep:
+    """The jobs of one sweep, those not begun as well; `counts` by state."""
+
+    path: str
+    jobs: list[Run]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return dict(Counter(job.state for job in self.jobs))
+
+
+def read(path: Path) -> list[Run | Sweep]:
+    """What there is at `path`: a run, a sweep, or all of them in a folder.
+
+    Raises:
+        PipelineError: there is nothing of the kind.
+    """
+    if not path.is_dir():
+        raise PipelineError(f"{path}: no such folder; give that of a run, a sweep, or of several")
+    found = list(_search(path, _DEEP))
+    if not found:
+        raise PipelineError(f"{path}: holds no run; give the folder of a run or a sweep")
+    return found
+
+
+def to_json(found: Run | Sweep) -> dict[str, Any]:
+    if isinstance(found, Run):
+        return {"kind": "run", **asdict(found)}
+    jobs = [to_json(job) for job in found.jobs]
+    return {"kind": "sweep", "path": found.path, "counts": found.counts, "jobs": jobs}
+
+
+def active(found: Run | Sweep) -> bool:
+    """Whether anything is still to be expected."""
+    jobs = [found] if isinstance(found, Run) else found.jobs
+    return any(job.state in ACTIVE for job in jobs)
+
+
+def _search(path: Path, deep: int) -> Iterator[Run | Sweep]:
+    if (path / SWEEP).exists() or (path / "multirun.yaml").exists():
+        yield _sweep(path)
+    elif (path / FILE).exists() or (path / "config.yaml").exists():
+        yield _run(path)
+    elif deep > 0:
+        with os.scandir(path) as entries:
+            names = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
+        for name in names:
+            if not name.startswith(".") and name not in _SKIPPED:
+                yield from _search(path / name, deep - 1)
+
+
+def _sweep(path: Path) -> Sweep:
+    jobs = _object(path / SWEEP).get("jobs") or []
+    found = {
+        child.name: _run(child)
+        for child in path.iterdir()
+        if child.is_dir() and ((child / FILE).exists() or (child / "config.yaml").exists())
+    }
+    for number, overrides in enumerate(jobs):
+        name = str(number)
+        if name not in found:
+            found[name] = Run(str(path / name), QUEUED)
+        found[name].job = " ".join(overrides)
+    order = sorted(found, key=lambda name: (not name.isdecimal(), name.zfill(9)))
+    return Sweep(str(path), [found[name] for name in order])
+
+
+def _run(path: Path) -> Run:
+    said = _object(path / FILE)
+    run = Run(str(path), _state(path, said), stage=said.get("stage"), log=said.get("log"))
+    run.progress, run.waits_for = said.get("progress"), said.get("waits_for")
+    wanted = said.get("stages") or []
+    for stage in STAGES:
+        done = path / stage / "done.json"
+        if done.exists():
+            run.stages[stage] = DONE
+            run.seconds[stage] = float(_object(done).get("seconds", 0.0))
+        elif stage in wanted or (path / stage).exists():
+            run.stages[stage] = run.state if stage == run.stage else TODO
+    if not said:  # of a version that did not write it
+        whole = run.stages and set(run.stages.values()) == {DONE}
+        run.state = DONE if whole else STOPPED
+    if run.state not in (RUNS, WAITS):
+        run.progress = run.waits_for = None
+    if run.state in (FAILED, STOPPED):
+        run.error = said.get("error")
+    elif run.state in (DIED, SILENT):
+        run.error = _last_words(run)
+    return run
+
+
+def _state(path: Path, said: dict[str, Any]) -> str:
+    state = str(said.get("state", STOPPED))
+    if state not in (RUNS, WAITS):
+        return state
+    process = Process.from_json(said.get("process"))
+    gone = None if process is None else ended(process)
+    if gone is None:
+        age = time.time() - (path / FILE).stat().st_mtime
+        return SILENT if age > PATIENCE else state
+    return DIED if gone else state
+
+
+def _last_words(run: Run) -> str:
+    words = "its process ended without a word: killed, or out of memory"
+    if run.state == SILENT:
+        words = f"no sign of life for more than {PATIENCE:.0f} s from another machine"
+    try:
+        with open(run.log or "", "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
+    except OSError:
+        return words
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return f"{words}; last line: {last}" if last else words
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A file's JSON object; empty where there is none, or none yet."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
