@@ -46,7 +46,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_engine_has_the_trainers_weights_after_every_update(wide: Path, tmp_path: Path) -> None:
     """And a run that is stopped and resumed draws what an uninterrupted one does.
 
-    With the weights of one update before, the gap at this learning rate is above 0.01.
+    With the weights of the start, the gap at this learning rate is 2.2 nats a token.
     """
     pytest.importorskip("vllm")
     whole, cut = spec(tmp_path / "whole", wide), spec(tmp_path / "cut", wide)
