@@ -30,7 +30,7 @@ from pipeline.training.processes import die_with_parent
 from pipeline.training.scratch import make_model
 from pipeline.training.snapshots import master_weights, write_model
 from pipeline.training.spec import Architecture, RlSpec, SftSpec, Spec, build, read_spec
-from pipeline.training.stop import STOPPED, StopCallback
+from pipeline.training.stop import ASKED, STOPPED, StopCallback
 from pipeline.training.trainers import build_rl, build_sft, rl_arguments, sft_arguments
 
 ERROR_FILE = "error.txt"
@@ -59,7 +59,7 @@ def run(spec: Spec, log: Log | None = None) -> None:
     logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
     join_processes(spec.compute)
     updates = 1 if isinstance(spec, SftSpec) else spec.algorithm.updates_per_step
-    stop = StopCallback(Path(spec.output), updates)
+    stop = StopCallback(Path(spec.output, ASKED) if SUPERVISED in os.environ else None, updates)
     with stopped_by(stop.hear):
         if isinstance(spec, SftSpec):
             _run_sft(spec, log, stop)
