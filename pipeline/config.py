@@ -89,12 +89,8 @@ class AlgorithmConfig:
     importance_sampling_level: str = "token"  # "sequence" is GSPO
     scale_rewards: str = "group"  # by the standard deviation of a group's or the batch's rewards
     advantage: str = added("trl")  # or reinforce_pp, reinforce_pp_baseline: training/advantages.py
-    dynamic_sampling: int = added(
-        0
-    )  # rounds in which groups of equal rewards are replaced; 0: kept
-    sft_noise_db: float | None = added(
-        None
-    )  # signal to noise of the loss of tokens; null: no noise
+    dynamic_sampling: int = added(0)  # rounds of replacing groups of equal rewards; 0: kept
+    sft_noise_db: float | None = added(None)  # signal to noise of token losses; null: no noise
     lora: LoraConfig = field(default_factory=LoraConfig)
     mask_truncated: bool = False  # leave responses that hit the limit out of the loss
     rollout_correction: str = "off"  # of engine to trainer, by the ratio of each token or sequence
