@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -13,8 +15,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts import read_json, read_jsonl
+from pipeline.config import ComputeConfig
+from pipeline.errors import PipelineError
+from pipeline.stages import rl_train
 from pipeline.status.reader import Run, read
+from pipeline.training.launch import command
 from tests.conftest import PICO, ROOT, on_checkpoints, pipeline_command
+from tests.stages.contexts import context_of
 
 
 def _slurm_down() -> str | None:
@@ -134,6 +141,28 @@ def test_mistakes_are_found_before_anything_is_submitted(arguments: list[str], w
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert "STAGES=" not in done.stdout
+
+
+def test_nodes_of_a_slurm_job_meet_at_its_first_one(tmp_path: Path) -> None:
+    """Would catch ranks that each look for the others on their own node."""
+    compute = ComputeConfig(name="x", launcher="srun", nodes=4, processes=8)
+    line = command(compute, tmp_path / "spec.json")
+    assert line[0] == "srun"
+    assert {"--nodes=4", "--ntasks=4", "--ntasks-per-node=1", "--kill-on-bad-exit=1"} <= set(line)
+    given = dict(itertools.pairwise(line))
+    assert given["--nnodes"] == "4"
+    assert given["--nproc-per-node"] == "8"
+    host, port = given["--rdzv-endpoint"].split(":")
+    assert host == socket.gethostname()
+    assert 1024 < int(port) < 65536
+    assert line[-2:] == ["pipeline.training.worker", str(tmp_path / "spec.json")]
+
+
+def test_many_nodes_need_a_job_that_has_them(pico_run: Path) -> None:
+    """Would catch a job of one node that waits for three others for ever."""
+    context = context_of(pico_run, compute=ComputeConfig(name="x", launcher="srun", nodes=4))
+    with pytest.raises(PipelineError, match="wants a Slurm job of 4 nodes, and this one has 0"):
+        rl_train.plan(context)
 
 
 @pytest.mark.slurm

@@ -104,12 +104,16 @@ def _search(path: Path, deep: int) -> Iterator[Run | Sweep]:
 
 
 def _sweep(path: Path) -> Sweep:
-    jobs = _object(path / SWEEP).get("jobs") or []
+    sweep = _object(path / SWEEP)
+    jobs, common = sweep.get("jobs") or [], {line.lower() for line in sweep.get("command") or []}
     found = {
         child.name: _run(child)
         for child in path.iterdir()
         if child.is_dir() and ((child / FILE).exists() or (child / "config.yaml").exists())
     }
+    for job in found.values():  # of a search, which chooses them as it goes
+        given = _object(Path(job.path) / FILE).get("given") or []
+        job.job = " ".join(line for line in given if line.lower() not in common)
     for number, overrides in enumerate(jobs):
         name = str(number)
         if name not in found:
