@@ -26,6 +26,7 @@ from pipeline.arguments import (
     split,
 )
 from pipeline.config import CONF
+from pipeline.trajectory.renamed import RENAMED
 
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*)'$", re.MULTILINE)
 _READ_OTHERWISE = set("[{$")  # what begins a list, a map, a reference to another value
@@ -124,6 +125,8 @@ def _missing_file(error: MissingConfigException) -> str:
     options = sorted(path.stem for path in (CONF / group).glob("*.yaml")) if group else []
     if not options:
         return _first_line(error)
+    if group == "extrapolation" and name in RENAMED:
+        return f"{group}={name}: is now called {RENAMED[name]}; give {group}={RENAMED[name]}"
     return f"{group}={name}: no such option; there are {', '.join(options)}{nearest(name, options)}"
 
 

@@ -66,6 +66,49 @@ def test_local_script_runs_and_keeps_a_log(pico_run: Path, tmp_path: Path) -> No
         path.unlink()
 
 
+PIPELINE_STAND_IN = """#!/usr/bin/env bash
+trap 'echo heard >> "$LOG"; exit 75' USR1
+echo "$@" >> "$LOG"
+if [ "${ENDS:-}" != "" ]; then exit "$ENDS"; fi
+kill -$SIGNAL $PPID
+while true; do sleep 0.05; done
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "requeued"),
+    [({"SIGNAL": "USR1"}, 75, True), ({"SIGNAL": "TERM"}, 75, True), ({"ENDS": "1"}, 1, False)],
+)
+def test_the_batch_script_requeues_on_75_only(
+    tmp_path: Path, given: dict[str, str], code: int, requeued: bool
+) -> None:
+    """Would catch a signal that ends the script and leaves the pipeline to be killed, a job that is
+    not requeued, and a mistake that is requeued for ever. Here Slurm and the pipeline are scripts.
+    """
+    log = tmp_path / "log"
+    for name, script in (
+        ("python", PIPELINE_STAND_IN),
+        ("scontrol", '#!/usr/bin/env bash\necho "scontrol $@" >> "$LOG"\n'),
+    ):
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        **os.environ,
+        **given,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHON": str(tmp_path / "python"),
+        "LOG": str(log),
+        "SLURM_JOB_ID": "7",
+    }
+    script = str(ROOT / "launchers" / "slurm" / "pipeline.sbatch")
+    done = subprocess.run(["bash", script, "+experiment=pico"], env=environment, timeout=60)
+    assert done.returncode == code
+    said = log.read_text().splitlines()
+    assert said[0] == "-m pipeline +experiment=pico"
+    assert ("scontrol requeue 7" in said) == requeued
+    assert ("heard" in said) == requeued
+
+
 @pytest.mark.slurm
 @needs_slurm
 def test_sbatch_runs_a_pico_run(tmp_path: Path, pico_cache: Path) -> None:

@@ -167,6 +167,7 @@ def probe_activations(
     positions: int,
     min_change: float,
     device: str | None = None,
+    times: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """R² of every hidden-state scalar on the step, and what drives each linear layer's output.
 
@@ -178,6 +179,7 @@ def probe_activations(
         min_change: a scalar is kept if |last - first| is above this times the median |h_0| of its
             layer.
         device: default CUDA where there is one.
+        times: where the steps lie on the line of the run, if not at themselves.
 
     Returns:
         The content of activations.json: figures over all hidden states in the form of
@@ -195,7 +197,8 @@ def probe_activations(
         raise PipelineError("activations need a text to read; see linear_probe.problems")
     place = pick_device(device)
     moments: dict[str, Moments] = {}
-    weights = np.asarray(steps, np.float64) - np.mean(steps)
+    times = steps if times is None else times
+    weights = np.asarray(times, np.float64) - np.mean(times)
     weights /= np.sqrt(weights @ weights)
     model: Any = None
     with bar(len(steps), "activations", "checkpoint") as progress:
@@ -204,7 +207,7 @@ def probe_activations(
             model = load_source(sources[step], torch.float32, place)
             _read(model, batches, moments, weight, step == steps[0], sources[step])
             progress.update(1)
-    report = _report(moments, steps, min_change)
+    report = _report(moments, times, min_change)
     moments.clear()
     base = load_source(sources[steps[0]], torch.float32, place)
     rows, left_out = decompose(base, model, [(batch.ids, batch.places) for batch in batches])
@@ -248,7 +251,7 @@ def _read(
 
 
 def _report(
-    moments: Mapping[str, Moments], steps: Sequence[int], min_change: float
+    moments: Mapping[str, Moments], steps: Sequence[float], min_change: float
 ) -> dict[str, Any]:
     """Figures over all layers, and a row for each."""
     everything, constant, rows = R2Counts(), 0, []

@@ -70,6 +70,7 @@ def probe_logprobs(
     folder: Path,
     min_change: float,
     min_unique: int,
+    times: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Score the texts with every checkpoint, and fit a line to each token.
 
@@ -80,6 +81,7 @@ def probe_logprobs(
         folder: gets logprobs.safetensors ("step_N": fp32 [tokens], nats).
         min_change: least |last - first| log-prob of a token that counts (paper: 0.2).
         min_unique: least number of distinct values.
+        times: where the steps lie on the line of the run, if not at themselves.
 
     Returns:
         `probe_series`' dictionary with `tokens_total`, `tokens_kept`, the text and context of
@@ -90,8 +92,9 @@ def probe_logprobs(
     """
     steps = sorted(sources)
     values = _score(engine, texts, [(step, sources[step]) for step in steps], folder)
-    report = probe_series(values, steps, min_change, min_unique)
-    r2, _ = series_r2(values, steps)
+    times = steps if times is None else times
+    report = probe_series(values, times, min_change, min_unique)
+    r2, _ = series_r2(values, times)
     change = values[-1] - values[0]
     distinct = 1 + (np.diff(np.sort(values, axis=0), axis=0) != 0).sum(axis=0)
     kept = (np.abs(change) > min_change) & (distinct >= min_unique)

@@ -79,6 +79,7 @@ def run(context: Context) -> dict[str, Any]:
             sources,
             positions=config.activation_tokens,
             min_change=config.min_activation_change,
+            times=trajectory.times,
         )
         write_json(folder / "activations.json", states)
         summary |= _headline("activations", states)
@@ -94,19 +95,21 @@ def _probe_logprobs(
     context: Context, base: Path, sources: dict[int, Path | Recipe], probed: ProblemSet
 ) -> tuple[list[Text], dict[str, Any]]:
     from pipeline.evaluation.candidates import checkpoint_fingerprint, single
+    from pipeline.inference.crew import start_engines
     from pipeline.inference.interface import Sampling
     from pipeline.inference.logprobs import fixed_texts, probe_logprobs
-    from pipeline.inference.parallel import start
 
     config, folder = context.config.linear_probe, context.stage_dir("linear_probe")
     n, limit = config.responses_per_problem, config.max_response_tokens
     draw = Sampling(temperature=1.0, max_tokens=limit, n=n, seed=context.config.seed)
     model = single(context, checkpoint_fingerprint(context.trajectory, min(sources)), base)
-    engine = start(context.engine.arguments(base))
+    engine = start_engines(context.engine.arguments(base), context.engine.replicas)
     try:
         items = posing.probe_prompts(context, engine.tokenizer, probed)
         texts = fixed_texts(engine, items, draw, model, folder, config.max_tokens)
         limits = config.min_logprob_change, config.min_unique
-        return texts, probe_logprobs(engine, texts, sources, folder, *limits)
+        return texts, probe_logprobs(
+            engine, texts, sources, folder, *limits, times=context.trajectory.times
+        )
     finally:
         engine.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.hardware import gpus
 from pipeline.stages.base import DONE, RESUME, Context
 from pipeline.subject import base_model
+from pipeline.training.disk import training_disk
 from pipeline.training.spec import RlSpec
 
 SECTIONS = (
@@ -73,10 +73,11 @@ def plan(context: Context) -> str:
     if compute.launcher != "none":
         where += f"{compute.launcher}, ZeRO-{compute.zero_stage}"
     snapshots = rl.steps // rl.snapshot_every
+    disk = training_disk(config, context.stage_dir("rl_train"))
     return (
         f"{algorithm.name} on {config.task.name} from {base}: {rl.steps} steps of "
         f"{algorithm.prompts_per_step} x {algorithm.rollouts_per_prompt} rollouts, {where}; "
-        f"{snapshots} snapshots{_disk(context, snapshots)}{_jumps(rl.reground, rl.steps)}{missing}"
+        f"{snapshots} snapshots{disk}{_jumps(rl.reground, rl.steps)}{missing}"
     )
 
 
@@ -141,8 +142,12 @@ def _check_machine(context: Context) -> str:
         )
     if compute.vllm_rollouts or compute.launcher != "none":
         found = gpus()
-        if compute.vllm_rollouts and not found:
-            lacks.append("compute.vllm_rollouts: no GPU is visible; set it to false")
+        inside = compute.vllm_rollouts and compute.vllm_host is None
+        if inside and not found and compute.world_size > 1:
+            lacks.append(
+                "compute.vllm_rollouts: no GPU is visible, and on the CPU vLLM serves one process; "
+                "set compute.processes=1 with compute.launcher=none, or vllm_rollouts=false"
+            )
         elif 0 < found < compute.processes:
             lacks.append(
                 f"compute.processes={compute.processes}: {found} GPUs are visible; "
@@ -159,28 +164,3 @@ def _jumps(reground: RegroundConfig, steps: int) -> str:
     guard = f", guarded by {reground.guard.problems} problems" if reground.guard.problems else ""
     count = steps // reground.every
     return f"; {count} jumps of {reground.jump} after {reground.every} steps each{guard}"
-
-
-def _disk(context: Context, snapshots: int) -> str:
-    """What the snapshots take, where the size of the model is known.
-
-    Raises:
-        PipelineError: the disk has less (in a dry run it is only said).
-    """
-    parameters = context.config.model.parameters
-    if parameters is None:
-        return ""
-    width = 4 if context.config.rl_train.snapshot_dtype.endswith("float32") else 2
-    size = parameters * width / 1e9
-    words = f" of {size:.3g} GB = {snapshots * size:.4g} GB"
-    folder = context.stage_dir("rl_train")
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(existing).free / 1e9
-    if snapshots * size > free and not folder.exists():
-        if not context.config.dry_run:
-            raise PipelineError(
-                f"rl_train: {snapshots} snapshots take {snapshots * size:.4g} GB, {existing} has "
-                f"{free:.4g} GB free; choose another run.dir, or raise rl_train.snapshot_every"
-            )
-        words += f" ({existing} has {free:.4g} GB free)"
-    return words

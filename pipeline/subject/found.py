@@ -17,6 +17,7 @@ from pipeline.content import Hashes
 from pipeline.errors import PipelineError
 from pipeline.subject import base_model, checkpoints, problem_sets
 from pipeline.tasks.task import TaskConfig
+from pipeline.trajectory.segments import check_straight
 
 if TYPE_CHECKING:
     from pipeline.inference.options import EngineOptions
@@ -122,7 +123,20 @@ class Subject:
                     f"extrapolation.{key}: there is no checkpoint of step {step}; there are "
                     + ", ".join(map(str, sorted(steps)))
                 )
+        check_straight(extrapolation.first, last, self._virtual(steps))
         return extrapolation.first, last
+
+    def _virtual(self, steps: list[int]) -> dict[int, float]:
+        """Of a run with jumps: as recorded, or as they will be where none is refused."""
+        reground = self.config.rl_train.reground
+        if "snapshot" not in self.config.stages or self.recorded.exists():
+            recorded = read_own(self.recorded)
+            return dict(zip(recorded["steps"], recorded.get("virtual_steps", []), strict=False))
+        if self.given is not None:
+            return self.given.virtual
+        if reground.every is None:
+            return {}
+        return {s: s + reground.jump * (max(s - 1, 0) // reground.every) for s in steps}
 
     @cached_property
     def methods(self) -> dict[str, Method]:

@@ -16,7 +16,7 @@ from pipeline.tasks.problem import Grade, Problem, Request
 from pipeline.tasks.task import TaskConfig
 
 Pairs = Sequence[tuple[Problem, str]]  # problems, each with a response
-Done = Callable[[], object] | None  # called once a response or so as grading goes on
+Done = Callable[[], object] | None  # called once a response or so while grading
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from pipeline.artifacts import append_jsonl, read_own, write_json
 from pipeline.config import RegroundConfig
 from pipeline.training.masters import forget, owned, replace_owned
+from pipeline.trajectory.segments import JUMPS
 
-ROWS = "regrounds.jsonl"
 Parts = dict[str, torch.Tensor]  # this rank's, [n] fp32 in host memory, by parameter name
 
 
@@ -103,7 +103,7 @@ class RegroundCallback(TrainerCallback):
         if done == self.every:
             row = self._jump(kwargs["model"], kwargs["optimizer"], step)
             if state.is_world_process_zero:
-                append_jsonl(self.folder / ROWS, [row])
+                append_jsonl(self.folder / JUMPS, [row])
 
     def save(self, checkpoint: Path, rank: int) -> None:
         """Put what a segment needs beside a checkpoint's files; every rank its own part."""

@@ -27,6 +27,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 
 from pipeline.config import ComputeConfig
 from pipeline.errors import PipelineError
+from pipeline.inference.vllm.engine import import_vllm
 from pipeline.training.check import engine_tokens
 from pipeline.training.spec import RlSpec
 
@@ -108,18 +109,19 @@ def serve_by_vllm(trainer: Any, spec: RlSpec) -> None:
     """Let a TRL trainer, built without vLLM, take its rollouts from there.
 
     Raises:
-        PipelineError: the model is shorter than prompt and response.
+        PipelineError: the model has no room for prompt and response, or there is no vLLM.
     """
+    import_vllm()
     args, room = trainer.args, engine_tokens(spec)
     longest = getattr(trainer.model.config, "max_position_embeddings", None)
-    if longest is not None and room > longest:
+    if longest is not None and args.max_completion_length >= longest:
         raise PipelineError(
-            f"compute.vllm_rollouts: prompt and response of up to {room} tokens exceed the "
-            f"model's {longest}; lower algorithm.max_response_tokens or task.max_prompt_tokens"
+            f"algorithm.max_response_tokens={args.max_completion_length}: the model has "
+            f"{longest} positions for prompt and response; lower it"
         )
     trainer.vllm_generation = Rollouts(
         spec.compute,
-        room,
+        min(room, longest or room),
         model=trainer.model,
         accelerator=trainer.accelerator,
         processing_class=trainer.processing_class,

@@ -190,7 +190,7 @@ def ema(steps: Sequence[float], gram: Matrix | None, target: float, decay: float
     return c
 
 
-def stale(steps: Sequence[float], gram: Matrix | None, target: float) -> Vector:
+def last(steps: Sequence[float], gram: Matrix | None, target: float) -> Vector:
     """No extrapolation: the last used checkpoint, the baseline that any prediction must beat."""
     c = np.zeros(len(steps))
     c[-1] = 1.0
@@ -206,7 +206,7 @@ def gated(
 ) -> Vector:
     """The step beyond the last checkpoint, scaled by how straight the path to it was (its R²).
 
-    theta* = theta_K + R² (line(t*) - theta_K): what went straight goes on, what wandered stays.
+    theta* = theta_K + R² (line(t*) - theta_K): what moved straight keeps moving.
 
     Args:
         line: "two_point" or "least_squares", what is gated.
@@ -226,9 +226,9 @@ def gated(
 
 def damped(c: Vector, damping: float) -> Vector:
     """Shorten the step beyond the last checkpoint: theta_K + damping (theta* - theta_K)."""
-    last = np.zeros(len(c))
-    last[-1] = 1.0
-    return last + damping * (c - last)
+    end = np.zeros(len(c))
+    end[-1] = 1.0
+    return end + damping * (c - end)
 
 
 METHODS: dict[str, Method] = {
@@ -240,6 +240,6 @@ METHODS: dict[str, Method] = {
     "expo": Method(expo, uses="ends"),
     "mean": Method(mean),
     "ema": Method(ema),
-    "stale": Method(stale, uses="ends", copies_last=True),
+    "last": Method(last, uses="ends", copies_last=True),
     "gated": Method(gated, needs_gram=True, least=3, beyond=True),
 }

@@ -36,7 +36,7 @@ def export(trajectory: Trajectory, step: int, out: Path, dtype: str = "same") ->
         known = ", ".join(map(str, later))
         raise PipelineError(f"export: no later checkpoint of step {step}; steps: {known}")
     start = trajectory.steps[0]
-    plan = make_plan(trajectory, make_rule("stale"), start, step, [step], dtype=dtype)
+    plan = make_plan(trajectory, make_rule("last"), start, step, [step], dtype=dtype)
     return write(plan, {step: out})[step]
 
 

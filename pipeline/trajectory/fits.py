@@ -26,7 +26,7 @@ def spread(spots: Sequence[Spot], count: int = EXAMPLES) -> list[Spot]:
     return [spots[i * (len(spots) - 1) // (count - 1)] for i in range(count)]
 
 
-def line_fit(steps: Sequence[int], values: Sequence[float]) -> dict[str, Any]:
+def line_fit(steps: Sequence[float], values: Sequence[float]) -> dict[str, Any]:
     """Least squares of values on steps, in fp64: slope, intercept and R² (0 if constant)."""
     x = np.asarray(steps, np.float64)
     y = np.asarray(values, np.float64)
@@ -34,7 +34,7 @@ def line_fit(steps: Sequence[int], values: Sequence[float]) -> dict[str, Any]:
     slope = float(dx @ dy / (dx @ dx))
     total = float(dy @ dy)
     return {
-        "steps": [int(s) for s in steps],
+        "steps": list(steps),
         "values": [float(v) for v in values],
         "slope": slope,
         "intercept": float(y.mean() - slope * x.mean()),

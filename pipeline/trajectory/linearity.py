@@ -56,7 +56,8 @@ class Tally:
 def probe_weights(
     trajectory: Trajectory, min_change: float = 1e-4, min_unique: int = 4
 ) -> dict[str, Any]:
-    """Linearity of every scalar of every floating-point tensor.
+    """Linearity of every scalar of every floating-point tensor, over the virtual steps of a run
+    that jumped.
 
     Returns:
         The content of weights.json: figures filtered and `unfiltered`, `histogram`, one row a
@@ -69,7 +70,7 @@ def probe_weights(
     Raises:
         PipelineError: fewer than 3 checkpoints; NaN or infinity in one.
     """
-    steps = trajectory.steps
+    steps = trajectory.times
     _check_count(len(steps))
     filters = Filters(min_change, min_unique)
     fixed = trajectory.fixed  # buffers of infinities, which never change
@@ -100,7 +101,7 @@ class _Probe:
 
     def __init__(self, trajectory: Trajectory, filters: Filters, entries: Sequence[Entry]) -> None:
         self.checkpoints = [trajectory.checkpoints[step] for step in trajectory.steps]
-        self.steps = trajectory.steps
+        self.steps = trajectory.times
         self.filters = filters
         self.left = {e.name: e.numel for e in entries}
         self.tallies: dict[str, Tally] = {}  # of the tensors in work: each holds a histogram
@@ -165,7 +166,7 @@ def _constant(flags: NDArray[np.uint8]) -> int:
 class _Kernel:
     """`kernels.linearity` with its buffers, for up to `size` scalars at once."""
 
-    def __init__(self, steps: Sequence[int], filters: Filters, size: int) -> None:
+    def __init__(self, steps: Sequence[float], filters: Filters, size: int) -> None:
         self._weights = kernels.step_weights(steps)
         self._filters = filters
         self._r2 = np.empty(size, np.float32)
@@ -182,7 +183,7 @@ class _Kernel:
         return r2, flags, gram
 
 
-def _report(total: Tally, steps: Sequence[int], filters: Filters) -> dict[str, Any]:
+def _report(total: Tally, steps: Sequence[float], filters: Filters) -> dict[str, Any]:
     r2 = total.r2
     return {
         "scalars_total": r2.total,
@@ -203,11 +204,11 @@ def _weight_example(trajectory: Trajectory, files: Files, spot: Spot) -> dict[st
         entry = trajectory.checkpoints[step].entries[spot.name]
         files.load(entry, spot.index, spot.index + 1, value, raw)
         values.append(float(value))
-    return {"name": spot.name, "index": spot.index, **line_fit(trajectory.steps, values)}
+    return {"name": spot.name, "index": spot.index, **line_fit(trajectory.times, values)}
 
 
 def series_r2(
-    values: NDArray[np.floating[Any]], steps: Sequence[int]
+    values: NDArray[np.floating[Any]], steps: Sequence[float]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """R² [N] of each column of `values` [K, N] on the steps, and which are constant [N]."""
     r2, flags = _measure_series(values, steps, Filters(0.0, 1))
@@ -215,7 +216,7 @@ def series_r2(
 
 
 def _measure_series(
-    values: NDArray[np.floating[Any]], steps: Sequence[int], filters: Filters
+    values: NDArray[np.floating[Any]], steps: Sequence[float], filters: Filters
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     _check_count(len(steps))
     bad = int((~np.isfinite(values)).sum())
@@ -228,7 +229,7 @@ def _measure_series(
 
 def probe_series(
     values: NDArray[np.floating[Any]],
-    steps: Sequence[int],
+    steps: Sequence[float],
     min_change: float,
     min_unique: int = 1,
 ) -> dict[str, Any]:

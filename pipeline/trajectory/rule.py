@@ -14,6 +14,7 @@ import numpy as np
 from pipeline.errors import PipelineError
 from pipeline.fields import check_fields
 from pipeline.trajectory.coefficients import METHODS, Matrix, Method, Vector, damped
+from pipeline.trajectory.renamed import RENAMED
 
 COMMON_OPTIONS = {"damping": float, "alpha_by_tensor": dict[str, float]}  # of every method
 
@@ -140,6 +141,8 @@ def make_rule(
         PipelineError: names the method, or the option.
     """
     if name not in METHODS:
+        if name in RENAMED:
+            raise PipelineError(f"{key}.method: {name} is now called {RENAMED[name]}")
         known = ", ".join(METHODS)
         raise PipelineError(f"{key}.method: unknown extrapolation method {name!r}; known: {known}")
     method = METHODS[name]

@@ -19,6 +19,7 @@ from pipeline.faults import why_missing
 from pipeline.trajectory.align import align
 from pipeline.trajectory.checkpoint import Checkpoint, WeightFile
 from pipeline.trajectory.layouts import PLAIN, open_checkpoint
+from pipeline.trajectory.segments import virtual_steps
 from pipeline.trajectory.spellings import Matching
 from pipeline.trajectory.steps import check_distinct, find_steps
 
@@ -30,15 +31,22 @@ class Trajectory:
     Attributes:
         given: the base folder that the user named, if any.
         matching: how the checkpoints were brought to the same tensors.
+        virtual: of a run with jumps, the virtual step of each (see `segments`).
     """
 
     checkpoints: dict[int, Checkpoint]
     given: Path | None = None
     matching: Matching = field(default_factory=Matching)
+    virtual: dict[int, float] = field(default_factory=dict)
 
     @property
     def steps(self) -> list[int]:
         return sorted(self.checkpoints)
+
+    @property
+    def times(self) -> list[float]:
+        """Where `steps` lie on the line of the run: the steps themselves, but for jumps."""
+        return [self.virtual.get(step, step) for step in self.steps]
 
     @property
     def paths(self) -> dict[int, Path]:
@@ -84,6 +92,7 @@ class Trajectory:
             "base": str(self.base.folder),
             "given_base": None if self.given is None else str(self.given),
             "steps": self.steps,
+            **({"virtual_steps": self.times} if self.virtual else {}),
             "parameters": self.parameters,
             "dtype": self.dtype,
             "tensors": len(self.base.entries),
@@ -106,6 +115,8 @@ class Trajectory:
         sources = {int(item["step"]): Path(item["path"]) for item in value["checkpoints"]}
         matching = Matching.from_plain(value.get("matching"))
         trajectory = _open(sources, None if given is None else Path(given), matching)
+        times = value.get("virtual_steps", [])
+        trajectory = replace(trajectory, virtual=dict(zip(trajectory.steps, times, strict=False)))
         recorded = {Path(f["path"]): f for item in value["checkpoints"] for f in item["files"]}
         return trajectory.with_files(
             {
@@ -191,7 +202,8 @@ def discover(
             )
         folders[0] = base
     check_distinct(folders)
-    return _open(folders, base, matching)
+    trajectory = _open(folders, base, matching)
+    return replace(trajectory, virtual=virtual_steps(folders))
 
 
 def _open(folders: Mapping[int, Path], base: Path | None, matching: Matching) -> Trajectory:

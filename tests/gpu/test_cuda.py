@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.artifacts import read_json
+from pipeline.artifacts import read_json, read_jsonl
 from tests.conftest import PICO, run_pipeline
 
 pytestmark = [
@@ -76,3 +76,20 @@ def test_vllm_evaluates_with_and_without_cuda_graphs(tmp_path: Path, eager: bool
     by_model = {(row["model"], row["split"]): row["avg@k"] for row in rows}
     for split in ("validation", "test"):
         assert by_model["logit-1", split] == by_model["rl-4", split]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+@pytest.mark.parametrize("sleep", [False, True])
+def test_rollouts_inside_the_trainer(tmp_path: Path, sleep: bool) -> None:
+    """Would catch rollouts of old weights, and weights that do not come back from sleep."""
+    run_dir = tmp_path / "run"
+    trained(
+        run_dir,
+        TRAIN,
+        "compute.vllm_rollouts=true",
+        "compute.vllm_memory=0.3",
+        f"compute.vllm_sleep={sleep}",
+    )
+    rows = read_jsonl(run_dir / "rl_train" / "metrics.jsonl")
+    assert rows
+    assert all(row["rollout_logprob_gap"] < 1e-2 for row in rows)

@@ -31,7 +31,10 @@ IDLE = {
     *("compute.threads", "compute.vllm_memory", "rl_train.checkpoint_every"),
     *("compute.master_address", "compute.master_port", "compute.hostfile"),
     *("compute.offload_parameters", "compute.vllm_max_model_len"),
-    *("compute.vllm_host", "compute.vllm_port", "rl_train.snapshot_every"),
+    *("compute.vllm_host", "compute.vllm_port", "compute.vllm_group_port"),
+    *("compute.vllm_kv_cache_gib", "compute.vllm_sleep"),
+    *("rl_train.snapshot_every", "rl_train.validation.every"),
+    *("rl_train.validation.problems", "rl_train.validation.samples"),
     "rl_train.steps",  # of a constant schedule
 }
 # A spec carries the model's section along, of which training reads where the model is.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.errors import MissingConfigException
 
 from pipeline.arguments import check_methods
 from pipeline.artifacts import read_json
@@ -16,8 +17,10 @@ from pipeline.config import MethodConfig
 from pipeline.errors import PipelineError
 from pipeline.evaluation import candidates
 from pipeline.evaluation.selection import choose
+from pipeline.explain import explain
 from pipeline.stages import weight_extrap
 from pipeline.stages.base import Context
+from pipeline.trajectory.rule import make_rule
 from tests.stages.contexts import context_of
 from tests.test_configs import composed
 
@@ -109,6 +112,16 @@ def test_a_method_that_would_not_run_is_refused(argument: str) -> None:
         check_methods(["extrapolation=[gated,mean]"], several=False)
     with pytest.raises(PipelineError, match="a name is its key"):
         check_methods([*SEVERAL, "extrapolations.half.name=other"], several=True)
+
+
+def test_the_earlier_name_of_a_method_leads_to_the_new_one() -> None:
+    """A list of all there are, in which nobody finds the name that worked before."""
+    for argument in ("extrapolation=stale", "+extrapolation@extrapolations.x=stale"):
+        with pytest.raises(MissingConfigException) as missing:
+            composed("+experiment=pico", argument)
+        assert explain(missing.value).endswith("is now called last; give extrapolation=last")
+    with pytest.raises(PipelineError, match=r"^x\.method: stale is now called last$"):
+        make_rule("stale", key="x")
 
 
 @pytest.mark.parametrize("name", ["rl", "base", "logit", "a/b", "..", " "])

@@ -47,6 +47,18 @@ def test_workers_live_on_between_calls_and_dead_ones_are_replaced(pool: GraderPo
     assert pool.run([job, job]) == [{"correct": True}] * 2
 
 
+def test_a_scheduler_s_signal_costs_no_verdict(pool: GraderPool) -> None:
+    """Slurm signals every process of a job; training finishes its step, with its rewards."""
+    job = {"answer": "1/2", "prediction": "0.5"}
+    pool.run([job, job])
+    before = [w.process.pid for w in pool._pool]
+    for worker in pool._pool:
+        for sign in (signal.SIGTERM, signal.SIGUSR1):
+            os.kill(worker.process.pid, sign)
+    assert pool.run([job, job]) == [{"correct": True}] * 2
+    assert [w.process.pid for w in pool._pool] == before
+
+
 def test_no_worker_outlives_close(pool: GraderPool) -> None:
     """Catches leaked grader processes."""
     pool.run([{"answer": "1", "prediction": "2"}])

@@ -12,9 +12,9 @@ from transformers import AutoTokenizer
 from pipeline.errors import PipelineError
 from pipeline.tasks import TaskConfig, encode_prompt
 from pipeline.tasks.differences import DIFFERENCES_ALPHABET
-from pipeline.training.data import order, rl_rows, sft_rows, training_problems
+from pipeline.training.data import _misspelt, _texts, order, rl_rows, sft_rows, training_problems
 from pipeline.training.scratch import make_tokenizer
-from tests.training.pico import TASK, changed, sft_spec
+from tests.training.pico import TASK, changed, rl_spec, sft_spec
 
 
 def test_order_uses_up_each_permutation_and_grows_by_its_end() -> None:
@@ -91,3 +91,20 @@ def test_prompts_that_are_too_long_leave_nothing(base: Path, tmp_path: Path) -> 
 def test_a_character_without_a_token_is_named(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"cannot spell '.*='; add its characters"):
         training_problems(sft_spec(tmp_path), make_tokenizer("0123456789+"))
+
+
+def test_rl_warns_once_of_what_a_tokenizer_changes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Many tokenizers normalise; to stop for it, or to say nothing, would both be wrong."""
+    problems = training_problems(rl_spec(tmp_path, tmp_path), make_tokenizer("0123456789+"))
+    assert problems
+    [record] = caplog.records
+    count = len(problems)
+    said = record.getMessage()
+    assert f"other characters than those of {count} of {count} prompts, as of '" in said
+    caplog.clear()
+    chat = replace(problems[0], prompt=[{"role": "user", "content": "12"}], answer="é")
+    assert _misspelt(make_tokenizer("0123456789+"), _texts(chat)) == []
+    training_problems(rl_spec(tmp_path, tmp_path), make_tokenizer("0123456789+="))
+    assert not caplog.records

@@ -18,8 +18,11 @@ from pipeline.artifacts import read_jsonl
 from pipeline.errors import PipelineError
 from pipeline.training import launch as launching
 from pipeline.training.check import check
+from pipeline.training.disk import checkpoint_width
 from pipeline.training.launch import command, launch
 from tests.training.pico import TASK, compute, rl_spec, weights
+from tests.training.test_disk import written
+from tests.training.test_spec import as_config
 
 SHARDED = {"processes": 2, "zero_stage": 2}
 
@@ -47,6 +50,11 @@ def test_two_ranks_with_zero_2_under_torchrun(torchrun_output: Path, base: Path)
         assert (after[name] - before[name]).abs().max() < 0.1, name
     shards = list((torchrun_output / "checkpoints/checkpoint-4").rglob("*zero_pp_rank_*"))
     assert len(shards) == 2  # DeepSpeed really ran: one optimiser shard a rank
+
+    planned = checkpoint_width(as_config(rl_spec(base, base, compute=compute(**SHARDED))))
+    assert written(torchrun_output / "checkpoints/checkpoint-4", base) == pytest.approx(
+        planned, rel=0.2
+    )
 
 
 def test_the_deepspeed_launcher_gives_the_same_run(

@@ -137,15 +137,15 @@ def test_validation_follows_jumps_and_changes_no_bit(
     run_: Path, base: Path, tmp_path: Path
 ) -> None:
     """Its accuracy is that of the model behind the jump; its seconds are not the step's."""
-    validation = ValidationConfig(every=2, problems=6, samples=4)
+    validation = ValidationConfig(every=2, problems=6, samples=40)
     run(spec(tmp_path, base, validation=validation))
     assert_equal(checkpoint(tmp_path, 4), checkpoint(run_, 4))
     rows = read_jsonl(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows if "validation_accuracy" in row] == [2, 4]
     assert all(row["validation_seconds"] > 0 < row["seconds"] for row in rows if row["step"] == 2)
     # the guard's figure at step 3 has the random numbers of seed 3, as this run's validation
-    lenient = GuardConfig(problems=6, samples=4, threshold=1.0)
-    far = RegroundConfig(every=3, jump=60, hold=[], guard=lenient)
+    lenient = GuardConfig(problems=6, samples=40, threshold=1.0)
+    far = RegroundConfig(every=3, jump=12, hold=[], guard=lenient)
     run(spec(tmp_path / "far", base, reground=far, validation=replace(validation, every=3)))
     (jump,) = read_jsonl(tmp_path / "far" / "regrounds.jsonl")
     told = read_jsonl(tmp_path / "far" / "metrics.jsonl")[2]["validation_accuracy"]

@@ -87,7 +87,7 @@ def test_a_straight_path_is_continued_exactly(name: str) -> None:
     assert np.allclose(predict(theta, c), start + TARGET * 1e-3 * drift, atol=1e-9)
 
 
-def test_expo_mean_stale() -> None:
+def test_expo_mean_last() -> None:
     theta, _ = run()
     assert np.allclose(
         predict(theta, coefficients.expo(STEPS, None, TARGET, alpha=0.3)),
@@ -96,7 +96,7 @@ def test_expo_mean_stale() -> None:
     assert np.allclose(predict(theta, coefficients.mean(STEPS, None, TARGET)), theta.mean(0))
     last_two = coefficients.mean(STEPS, None, TARGET, count=2)
     assert np.allclose(predict(theta, last_two), theta[-2:].mean(0))
-    assert np.allclose(predict(theta, coefficients.stale(STEPS, None, TARGET)), theta[-1])
+    assert np.allclose(predict(theta, coefficients.last(STEPS, None, TARGET)), theta[-1])
     with pytest.raises(PipelineError, match="count=6"):
         coefficients.mean(STEPS, None, TARGET, count=6)
 

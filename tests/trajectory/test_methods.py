@@ -115,10 +115,10 @@ def test_a_shortened_step_needs_a_target_beyond(
         )
 
 
-def test_stale_is_the_last_checkpoint_to_the_bit(root: Path) -> None:
-    out = root.parent / "stale"
+def test_last_is_the_last_checkpoint_to_the_bit(root: Path) -> None:
+    out = root.parent / "last"
     write(
-        make_plan(discover(root, None), make_rule("stale"), 0, LAST, [90], dtype="same"), {90: out}
+        make_plan(discover(root, None), make_rule("last"), 0, LAST, [90], dtype="same"), {90: out}
     )
     last = load_model(root / f"global_step_{LAST}")
     assert all(torch.equal(v, last[n]) for n, v in load_model(out).items())

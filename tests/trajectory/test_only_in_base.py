@@ -78,7 +78,7 @@ def test_kept_rows_do_not_move(tmp_path: Path) -> None:
         tensors["lm_head.weight"] = tensors["lm_head.weight"][:30]
     trajectory = discover(write_run(tmp_path / "run", run), base, matching=KEEP)
     start = load_model(base)
-    for method in ("two_point", "least_squares", "rank1", "gated", "mean", "stale"):
+    for method in ("two_point", "least_squares", "rank1", "gated", "mean", "last"):
         out = tmp_path / method
         write(make_plan(trajectory, make_rule(method), 0, 60, [90], ["*norm*"]), {90: out})
         written = load_model(out)
@@ -167,7 +167,7 @@ def test_buffers_of_infinities_pass(tmp_path: Path, value: float) -> None:
     trajectory = discover(write_run(tmp_path / "run", run), None)
     check_finite(trajectory)
     probe_weights(trajectory)
-    for method in ("two_point", "rank1", "gated", "stale"):
+    for method in ("two_point", "rank1", "gated", "last"):
         out = tmp_path / method
         write(make_plan(trajectory, make_rule(method), 0, 60, [90]), {90: out})
         written = load_model(out)

@@ -9,6 +9,7 @@ chunked prefill, prefix caching, sampling) is vLLM's own and sees one model.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,9 @@ class LogitExtrapolatedForCausalLM(nn.Module):
             and vllm_config.compilation_config.cudagraph_mode != CUDAGraphMode.NONE
         )
         self.shared: dict[str, nn.Parameter | None] = {}
+        # vLLM stores whole compiled graphs by configuration and class: the second member would run
+        # the first one's, with the first one's KV caches where layers are known by name
+        os.environ["VLLM_USE_AOT_COMPILE"] = "0"
         for name in self.names:
             # a tag of its own keeps vLLM from giving one member the other's compiled graph
             with set_model_tag(name):

@@ -1,0 +1,78 @@
+"""Faults caught: rollouts of old weights, an engine whose log-probs are not the trainer's, runs of
+another seed that draw the same responses, and a resumed run that draws others."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.artifacts import read_jsonl
+from pipeline.errors import PipelineError
+from pipeline.stopping import Requeue
+from pipeline.training.check import check, engine_tokens
+from pipeline.training.launch import launch
+from pipeline.training.spec import RlSpec
+from tests.training.pico import TASK, changed, compute, rl_spec
+
+ENGINE = {"vllm_rollouts": True, "vllm_kv_cache_gib": 0.05, "threads": 1}
+
+
+def spec(output: Path, base: Path, **changes: Any) -> RlSpec:
+    values: dict[str, Any] = {
+        "learning_rate": 1e-2,
+        "max_response_tokens": 6,
+        "compute": compute(**ENGINE),
+    }
+    values |= {"steps": 3, "snapshot_every": 3, "checkpoint_every": 3}
+    values["task"] = replace(TASK, max_prompt_tokens=16)
+    return rl_spec(output, base, **(values | changes))
+
+
+@pytest.mark.vllm
+def test_the_engine_has_the_trainers_weights_after_every_update(base: Path, tmp_path: Path) -> None:
+    """And a run that is stopped and resumed draws what an uninterrupted one does.
+
+    With the weights of one update before, the gap at this learning rate is above 0.01.
+    """
+    pytest.importorskip("vllm")
+    whole, cut = spec(tmp_path / "whole", base), spec(tmp_path / "cut", base)
+    launch(whole)
+    rows = read_jsonl(tmp_path / "whole" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    for row in rows:
+        assert 0 < row["rollout_logprob_gap"] < 1e-4, row
+        assert 0 <= row["rollout_kl"] < 1e-6
+        assert row["rollout_capped_share"] == 0
+    assert all(row["grad_norm"] > 0 for row in rows)
+
+    def at(row: dict[str, Any]) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    with pytest.raises(Requeue):
+        launch(changed(cut, steps=300), at)
+    assert read_jsonl(tmp_path / "cut" / "metrics.jsonl")[0]["loss"] == rows[0]["loss"]
+
+
+def test_the_engine_holds_prompt_and_response(tmp_path: Path) -> None:
+    """Not the model's own limit, for which its cache has no room."""
+    wanted = spec(tmp_path, tmp_path)
+    assert engine_tokens(wanted) == 16 + 6
+    longer = spec(tmp_path, tmp_path, compute=compute(**ENGINE, vllm_max_model_len=64))
+    assert engine_tokens(longer) == 64
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"vllm_tensor_parallel": 2}, "vllm_tensor_parallel=2 does not divide the 1 processes"),
+        ({"vllm_host": "node1", "vllm_sleep": True}, "compute.vllm_sleep is of an engine inside"),
+    ],
+)
+def test_values_that_cannot_serve(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        check(spec(tmp_path, tmp_path, compute=compute(**ENGINE, **values)))
