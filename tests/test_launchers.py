@@ -20,7 +20,7 @@ from pipeline.errors import PipelineError
 from pipeline.stages import rl_train
 from pipeline.status.reader import Run, read
 from pipeline.training.launch import command
-from tests.conftest import PICO, ROOT, on_checkpoints, pipeline_command
+from tests.conftest import PICO, ROOT, on_checkpoints, pipeline_command, run_pipeline
 from tests.stages.contexts import context_of
 
 
@@ -206,6 +206,34 @@ def test_many_nodes_need_a_job_that_has_them(pico_run: Path) -> None:
     context = context_of(pico_run, compute=ComputeConfig(name="x", launcher="srun", nodes=4))
     with pytest.raises(PipelineError, match="wants a Slurm job of 4 nodes, and this one has 0"):
         rl_train.plan(context)
+
+
+def _nodes() -> int:
+    if _slurm_down() is not None:
+        return 0
+    listed = subprocess.run(["sinfo", "-h", "-N", "-o", "%N"], capture_output=True, text=True)
+    return len(set(listed.stdout.split()))
+
+
+@pytest.mark.slurm
+@pytest.mark.skipif(_nodes() < 2, reason="no Slurm of two nodes")
+def test_two_nodes_train_as_two_ranks_of_one(tmp_path: Path, pico_cache: Path) -> None:
+    """Would catch nodes that each train alone, or ranks that get others' rollouts: every loss,
+    gradient and reward must be that of two ranks on one machine."""
+    arguments = [*PICO, f"run.cache={pico_cache}", "rl_train.steps=3"]
+    there, here, log = tmp_path / "there", tmp_path / "here", tmp_path / "job.log"
+    options = ["--nodes=2", f"--output={log}"]
+    _batch("train.sbatch", *arguments, f"run.dir={there}", "compute=two_nodes_cpu", options=options)
+    alone = [f"run.dir={here}", "compute=torchrun_2_ranks", "stages=[sft_train,rl_train]"]
+    done = run_pipeline(*arguments, *alone)
+    assert done.returncode == 0, done.stderr
+    told = log.read_text()
+    assert "2 ranks, srun, ZeRO-2" in told
+    rows = [read_jsonl(run / "rl_train" / "metrics.jsonl") for run in (there, here)]
+    assert len(rows[0]) == 3, told
+    for row in (*rows[0], *rows[1]):
+        del row["seconds"]
+    assert rows[0] == rows[1]
 
 
 @pytest.mark.slurm
