@@ -4,10 +4,10 @@
 
 Both sides are tuned on the validation accuracy of one seed, with the same number of tries: plain RL
 over nine learning rates; re-grounding over three (M, N) at three rates, since a jump multiplies
-what the rate does. The best of each side is then run with two more seeds (each with a base model of its own),
-and so are the variants of re-grounding: moments reset, a guard, momentum, adaptive jumps. What
-counts is the number of real steps, and of seconds with the guard's in them, until an accuracy is
-reached, between two measurements along a straight line.
+what the rate does. The best of each side is then run with two more seeds (each with a base model
+of its own), and so are the variants of re-grounding: moments reset, a guard, momentum, adaptive
+jumps. What counts is the number of real steps, and of seconds with the guard's in them, until an
+accuracy is reached, between two measurements along a straight line.
 Writes docs/results/reground.json and docs/figures/reground.png, and prints the table.
 """
 

@@ -112,6 +112,11 @@ def serve_by_vllm(trainer: Any, spec: RlSpec) -> None:
         PipelineError: the model has no room for prompt and response, or there is no vLLM.
     """
     import_vllm()
+    if spec.algorithm.lora.rank and not torch.cuda.is_available():
+        raise PipelineError(
+            "compute.vllm_rollouts: vLLM on the CPU does not take adapters from the trainer; set "
+            "it to false"
+        )
     args, room = trainer.args, engine_tokens(spec)
     longest = getattr(trainer.model.config, "max_position_embeddings", None)
     if longest is not None and args.max_completion_length >= longest:

@@ -22,7 +22,7 @@ from pipeline.artifacts import write_text
 from pipeline.ending import one_line
 from pipeline.globbing import plain_path
 from pipeline.stopping import Requeue, stopped_by
-from pipeline.training.callbacks import Log
+from pipeline.training.callbacks import Log, SnapshotCallback
 from pipeline.training.check import check
 from pipeline.training.checkpoints import check_output, finished, prepare_output, resumable
 from pipeline.training.devices import join_processes
@@ -97,7 +97,13 @@ def _run_rl(spec: RlSpec, log: Log | None, stop: StopCallback) -> None:
 def _train(trainer: Trainer, spec: Spec, stop: StopCallback) -> None:
     resumed = resumable(spec)
     trainer.add_callback(stop)
-    trainer.train(resume_from_checkpoint=None if resumed is None else str(plain_path(resumed[0])))
+    begun = None if resumed is None else str(plain_path(resumed[0]))
+    try:
+        trainer.train(resume_from_checkpoint=begun)
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, SnapshotCallback):
+                callback.writer.join()  # whoever starts the run again finds nothing at work
     stop.leave()
 
 

@@ -35,6 +35,7 @@ IDLE = {
     *("compute.vllm_kv_cache_gib", "compute.vllm_sleep"),
     *("rl_train.snapshot_every", "rl_train.validation.every"),
     *("rl_train.validation.problems", "rl_train.validation.samples"),
+    *("rl_train.rollouts_kept", "rl_train.snapshot_background"),
     "rl_train.steps",  # of a constant schedule
 }
 # A spec carries the model's section along, of which training reads where the model is.
