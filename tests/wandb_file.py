@@ -17,6 +17,7 @@ FULL, FIRST, MIDDLE, LAST = range(1, 5)
 
 def records(path: Path) -> Iterator[Any]:
     """The records of a .wandb file, in order."""
+    kinds: Any = wandb_internal_pb2  # made at run time: it has no types
     data = path.read_bytes()
     assert data[:4] == b":W&B"
     at, held = HEAD, b""
@@ -31,7 +32,7 @@ def records(path: Path) -> Iterator[Any]:
         held += data[at + HEAD : at + HEAD + length]
         at += HEAD + length
         if kind in (FULL, LAST):
-            record = wandb_internal_pb2.Record()
+            record = kinds.Record()
             record.ParseFromString(held)
             held = b""
             yield record
