@@ -60,3 +60,15 @@ def test_local_paths_are_known_by_content_elsewhere(tmp_path: Path) -> None:
     data = {"task": {"dataset": {"path": str(tmp_path)}}, "model": {"path": "lab/model"}}
     assert deciding(data, ["task", "model"]) == {"model.path": "lab/model"}
     assert deciding(data, ["task"], places=True) == {"task.dataset.path": str(tmp_path)}
+
+
+def test_predictions_have_the_models_dtype_and_earlier_work_its_key() -> None:
+    """Weights written in bfloat16 by an earlier default, thrown away where the model is bfloat16,
+    or kept where it is not."""
+    sections = ("weight_extrap",)
+    before = deciding(values("weight_extrap.dtype=bfloat16"), sections)
+    assert deciding(values(), sections) == before
+    wide = deciding(values("model.dtype=float32"), sections)
+    assert changes(before, wide) == ["weight_extrap.dtype: bfloat16 → float32"]
+    for experiment in ("pico", "tiny", "tiny_sharpening"):  # of known figures
+        assert composed(f"+experiment={experiment}").weight_extrap.dtype == "bfloat16"
