@@ -265,7 +265,7 @@ class WeightExtrapConfig:
     targets: list[int] = field(default_factory=list)
     alphas: list[float] = field(default_factory=list)  # where targets is empty
     write: bool = True  # false: only the recipe; evaluate builds the weights in memory
-    dtype: str = "bfloat16"
+    dtype: str = "bfloat16"  # conf/config.yaml: as model.dtype
 
 
 @dataclass

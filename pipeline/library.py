@@ -92,7 +92,8 @@ def extrapolate(
         first, last: steps of the trajectory; its first and last one where not given.
         hold: globs of tensors copied from `last`; None: the norms, if there are any.
         dtype: "bfloat16", "float16", "float32", or "same" for each tensor's own.
-        options: the method's own, and for every method `damping` and `alpha_by_tensor`.
+        options: the method's own, and for every method `damping`, `max_norm` and
+            `alpha_by_tensor`.
 
     Returns:
         For each step the content of the folder's extrapolation.json.

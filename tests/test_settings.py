@@ -87,3 +87,15 @@ def test_a_field_that_came_later_decides_only_what_is_set(monkeypatch: pytest.Mo
     assert deciding(asdict(Schema(late=2, inner=Inner([2]))), sections) == {
         "early": 1, "late": 2, "inner.late": [2]
     }  # fmt: skip
+
+
+def test_predictions_have_the_models_dtype_and_earlier_work_its_key() -> None:
+    """Weights written in bfloat16 by an earlier default, thrown away where the model is bfloat16,
+    or kept where it is not."""
+    sections = ("weight_extrap",)
+    before = deciding(values("weight_extrap.dtype=bfloat16"), sections)
+    assert deciding(values(), sections) == before
+    wide = deciding(values("model.dtype=float32"), sections)
+    assert changes(before, wide) == ["weight_extrap.dtype: bfloat16 → float32"]
+    for experiment in ("pico", "tiny", "tiny_sharpening"):  # of known figures
+        assert composed(f"+experiment={experiment}").weight_extrap.dtype == "bfloat16"

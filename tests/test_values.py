@@ -124,6 +124,7 @@ REFUSED: dict[str, list[Any]] = {
     "linear_probe.problems": [0, -5],
     "seed": [-1, 2**32],
     "extrapolation.options.damping": ["half", [1], float("nan"), True, {}],
+    "extrapolation.options.max_norm": ["half", [1], float("nan"), True, {}, 0, -1.5],
     "extrapolation.options.alpha_by_tensor": [1.5, [1], {"*": "x"}, {"*": None}],
     "task.options.splits": [0.5, [1], {"test": "all"}, "test"],
     "task.options.digits": [1.5, "two", None, True],

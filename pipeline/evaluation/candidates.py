@@ -110,6 +110,7 @@ def extrapolation_fingerprint(record: dict[str, Any]) -> str:
     """Hash of what decides the weights: the content of the inputs, and what was done with them."""
     inputs = [[file["sha256"] for file in item["files"]] for item in record["inputs"]]
     rules = ["format", "method", "options", "damping", "alpha_by_tensor", "copied", "dtype"]
+    rules += ["max_norm"] if "max_norm" in record else []
     return hash_json([inputs, {key: record[key] for key in (*rules, "steps", "target")}])[:16]
 
 

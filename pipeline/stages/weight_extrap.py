@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import read_own
 from pipeline.stages.base import Context
 from pipeline.subject.methods import make_plans
 from pipeline.trajectory.share import telling
 
+if TYPE_CHECKING:
+    from pipeline.trajectory.plan import Plan
+
 SECTIONS = ("extrapolation", "extrapolations", "weight_extrap")
 REUSES = True  # a finished folder is recognised by what it was made from
+NOTABLE = 0.7  # of a predicted movement, lost in the rounding: half of its square
 
 
 def needs(context: Context) -> tuple[str, ...]:
@@ -55,6 +61,8 @@ def run(context: Context) -> dict[str, Any]:
     first, last = context.ends(trajectory.steps)
     targets = _targets(context, first, last)
     plans = make_plans(context, trajectory, [(method, targets) for method in found.values()])
+    if context.share.rank == 0:
+        _warn_of_rounding(zip(found, plans, strict=True))
     room = context.stage_dir("weight_extrap")
     jobs = [
         (plan, {target: room / name / f"step_{target}" for target in targets})
@@ -70,6 +78,24 @@ def run(context: Context) -> dict[str, Any]:
         "from": f"{first} to {last}",
         "alpha": ", ".join(f"{t}: {record['alpha']:.4g}" for t, record in records[0].items()),
     }
+
+
+def _warn_of_rounding(plans: Iterable[tuple[str, Plan]]) -> None:
+    """Say so where most of what is predicted would not survive the dtype that it is written in."""
+    from pipeline.trajectory.rounding import lost_shares
+
+    lost = [
+        (share, name, target, plan.dtype)
+        for name, plan in plans
+        for target, share in lost_shares(plan).items()
+    ]
+    share, name, target, dtype = max(lost, default=(0.0, "", 0, ""))
+    if share > NOTABLE:
+        logging.getLogger(__name__).warning(
+            "weight_extrap.dtype=%s: rounding to it is %.0f %% of the predicted movement (%s to "
+            "step %d); float32, for model.dtype too, keeps the movement",
+            *(dtype, 100 * share, name, target),
+        )
 
 
 def _check(context: Context) -> list[str]:

@@ -37,6 +37,7 @@ class Method:
         beyond: True if it only makes sense for targets past the last checkpoint.
         copies_last: True if the result is the last checkpoint, which is then read as it is:
             theta_0 + (theta_K - theta_0) in fp32 can differ from theta_K in the last bit.
+        max_norm: its trust region where none is given (`capped`).
     """
 
     coefficients: Callable[..., Vector]
@@ -45,6 +46,7 @@ class Method:
     least: int = 2
     beyond: bool = False
     copies_last: bool = False
+    max_norm: float | None = None
 
 
 def two_point(steps: Sequence[float], gram: Matrix | None, target: float) -> Vector:
@@ -120,13 +122,7 @@ def first_update(steps: Sequence[float], gram: Matrix | None, target: float) -> 
     return c
 
 
-def rre(
-    steps: Sequence[float],
-    gram: Matrix,
-    target: float,
-    ridge: float = 1e-4,
-    max_norm: float | None = 1.0,
-) -> Vector:
+def rre(steps: Sequence[float], gram: Matrix, target: float, ridge: float = 1e-4) -> Vector:
     """Reduced rank extrapolation: theta* = sum_i g_i theta_i+1 where the movement comes to rest.
 
     With u_i = theta_i+1 - theta_i, g minimises ||sum_i g_i u_i||² + ridge mean(||u_i||²) ||g||²
@@ -137,10 +133,9 @@ def rre(
     Args:
         gram: [K, K], inner products of the deltas.
         ridge: above 0; more of it brings g nearer to the plain average.
-        max_norm: limit of ||theta* - theta_K|| in units of ||u_K-1||; None for none.
     """
-    if ridge <= 0 or (max_norm is not None and max_norm <= 0):
-        raise PipelineError(f"options: ridge={ridge} and max_norm={max_norm} must be above 0")
+    if ridge <= 0:
+        raise PipelineError(f"options.ridge={ridge}: must be above 0")
     count = len(steps) - 1
     difference = np.diff(np.eye(len(steps)), axis=0)
     movements = difference @ gram @ difference.T
@@ -150,13 +145,7 @@ def rre(
     if scale <= 0.0:  # nothing moves
         return c
     g = np.linalg.solve(movements / scale + ridge * np.eye(count), np.ones(count))
-    step = -c
-    step[1:] += g / g.sum()
-    length, last = (float(np.sqrt(max(v @ gram @ v, 0.0))) for v in (step, difference[-1]))
-    if max_norm is not None and length > max_norm * last:
-        step *= max_norm * last / length
-    c += step
-    c[0] = 0.0
+    c[1:] = g / g.sum()
     return c
 
 
@@ -231,12 +220,32 @@ def damped(c: Vector, damping: float) -> Vector:
     return end + damping * (c - end)
 
 
+def capped(c: Vector, gram: Matrix, max_norm: float) -> Vector:
+    """Keep the step beyond the last checkpoint within `max_norm` lengths of the last movement.
+
+    theta_K + s (theta* - theta_K), s = min(1, max_norm ||theta_K - theta_K-1|| / ||theta* -
+    theta_K||) with the norms of this tensor: both are differences of deltas, so v @ gram @ v is
+    their square. Where nothing has moved last, nothing moves. c itself, to the bit, where s = 1.
+
+    Args:
+        gram: [K, K], fp64. A relative error of it is one of that share of ||delta_K||² in both
+            squares.
+    """
+    end, movement = np.zeros(len(c)), np.zeros(len(c))
+    end[-1] = movement[-1] = 1.0
+    movement[-2] -= 1.0  # of two checkpoints delta_0, which is 0
+    length, last = (float(np.sqrt(max(float(v @ gram @ v), 0.0))) for v in (c - end, movement))
+    if length <= max_norm * last:
+        return c
+    return end + max_norm * last / length * (c - end)
+
+
 METHODS: dict[str, Method] = {
     "two_point": Method(two_point, uses="ends"),
     "least_squares": Method(least_squares),
     "first_update": Method(first_update),
     "rank1": Method(rank1, needs_gram=True, least=3),
-    "rre": Method(rre, needs_gram=True, least=3),
+    "rre": Method(rre, needs_gram=True, least=3, max_norm=1.0),
     "expo": Method(expo, uses="ends"),
     "mean": Method(mean),
     "ema": Method(ema),

@@ -79,6 +79,8 @@ class Plan:
             "options": self.rule.options,
             "damping": self.rule.damping,
             "alpha_by_tensor": dict(self.rule.alpha_by_tensor),
+            # without one, a folder of an earlier version is the same folder
+            **({} if self.rule.max_norm is None else {"max_norm": self.rule.max_norm}),
             "first": steps[0],
             "last": steps[-1],
             "target": target,

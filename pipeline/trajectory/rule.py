@@ -13,10 +13,14 @@ import numpy as np
 
 from pipeline.errors import PipelineError
 from pipeline.fields import check_fields
-from pipeline.trajectory.coefficients import METHODS, Matrix, Method, Vector, damped
+from pipeline.trajectory.coefficients import METHODS, Matrix, Method, Vector, capped, damped
 from pipeline.trajectory.renamed import RENAMED
 
-COMMON_OPTIONS = {"damping": float, "alpha_by_tensor": dict[str, float]}  # of every method
+COMMON_OPTIONS = {  # of every method
+    "damping": float,
+    "max_norm": float | None,
+    "alpha_by_tensor": dict[str, float],
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Rule:
         key: what it is called in the configuration, for messages, e.g. "extrapolations.rank1".
         options: the method's own.
         damping: factor on the step beyond the last checkpoint, for every method.
+        max_norm: limit of that step before damping, in lengths of the last movement, tensor by
+            tensor (`capped`); None for none.
         alpha_by_tensor: (glob, alpha) pairs; the first that matches a name replaces its target.
     """
 
@@ -35,16 +41,20 @@ class Rule:
     method: Method
     options: dict[str, Any]
     damping: float
+    max_norm: float | None
     alpha_by_tensor: tuple[tuple[str, float], ...]
 
     @property
     def needs_gram(self) -> bool:
         """True if c depends on each tensor's Gram matrix of deltas."""
-        return self.method.needs_gram
+        return self.method.needs_gram or self.max_norm is not None
 
     @property
     def by_scalar(self) -> bool:
-        """True if each scalar's step is to be gated by its own R², which no c can express."""
+        """True if each scalar's step is to be gated by its own R², which no c can express.
+
+        A trust region then is that of the line: the gate only shortens the step further.
+        """
         return self.options.get("by") == "scalar"
 
     @property
@@ -69,6 +79,8 @@ class Rule:
             c = self.method.coefficients(steps, gram, goal, **self.options)
         except PipelineError as error:
             raise PipelineError(f"{self.key}.{error}") from None
+        if self.max_norm is not None and gram is not None:
+            c = capped(c, gram, self.max_norm)
         return damped(c, self.damping)
 
     def used_steps(self, steps: Sequence[int], first: int, last: int) -> list[int]:
@@ -108,10 +120,11 @@ class Rule:
         if len(set(targets)) != len(targets):
             raise PipelineError(f"weight_extrap.targets={list(targets)}: a target twice; drop one")
         early = [target for target in targets if target < last]
-        if early and (self.method.beyond or self.damping != 1.0):
+        limited = self.max_norm is not None and self.method.max_norm is None
+        if early and (self.method.beyond or self.damping != 1.0 or limited):
             raise PipelineError(
-                f"weight_extrap.targets: {early[0]} is before extrapolation.last={last}; damping "
-                f"and gating act on the step beyond it ({self.key})"
+                f"weight_extrap.targets: {early[0]} is before extrapolation.last={last}; damping, "
+                f"max_norm and gating act on the step beyond it ({self.key})"
             )
 
     def check_sum(self) -> None:
@@ -133,8 +146,8 @@ def make_rule(
     """The method `name` with these options.
 
     Args:
-        options: the method's own, and for every method `damping` (float) and `alpha_by_tensor`
-            ({glob: alpha}).
+        options: the method's own, and for every method `damping` (float), `max_norm` (float or
+            None) and `alpha_by_tensor` ({glob: alpha}).
         key: of the configuration.
 
     Raises:
@@ -161,5 +174,12 @@ def make_rule(
             raise PipelineError(f"{key}.options.{option}: {bad[0]} is not 0 or more")
     own = dict(options)
     damping = float(own.pop("damping", 1.0))
+    if damping < 0:
+        raise PipelineError(f"{key}.options.damping: {damping} is not 0 or more")
+    max_norm = own.pop("max_norm", method.max_norm)
+    if max_norm is not None and max_norm <= 0:
+        raise PipelineError(f"{key}.options.max_norm: {max_norm} is not above 0; null: no limit")
     pairs = dict(own.pop("alpha_by_tensor", {})).items()
-    return Rule(key, name, method, own, damping, tuple((str(g), float(a)) for g, a in pairs))
+    limit = None if max_norm is None else float(max_norm)
+    alphas = tuple((str(glob), float(alpha)) for glob, alpha in pairs)
+    return Rule(key, name, method, own, damping, limit, alphas)

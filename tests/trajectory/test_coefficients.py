@@ -167,14 +167,17 @@ def test_rre_finds_where_a_contraction_rests_within_its_limit() -> None:
     theta = np.stack([rest + 0.8**i * one + 0.3**i * two for i in range(5)])
     deltas = theta - theta[0]
     gram = deltas @ deltas.T
-    c = coefficients.rre(STEPS, gram, TARGET, ridge=1e-10, max_norm=None)
+    c = coefficients.rre(STEPS, gram, TARGET, ridge=1e-10)
     assert np.allclose(predict(theta, c), rest, atol=1e-3)
-    near = predict(theta, coefficients.rre(STEPS, gram, TARGET, ridge=1e-10, max_norm=0.5))
+    rule = make_rule("rre", {"ridge": 1e-10, "max_norm": 0.5})
+    near = predict(theta, rule.coefficients(STEPS, "", gram, TARGET))
     last, free = np.linalg.norm(theta[-1] - theta[-2]), predict(theta, c) - theta[-1]
     assert np.isclose(np.linalg.norm(near - theta[-1]), 0.5 * last)
     assert np.allclose(near - theta[-1], free * (0.5 * last / np.linalg.norm(free)))
-    average = predict(theta, coefficients.rre(STEPS, gram, TARGET, ridge=1e9, max_norm=None))
+    average = predict(theta, coefficients.rre(STEPS, gram, TARGET, ridge=1e9))
     assert np.allclose(average, theta[1:].mean(0))
     assert coefficients.rre(STEPS, np.zeros((5, 5)), TARGET).tolist() == [0, 0, 0, 0, 1]
     with pytest.raises(PipelineError, match="must be above 0"):
         coefficients.rre(STEPS, gram, TARGET, ridge=0.0)
+    assert make_rule("rre").max_norm == 1.0  # it has a limit unless none is asked for
+    assert make_rule("rre", {"max_norm": None}).max_norm is None

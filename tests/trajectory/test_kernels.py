@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.trajectory import kernels
 
@@ -186,3 +189,45 @@ def test_cells_are_counted_by_filter() -> None:
     assert kernels.count_cells(r2, flags, counts) == (0.5, 1.5)
     assert counts[0].nonzero()[0].tolist() == [0, 5]
     assert counts[1].nonzero()[0].tolist() == [5, 9]  # R² = 1 lies in the last cell
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(2, 16),
+    least=st.integers(1, 18),
+    spread=st.integers(1, 20),
+    narrow=st.booleans(),
+    movements=st.booleans(),
+    seed=st.integers(0, 1 << 30),
+)
+def test_flags_are_those_of_numpys_distinct_values(
+    count: int, least: int, spread: int, narrow: bool, movements: bool, seed: int
+) -> None:
+    """A value that is kept in the wrong place, counted twice, or compared with a place that is
+    still free; blocks that end early; both zeros, which are one value."""
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, spread, (count, 300)).astype(np.float32)
+    values[rng.random(values.shape) < 0.1] = -0.0
+    stored = bf16(torch.from_numpy(values)) if narrow else values
+    r2, flags = np.empty(300, np.float32), np.empty(300, np.uint8)
+    weights = kernels.step_weights(range(count))
+    gram = np.zeros((count, count))
+    kernels.linearity(stored, movements, weights, 1.0, least, r2, flags, gram)
+    seen = np.concatenate([np.zeros((1, 300)), values[1:]]) if movements else values
+    distinct = np.array([len(np.unique(column)) for column in seen.T])
+    kept = (np.ptp(seen, 0) > 1.0) & (distinct >= least)
+    assert np.array_equal((flags & kernels.KEPT) > 0, kept)
+
+
+def test_stored_machine_code_is_of_one_state_of_all_files() -> None:
+    """Kernels of one file are compiled into those of others: after a change of the one, code of
+    the others that is stored would still have the old one in it."""
+    store = kernels.moments._cache
+    names = {path.name for path in Path(store._py_func.__code__.co_filename).parent.glob("*.py")}
+    assert {name for name, _, _ in store._cache_file._source_stamp} == names
+    kernels.moments(np.ones((2, 5), np.float32), True, np.zeros((2, 2)))
+    fresh = type(store)(store._py_func)
+    assert fresh._cache_file._load_index()
+    (name, time, size), *others = fresh._cache_file._source_stamp
+    fresh._cache_file._source_stamp = ((name, time, size + 1), *others)
+    assert not fresh._cache_file._load_index()

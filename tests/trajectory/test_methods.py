@@ -56,7 +56,7 @@ def test_every_method_against_fp64(root: Path, method: str) -> None:
     result = run(root, method)
     for name, theta in series(root, used).items():
         d = theta - theta[0]
-        c = rule.coefficients(used, d @ d.T, 200)
+        c = make_rule(method).coefficients(used, name, d @ d.T, 200)
         assert np.allclose(result[name], theta[0] + c @ d, rtol=0, atol=3e-7), name
     record = json.loads((root.parent / "out/step_200/extrapolation.json").read_text())
     assert record["steps"] == used
@@ -128,7 +128,7 @@ def test_last_is_the_last_checkpoint_to_the_bit(root: Path) -> None:
     ("method", "options", "word"),
     [
         ("two_point", {"alpha_by_tensor": {"*nothing*": 1.0}}, "matches no tensor"),
-        ("two_point", {"rank": 2}, "options.rank: two_point takes damping, alpha_by_tensor"),
+        ("two_point", {"rank": 2}, "rank: two_point takes damping, max_norm, alpha_by_tensor"),
         ("rank1", {"ranks": 2}, "rank1 takes rank, with_start"),
     ],
 )

@@ -34,6 +34,7 @@ def trajectory(tmp_path: Path) -> Trajectory:
         ("least_squares", {"damping": 0.5}),
         ("rank1", {}),
         ("two_point", {"alpha_by_tensor": {"*mlp*": 1.25}}),
+        ("least_squares", {"max_norm": 0.5}),
     ],
 )
 def test_same_weights_as_the_folders(

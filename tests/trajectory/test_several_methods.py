@@ -29,6 +29,7 @@ METHODS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "damped": ("two_point", {"damping": 0.5, "alpha_by_tensor": {"*mlp*": 2.0}}, NORM),
     "least_squares": ("least_squares", {}, NORM),
     "mean": ("mean", {"count": 2}, []),
+    "trust": ("two_point", {"max_norm": 0.5}, NORM),
     "last": ("last", {}, []),
     "rank1": ("rank1", {"rank": 2}, NORM),
     "gated": ("gated", {"by": "scalar"}, NORM),
