@@ -12,6 +12,7 @@ from pipeline.artifacts import read_jsonl
 from pipeline.config import RegroundConfig
 from pipeline.content import model_content, task_data
 from pipeline.errors import PipelineError
+from pipeline.estimates import training
 from pipeline.hardware import gpus
 from pipeline.stages.base import DONE, RESUME, Context
 from pipeline.subject import base_model
@@ -78,6 +79,7 @@ def plan(context: Context) -> str:
         f"{algorithm.name} on {config.task.name} from {base}: {rl.steps} steps of "
         f"{algorithm.prompts_per_step} x {algorithm.rollouts_per_prompt} rollouts, {where}; "
         f"{snapshots} snapshots{disk}{_jumps(rl.reground, rl.steps)}{missing}"
+        f"{training.rl_train(context, _spec(context, Path()))}"
     )
 
 
