@@ -41,8 +41,9 @@ format: setup ## ruff: fix style and format
 types: setup ## mypy, strict
 	$(BIN)/mypy pipeline benchmarks studies tests
 
-bench: setup ## benchmarks at small scale, side by side in one run
-	$(BIN)/python benchmarks/weights.py --scale small
+bench: setup ## benchmarks at small scale; fails if a ratio to the floor is 15 % worse than saved
+	$(BIN)/python benchmarks/weights.py --scale small --where "page cache" \
+		$(addprefix --against ,$(wildcard benchmarks/weights.json))
 
 study: setup ## runs behind docs/results.md (hours; an interrupted one resumes)
 	$(BIN)/python -m studies.reground

@@ -3,11 +3,11 @@
     python -m studies.reground --out outputs/studies/reground
 
 Both sides are tuned on the validation accuracy of one seed, with the same number of tries: plain RL
-over six learning rates; re-grounding over three (M, N) at two rates, the best plain one and half
-of it. The best of each side is then run with two more seeds (each with a base model of its own),
-and so are the variants of re-grounding: moments reset, a guard, momentum, adaptive jumps. What
-counts is the number of real steps, and of seconds with the guard's in them, until an accuracy is
-reached, between two measurements along a straight line.
+over nine learning rates; re-grounding over three (M, N) at three rates, since a jump multiplies
+what the rate does. The best of each side is then run with two more seeds (each with a base model
+of its own), and so are the variants of re-grounding: moments reset, a guard, momentum, adaptive
+jumps. What counts is the number of real steps, and of seconds with the guard's in them, until an
+accuracy is reached, between two measurements along a straight line.
 Writes docs/results/reground.json and docs/figures/reground.png, and prints the table.
 """
 
@@ -36,7 +36,10 @@ SHARED = (
     "rl_train.validation.samples=2",
     "compute.threads=1",
 )
-RATES = ("4e-5", "8e-5", "1.6e-4", "3.2e-4", "6.4e-4", "1.28e-3")
+RATES = (  # of plain RL
+    *("4e-5", "8e-5", "1.6e-4", "2.4e-4", "3.2e-4", "4.8e-4", "6.4e-4", "9e-4", "1.28e-3"),
+)
+JUMP_RATES = ("6.4e-4", "0.00032", "0.00016")
 JUMPS = ((2, 4), (5, 5), (5, 15))
 SEEDS = (0, 1, 2)
 ACCURACIES = (0.5, 0.7, 0.8, 0.9)
@@ -76,8 +79,7 @@ def study(out: Path) -> dict[str, list[Job]]:
 
     tried = [plain(rate, 0) for rate in RATES]
     best = RATES[tuned(tried)]
-    half = f"{float(best) / 2:g}".replace("e-0", "e-")
-    settings = [(rate, *jump) for rate in (best, half) for jump in JUMPS]
+    settings = [(rate, *jump) for rate in JUMP_RATES for jump in JUMPS]
     also = [jumps(*setting, 0) for setting in settings]
     chosen = settings[tuned(also)]
     sides = {

@@ -58,7 +58,7 @@ def on_checkpoints(pico_run: Path) -> list[str]:
 
 def needs_engine(nodeid: str) -> bool:
     """Whether a test is in a file that starts vLLM or Slurm jobs."""
-    return re.search(r"/test_(vllm\w*|serve|launchers)\.py", nodeid) is not None
+    return re.search(r"/test_(vllm\w*|serve|launchers\w*)\.py", nodeid) is not None
 
 
 class ByFile(LoadFileScheduling):

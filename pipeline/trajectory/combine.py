@@ -2,15 +2,16 @@
 
 All targets of all methods come out of one read. Arithmetic is fp32, from deltas, with one rounding
 to the output dtype (see `kernels`); a checkpoint that a method does not use has the coefficient 0
-and is left out of its sum, so the bits are those of the method alone. Where c depends on a tensor's
-Gram matrix, tensors are read twice, the second time from the page cache. Source of the two-point
-rule: arXiv 2601.04537.
+and is left out of its sum, so the bits are those of the method alone; one that none uses is not
+read. Where c depends on a tensor's Gram matrix, tensors are read twice, the second time from the
+page cache, and inner products are taken in the first alone. Source of the two-point rule: arXiv
+2601.04537.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,11 +24,11 @@ from pipeline.errors import PipelineError
 from pipeline.progress import bar
 from pipeline.trajectory import stream
 from pipeline.trajectory.gram import Gram
-from pipeline.trajectory.kernels import combine, step_weights
-from pipeline.trajectory.measure import GramTable, measure_grams, measure_piece
+from pipeline.trajectory.kernels import combine, combine_gated, step_weights
+from pipeline.trajectory.measure import measure_grams
 from pipeline.trajectory.output import Output
 from pipeline.trajectory.plan import Plan, union
-from pipeline.trajectory.reader import Reader
+from pipeline.trajectory.reader import Reader, Values
 from pipeline.trajectory.shards import Entry, Files
 from pipeline.trajectory.share import Share
 from pipeline.trajectory.stream import Piece, counted, pieces, run
@@ -35,7 +36,6 @@ from pipeline.trajectory.writer import check_space
 
 GROUP_BYTES = 1 << 30
 ALONE = Share()
-UNGATED = np.empty(0, np.float32)
 Records = dict[int, dict[str, Any]]  # by target
 
 
@@ -72,7 +72,8 @@ def write_all(
         work = _Combination(todo)
         grams = work.run()
         for output in todo:
-            output.finish({n: g.of(work.places[output]) for n, g in grams.items()})
+            measured = grams if output.plan.rule.needs_gram else {}
+            output.finish({n: g.of(work.places[output]) for n, g in measured.items()})
     return [{output.target: output.record for output in several} for several in outputs]
 
 
@@ -81,13 +82,13 @@ class _Sum:
     """Targets of one tensor that one call of the kernel computes: alike in dtype and gate.
 
     Attributes:
-        rows: c of each output, fp32 [T, K].
-        weights: fp32 [K] to gate each scalar by its R², or empty.
+        rows: c of each output over the checkpoints that the tensor's sums use, fp32 [T, K].
+        gated: True if each scalar's step is scaled by its R².
     """
 
     outputs: list[Output]
     rows: NDArray[np.float32]
-    weights: NDArray[np.float32]
+    gated: bool
     dtype: torch.dtype
 
 
@@ -96,16 +97,16 @@ class _Tensor:
     """What is to be done with one tensor.
 
     Attributes:
+        places: of the checkpoints that one of the sums uses, theta_0's first.
         copied: outputs that get the last checkpoint's bytes.
         last: those that get its values in their own dtype.
-        measured: True if its Gram is known already, or does not exist.
     """
 
     entry: Entry
-    sums: list[_Sum] = field(default_factory=list)
-    copied: list[Output] = field(default_factory=list)
-    last: list[Output] = field(default_factory=list)
-    measured: bool = True
+    places: list[int]
+    sums: list[_Sum]
+    copied: list[Output]
+    last: list[Output]
 
 
 class _Combination:
@@ -151,38 +152,40 @@ class _Combination:
             yield group
 
     def _run_group(self, entries: Sequence[Entry], files: Files, progress: tqdm[None]) -> None:
-        needed = any(output.plan.rule.needs_gram for output in self.outputs)
-        moving = [e for e in entries if e.numel and self.outputs[0].plan.moves(e.name)]
-        idle = [e for e in moving if needed or not any(o.writes(e.name) for o in self.outputs)]
-        self.grams |= measure_grams(self.checkpoints, idle, files)
+        measuring = [output.plan for output in self.outputs if output.plan.rule.needs_gram]
+        asked = [e for e in entries if any(plan.predicts(e.name) for plan in measuring)]
+        if asked:
+            self.grams |= measure_grams(self.checkpoints, asked, files)
         tensors = {e.name: self._tensor(e) for e in entries}
-        table = GramTable()
 
         def make_worker() -> Callable[[Piece], None]:
-            return counted(_Worker(self, files, tensors, table), progress, 1)
+            return counted(_Worker(self, files, tensors), progress, 1)
 
         run(list(pieces(entries)), make_worker)
-        self.grams |= table.settle()
 
     def _tensor(self, entry: Entry) -> _Tensor:
         """Sort the outputs of a tensor by what is to be done for them."""
         name, gram = entry.name, self.grams.get(entry.name)
-        measured = gram is not None or not self.outputs[0].plan.moves(name)
-        tensor = _Tensor(self.checkpoints[-1].entries[name], measured=measured)
+        copied: list[Output] = []
+        last: list[Output] = []
         writing = [output for output in self.outputs if output.writes(name)]
         alike: dict[Any, list[Output]] = {}
         for output in writing if entry.numel else ():
             if name in output.plan.copied:
-                tensor.copied.append(output)
+                copied.append(output)
             elif output.plan.rule.method.copies_last:
-                tensor.last.append(output)
+                last.append(output)
             else:
                 key = output.dtypes[name], output.plan.rule.by_scalar
                 alike.setdefault(key, []).append(output)
-        for (dtype, by_scalar), outputs in alike.items():
-            rows = np.stack([self._row(output, name, gram) for output in outputs])
-            tensor.sums.append(_Sum(outputs, rows, self.gate if by_scalar else UNGATED, dtype))
-        return tensor
+        rows = {o: self._row(o, name, gram) for outputs in alike.values() for o in outputs}
+        used = np.any([row != 0 for row in rows.values()], axis=0) | any(g for _, g in alike)
+        places = [0, *(k for k in range(1, len(self.checkpoints)) if used[k])] if rows else []
+        sums = [
+            _Sum(outputs, np.stack([rows[o] for o in outputs])[:, places], gated, dtype)
+            for (dtype, gated), outputs in alike.items()
+        ]
+        return _Tensor(self.checkpoints[-1].entries[name], places, sums, copied, last)
 
     def _row(self, output: Output, name: str, gram: Gram | None) -> NDArray[np.float32]:
         """c of an output, fp32 [K], over all checkpoints that are read."""
@@ -196,24 +199,18 @@ class _Combination:
 class _Worker:
     """One thread's buffers; called with one piece after the other."""
 
-    def __init__(
-        self,
-        work: _Combination,
-        files: Files,
-        tensors: Mapping[str, _Tensor],
-        table: GramTable,
-    ) -> None:
-        self.files, self.tensors, self.table = files, tensors, table
+    def __init__(self, work: _Combination, files: Files, tensors: Mapping[str, _Tensor]) -> None:
+        self.work, self.files, self.tensors = work, files, tensors
         self.reader = Reader(work.checkpoints, files)
-        self.out = torch.empty(len(work.outputs) * stream.PIECE)
+        self.out = np.empty(len(work.outputs) * stream.PIECE, np.float32)
         self.raw = torch.empty(stream.PIECE * 8, dtype=torch.uint8)
 
     def __call__(self, piece: Piece) -> None:
         tensor = self.tensors[piece.name]
         if tensor.sums:
-            self._combine(piece, tensor)
-        elif not tensor.measured:
-            measure_piece(piece, self.reader, self.table)
+            values = self.reader.read(piece, tensor.places)
+            for each in tensor.sums:
+                self._combine(piece, each, values)
         if tensor.copied and tensor.entry.plain:
             data = self.raw[: len(piece) * tensor.entry.dtype.itemsize]
             self.files.read(tensor.entry, piece.start, piece.stop, data)
@@ -222,37 +219,31 @@ class _Worker:
         # what is not stored as such, the base plus a shift or parts, is loaded as values
         valued = tensor.last if tensor.entry.plain else [*tensor.last, *tensor.copied]
         if valued:
-            values = self.out[: len(piece)]
-            self.files.load(tensor.entry, piece.start, piece.stop, values, self.raw)
+            last = torch.from_numpy(self.out[: len(piece)])
+            self.files.load(tensor.entry, piece.start, piece.stop, last, self.raw)
             for output in valued:
-                self._put(piece, output, values)
+                self._put(piece, output, last)
 
-    def _combine(self, piece: Piece, tensor: _Tensor) -> None:
-        values = self.reader.read(piece)
-        gram = Gram.zero(0 if tensor.measured else len(values.array))
-        unmeasured = np.empty((0, 0))
-        for number, each in enumerate(tensor.sums):
-            shape = len(each.rows), len(piece)
-            out = self.out[: shape[0] * shape[1]].view(shape)
-            if each.dtype == torch.bfloat16:  # the kernel rounds
-                out = self.out.view(torch.bfloat16)[: out.numel()].view(shape)
-            target = (out.view(torch.uint16) if each.dtype == torch.bfloat16 else out).numpy()
-            squared, finite = combine(
-                values.array,
-                values.movements,
-                each.rows,
-                each.weights,
-                target,
-                unmeasured if number else gram.matrix,
-            )
-            gram.base_squared += squared
-            pairs = list(zip(each.outputs, out, strict=True))
-            if not finite:
-                self._refuse(piece, [output for output, row in pairs if not _finite(row)])
-            for output, row in pairs:
-                self._put(piece, output, row)
-        if not tensor.measured:
-            self.table.add(piece, gram, self.reader)
+    def _combine(self, piece: Piece, each: _Sum, values: Values) -> None:
+        # of bf16 the kernel writes the bits
+        flat: NDArray[Any] = self.out.view(np.uint16) if each.dtype == torch.bfloat16 else self.out
+        out = flat[: len(each.rows) * len(piece)].reshape(len(each.rows), len(piece))
+        if each.gated:
+            gate = self.work.gate
+            finite = combine_gated(values.array, values.movements, each.rows, gate, out)
+        else:
+            finite = combine(values.array, values.movements, each.rows, out)
+        if not finite:
+            rows = [torch.from_numpy(row) for row in out]
+            if each.dtype == torch.bfloat16:
+                rows = [row.view(torch.bfloat16) for row in rows]
+            pairs = zip(each.outputs, rows, strict=True)
+            self._refuse(piece, [output for output, row in pairs if not _finite(row)])
+        for output, row in zip(each.outputs, out, strict=True):
+            if each.dtype in (torch.bfloat16, torch.float32):
+                output.put(piece, row)
+            else:
+                self._put(piece, output, torch.from_numpy(row))
 
     def _put(self, piece: Piece, output: Output, values: torch.Tensor) -> None:
         """Write values, rounded to the output's dtype where they are fp32 yet."""

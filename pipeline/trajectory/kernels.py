@@ -2,11 +2,12 @@
 
 A piece is walked in blocks that stay in the first-level cache, so memory is touched twice, when a
 piece is read and when it is written, whatever the number of checkpoints and targets; torch would
-walk through memory once for each operation. The steps of a block are loops over two or three
-contiguous arrays: with more, LLVM gives up on vector instructions, since it cannot tell whether
-the arrays overlap; nor may integers widen on the way, hence the casts. Nothing is fused or
-reordered except inside `_dot`, so results are those of the same operations in numpy or torch, to
-the bit.
+walk through memory once for each operation. A loop widens, computes, rounds and looks for what is
+not finite at once, 8 numbers an instruction. What keeps LLVM from vector instructions: a sum or
+flag that numba takes for 64 bits (hence the casts), more than four arrays in a loop (it cannot tell
+whether they overlap; rows at fixed distances in one array it can), and branches. Nothing is fused
+into one rounding or reordered except inside `_dot`, so results are those of the same operations in
+numpy or torch, to the bit.
 
 All of it is one file because it is compiled as one: numba's store of compiled code sees a change
 of the file that a kernel is in, not of others.
@@ -25,10 +26,12 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 from numba.core.caching import FunctionCache
+from numba.core.runtime import rtsys
 from numba.extending import overload
 
 BLOCK = 1024  # fp32 sums run over so many products, the rest is added in fp64
-MOVING, KEPT = np.uint8(1), np.uint8(2)  # flags of `linearity`
+WIDE, FINE = 2048, 256  # blocks of what adds nothing up: few rows at once, and many
+MOVING, KEPT, _NEITHER = np.uint8(1), np.uint8(2), np.uint8(0)  # flags of `linearity`
 _SMALLEST = np.finfo(np.float32).tiny
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 _HALF = np.uint32(16)  # bits: bf16 is the upper half of fp32
@@ -51,8 +54,11 @@ class _Store(FunctionCache):
     or a damaged file there costs that time again, and not the run."""
 
     def load_overload(self, signature: Any, target: Any) -> Any:
+        """As Numba's own, less what only a compiler needs: it would import all that Numba can
+        compile, scipy's linear algebra among it, which takes longer than a small model's work."""
+        rtsys.initialize(target)
         try:
-            return super().load_overload(signature, target)
+            return self._load_overload(signature, target)
         except (OSError, EOFError, UnpicklingError):
             return None
 
@@ -61,53 +67,54 @@ class _Store(FunctionCache):
             super().save_overload(signature, compiled)
 
 
-def _load(source: Any, row: Any) -> None:
-    """row (fp32) = source (bf16 as uint16, or fp32)."""
+def _wide(value: Any) -> Any:
+    """The fp32 number of a value that is bf16 (as uint16) or fp32."""
 
 
-@overload(_load)
-def _load_by_type(source: Any, row: Any) -> Any:
-    def widen(source: Any, row: Any) -> None:
-        bits = row.view(np.uint32)
-        for j in range(source.shape[0]):
-            bits[j] = np.uint32(source[j]) << _HALF
+@overload(_wide)
+def _wide_by_type(value: Any) -> Any:
+    def widened(value: Any) -> Any:
+        return np.uint32(np.uint32(value) << _HALF).view(np.float32)
 
-    def copy(source: Any, row: Any) -> None:
-        _copy(row, source)
+    def same(value: Any) -> Any:
+        return value
 
-    return widen if source.dtype == types.uint16 else copy
+    return widened if value == types.uint16 else same
 
 
-def _store(row: Any, out: Any) -> bool:
-    """out (bf16 as uint16, or fp32) = row, rounded to nearest even; False if not all finite."""
+def _narrow(bits: Any, out: Any) -> Any:
+    """What `out` (bf16 as uint16, or fp32) keeps of the fp32 number with these bits: the nearest,
+    of two the even one."""
+
+
+@overload(_narrow)
+def _narrow_by_type(bits: Any, out: Any) -> Any:
+    def rounded(bits: Any, out: Any) -> Any:
+        half = np.uint32(np.uint32(0x7FFF) + np.uint32(np.uint32(bits >> _HALF) & np.uint32(1)))
+        return np.uint16(np.uint32(bits + half) >> _HALF)
+
+    def same(bits: Any, out: Any) -> Any:
+        return np.uint32(bits).view(np.float32)
+
+    return rounded if out.dtype == types.uint16 else same
+
+
+def _finite(largest: Any, out: Any) -> bool:
+    """Whether numbers are finite in `out`'s dtype whose magnitudes have at most these bits.
+
+    Bits of a NaN are above those of infinity, and those above all numbers'.
+    """
     return True
 
 
-@overload(_store)
-def _store_by_type(row: Any, out: Any) -> Any:
-    def rounded(row: Any, out: Any) -> bool:
-        bits = row.view(np.uint32)
-        for j in range(row.shape[0]):
-            x = bits[j]
-            half = np.uint32(np.uint32(0x7FFF) + np.uint32(np.uint32(x >> _HALF) & np.uint32(1)))
-            out[j] = np.uint16(np.uint32(x + half) >> _HALF)
-        return bool(_all_below(row, _LARGEST_BF16))
+@overload(_finite)
+def _finite_by_type(largest: Any, out: Any) -> Any:
+    limit = _LARGEST_BF16 if out.dtype == types.uint16 else _INFINITY
 
-    def copied(row: Any, out: Any) -> bool:
-        _copy(out, row)
-        return bool(_all_below(row, _INFINITY))
+    def finite(largest: Any, out: Any) -> bool:
+        return bool(largest < limit)
 
-    return rounded if out.dtype == types.uint16 else copied
-
-
-@_compiled
-def _all_below(row: Any, limit: Any) -> bool:
-    """Whether all |values| are below the number with the bits `limit`; NaNs are above all."""
-    bits = row.view(np.uint32)
-    bad = np.uint32(0)
-    for j in range(row.shape[0]):
-        bad |= np.uint32(np.uint32(bits[j] & _MAGNITUDE) >= limit)
-    return bad == 0
+    return finite
 
 
 def _sum_of_products(x: Any, y: Any) -> Any:
@@ -121,86 +128,27 @@ _dot = _compiled(_sum_of_products, fastmath={"reassoc", "contract", "nsz"})
 
 
 @_compiled
-def _copy(out: Any, row: Any) -> None:  # out[:] = row takes five times as long
+def _load(source: Any, row: Any) -> None:
     for j in range(row.shape[0]):
-        out[j] = row[j]
+        row[j] = _wide(source[j])
 
 
 @_compiled
-def _subtract(row: Any, other: Any) -> None:
+def _load_movement(source: Any, first: Any, row: Any) -> None:
+    """row = source - first (fp32)."""
     for j in range(row.shape[0]):
-        row[j] -= other[j]
+        row[j] = _wide(source[j]) - first[j]
 
 
 @_compiled
-def _scale(out: Any, row: Any, factor: Any) -> None:
-    for j in range(row.shape[0]):
-        out[j] = row[j] * factor
-
-
-@_compiled
-def _multiply(out: Any, row: Any, other: Any) -> None:
-    for j in range(row.shape[0]):
-        out[j] = row[j] * other[j]
-
-
-@_compiled
-def _add(total: Any, row: Any) -> None:
-    for j in range(row.shape[0]):
-        total[j] += row[j]
-
-
-@_compiled
-def _add_scaled(total: Any, row: Any, factor: Any) -> None:
-    for j in range(row.shape[0]):
-        total[j] += row[j] * factor
-
-
-@_compiled
-def _add_product(total: Any, row: Any, other: Any) -> None:
-    for j in range(row.shape[0]):
-        total[j] += row[j] * other[j]
-
-
-@_compiled
-def _raise_to(row: Any, other: Any) -> None:
-    for j in range(row.shape[0]):
-        row[j] = max(row[j], other[j])
-
-
-@_compiled
-def _lower_to(row: Any, other: Any) -> None:
-    for j in range(row.shape[0]):
-        row[j] = min(row[j], other[j])
-
-
-@_compiled
-def _keep_unequal(new: Any, row: Any, other: Any) -> None:
-    for j in range(row.shape[0]):
-        new[j] = new[j] if row[j] != other[j] else _ZERO
-
-
-@_compiled
-def _keep_above(row: Any, bound: Any) -> None:
-    for j in range(row.shape[0]):
-        row[j] = _ONE if row[j] >= bound else _ZERO
-
-
-@_compiled
-def _any_short(seen: Any, wanted: Any, least: Any) -> bool:
-    short = np.uint32(0)
-    for j in range(seen.shape[0]):
-        short |= np.uint32(wanted[j] * least > seen[j])
-    return short != 0
-
-
-@_compiled
-def _load_rows(values: Any, start: int, stop: int, rows: Any, subtract: bool) -> None:
-    """rows [K, m] fp32 = the values of one block; as differences to row 0 if `subtract`."""
-    for k in range(values.shape[0]):
-        _load(values[k, start:stop], rows[k])
-        if k > 0 and subtract:
-            _subtract(rows[k], rows[0])
+def _load_rows(values: Any, start: int, stop: int, rows: Any, movements: bool) -> None:
+    """rows [K, m] fp32 = theta_0 and the movements from it in one block."""
+    _load(values[0, start:stop], rows[0])
+    for k in range(1, values.shape[0]):
+        if movements:
+            _load(values[k, start:stop], rows[k])
+        else:
+            _load_movement(values[k, start:stop], rows[0], rows[k])
 
 
 @_compiled
@@ -219,60 +167,6 @@ def _mirror(gram: Any) -> None:
 
 
 @_compiled
-def _span(first: Any, rows: Any, change: Any, low: Any) -> None:
-    """change = max - min over `first` and rows 1..K-1."""
-    _copy(change, first)
-    _copy(low, first)
-    for k in range(1, rows.shape[0]):
-        _raise_to(change, rows[k])
-        _lower_to(low, rows[k])
-    _subtract(change, low)
-
-
-@_compiled
-def _distinct(first: Any, rows: Any, wanted: Any, least: Any, seen: Any, new: Any) -> None:
-    """seen = how many distinct values `first` and rows 1..K-1 take.
-
-    Counting stops once all scalars with `wanted` = 1 have reached `least`.
-    """
-    seen[:] = _ONE
-    for k in range(1, rows.shape[0]):
-        new[:] = _ONE
-        _keep_unequal(new, rows[k], first)
-        for i in range(1, k):
-            _keep_unequal(new, rows[k], rows[i])
-        _add(seen, new)
-        if not _any_short(seen, wanted, least):
-            break
-
-
-@_compiled
-def _fit(rows: Any, weights: Any, change: Any, r2: Any, work: Any) -> None:
-    """r2 in [0, 1] of the series 0, rows[1], ... on the steps; 0 where constant.
-
-    Each series is scaled by its own range, so that squares neither underflow nor overflow; and
-    with a difference of 0 among the points, sum(d²) - K mean² loses at most a factor K + 1 of
-    precision (computed from raw weights it could lose all).
-    """
-    scale, scaled, total, square = work[0], work[1], work[2], work[3]
-    for j in range(change.shape[0]):
-        scale[j] = _ONE / max(change[j], _SMALLEST)
-    r2[:] = _ZERO
-    total[:] = _ZERO
-    square[:] = _ZERO
-    for k in range(1, rows.shape[0]):
-        _multiply(scaled, rows[k], scale)
-        _add(total, scaled)
-        _add_scaled(r2, scaled, weights[k])
-        _add_product(square, scaled, scaled)
-    share = np.float32(1.0 / rows.shape[0])
-    for j in range(total.shape[0]):
-        square[j] = max(square[j] - total[j] * total[j] * share, _SMALLEST)
-    for j in range(total.shape[0]):
-        r2[j] = min(r2[j] * r2[j] / square[j], _ONE)
-
-
-@_compiled
 def moments(values: Any, movements: bool, gram: Any) -> float:
     """Add the deltas' inner products to gram fp64 [K, K]; returns ||theta_0||²."""
     count, n = values.shape
@@ -281,7 +175,7 @@ def moments(values: Any, movements: bool, gram: Any) -> float:
     for start in range(0, n, BLOCK):
         stop = min(start + BLOCK, n)
         rows = buffer[: count * (stop - start)].reshape(count, stop - start)
-        _load_rows(values, start, stop, rows, not movements)
+        _load_rows(values, start, stop, rows, movements)
         squared += _dot(rows[0], rows[0])
         _add_gram(rows, gram)
     _mirror(gram)
@@ -289,75 +183,223 @@ def moments(values: Any, movements: bool, gram: Any) -> float:
 
 
 @_compiled
-def _combine_rows(rows: Any, coefficients: Any, total: Any) -> None:
-    """total = rows[0] + sum_k coefficients[k] rows[k], products and sums rounded apart."""
-    begun = False
-    for k in range(1, rows.shape[0]):
-        if coefficients[k] != _ZERO:
-            if begun:
-                _add_scaled(total, rows[k], coefficients[k])
-            else:
-                _scale(total, rows[k], coefficients[k])
-            begun = True
-    if begun:
-        _add(total, rows[0])
+def _put_line(first: Any, last: Any, movement: bool, factor: Any, out: Any) -> bool:
+    """out = first + factor (last - first), or first + factor last where that is a movement.
+
+    Returns:
+        False if a NaN or infinity came out, as all that write to `out` do.
+    """
+    largest = np.uint32(0)
+    if movement:
+        for j in range(out.shape[0]):
+            bits = np.float32(_wide(last[j]) * factor + _wide(first[j])).view(np.uint32)
+            largest = max(largest, np.uint32(bits & _MAGNITUDE))
+            out[j] = _narrow(bits, out)
     else:
-        _copy(total, rows[0])
+        for j in range(out.shape[0]):
+            start = _wide(first[j])
+            bits = np.float32((_wide(last[j]) - start) * factor + start).view(np.uint32)
+            largest = max(largest, np.uint32(bits & _MAGNITUDE))
+            out[j] = _narrow(bits, out)
+    return bool(_finite(largest, out))
 
 
 @_compiled
-def _gate(rows: Any, r2: Any, total: Any, end: Any) -> None:
-    """total = theta_K + r2 (total - theta_K), theta_K = rows[0] + rows[K - 1]."""
-    _copy(end, rows[0])
-    _add(end, rows[rows.shape[0] - 1])
-    _subtract(total, end)
-    _multiply(total, total, r2)
-    _add(total, end)
+def _put_sum(total: Any, first: Any, out: Any) -> bool:
+    """out = total + first."""
+    largest = np.uint32(0)
+    for j in range(out.shape[0]):
+        bits = np.float32(total[j] + _wide(first[j])).view(np.uint32)
+        largest = max(largest, np.uint32(bits & _MAGNITUDE))
+        out[j] = _narrow(bits, out)
+    return bool(_finite(largest, out))
 
 
 @_compiled
-def combine(
-    values: Any, movements: bool, coefficients: Any, weights: Any, out: Any, gram: Any
-) -> tuple[float, bool]:
-    """out[t] = theta_0 + sum_k coefficients[t, k] delta_k for each target t, and the moments.
+def _put_gated(total: Any, r2: Any, first: Any, last: Any, out: Any) -> bool:
+    """out = theta_K + r2 (total + first - theta_K), theta_K = first + last; all fp32."""
+    largest = np.uint32(0)
+    for j in range(out.shape[0]):
+        end = first[j] + last[j]
+        bits = np.float32((total[j] + first[j] - end) * r2[j] + end).view(np.uint32)
+        largest = max(largest, np.uint32(bits & _MAGNITUDE))
+        out[j] = _narrow(bits, out)
+    return bool(_finite(largest, out))
+
+
+@_compiled
+def _step(total: Any, first: Any, other: Any, movement: bool, factor: Any, begun: bool) -> None:
+    """total (+)= factor (other - first), or factor other where that is a movement."""
+    if begun:
+        if movement:
+            for j in range(total.shape[0]):
+                total[j] += _wide(other[j]) * factor
+        else:
+            for j in range(total.shape[0]):
+                total[j] += (_wide(other[j]) - _wide(first[j])) * factor
+    elif movement:
+        for j in range(total.shape[0]):
+            total[j] = _wide(other[j]) * factor
+    else:
+        for j in range(total.shape[0]):
+            total[j] = (_wide(other[j]) - _wide(first[j])) * factor
+
+
+@_compiled
+def _sum_steps(
+    values: Any, start: int, stop: int, movements: bool, coefficients: Any, total: Any
+) -> None:
+    """total = sum_k coefficients[k] delta_k of a block [K, m]; what has a 0 is left out."""
+    begun = False
+    for k in range(1, values.shape[0]):
+        if coefficients[k] != _ZERO:
+            _step(
+                total,
+                values[0, start:stop],
+                values[k, start:stop],
+                movements,
+                coefficients[k],
+                begun,
+            )
+            begun = True
+    if not begun:
+        total[:] = -_ZERO  # and not 0, which would turn a sum with -0 into 0
+
+
+@_compiled
+def combine(values: Any, movements: bool, coefficients: Any, out: Any) -> bool:
+    """out[t] = theta_0 + sum_k coefficients[t, k] delta_k for each target t.
 
     Products and sums are rounded apart, as in theta_0 + c * delta in numpy or torch; what has a
     coefficient of 0 is left out.
 
     Args:
         coefficients: fp32 [T, K].
-        weights: fp32 [K] to gate each scalar's step beyond theta_K by its own R² (see
-            `step_weights`), or empty.
         out: [T, n], bf16 as uint16, or fp32.
-        gram: fp64 [K, K], added to, or [0, 0] where the moments are known.
 
     Returns:
-        ||theta_0||² (0 without a gram), and False if a NaN or infinity came out.
+        False if a NaN or infinity came out.
     """
     count, n = values.shape
-    buffer = np.empty((count + 8) * BLOCK, np.float32)
-    squared, finite = 0.0, True
-    for start in range(0, n, BLOCK):
-        stop = min(start + BLOCK, n)
-        m = stop - start
-        rows = buffer[: count * m].reshape(count, m)
-        work = buffer[count * m : (count + 8) * m].reshape(8, m)
-        total, r2, change, zeros = work[4], work[5], work[6], work[7]
-        _load_rows(values, start, stop, rows, not movements)
-        if len(gram) > 0:
-            squared += _dot(rows[0], rows[0])
-            _add_gram(rows, gram)
-        if len(weights) > 0:
-            zeros[:] = _ZERO
-            _span(zeros, rows, change, work[0])
-            _fit(rows, weights, change, r2, work)
+    total = np.empty(WIDE, np.float32)
+    finite = True
+    for start in range(0, n, WIDE):
+        stop = min(start + WIDE, n)
+        first = values[0, start:stop]
         for t in range(coefficients.shape[0]):
-            _combine_rows(rows, coefficients[t], total)
-            if len(weights) > 0:
-                _gate(rows, r2, total, work[0])
-            finite &= _store(total, out[t, start:stop])
-    _mirror(gram)
-    return squared, finite
+            row, target = coefficients[t], out[t, start:stop]
+            terms, last = 0, 0
+            for k in range(1, count):
+                if row[k] != _ZERO:
+                    terms, last = terms + 1, k
+            if terms == 1:
+                finite &= _put_line(first, values[last, start:stop], movements, row[last], target)
+            else:
+                part = total[: stop - start]
+                _sum_steps(values, start, stop, movements, row, part)
+                finite &= _put_sum(part, first, target)
+    return finite
+
+
+# Rows of the work array of `linearity`, one after the other: at fixed distances in one array LLVM
+# sees that they do not overlap, so any number of them may take part in one loop.
+_CHANGE, _LOW, _SCALE, _TOTAL, _SLOPE, _SQUARE, _WANTED, _SEEN, _NEW = range(0, 9 * FINE, FINE)
+
+
+@_compiled
+def _span(values: Any, start: int, stop: int, first: Any, work: Any) -> None:
+    """work's change and low = max and min over `first` and rows 1..K-1."""
+    for j in range(first.shape[0]):
+        work[_CHANGE + j] = first[j]
+        work[_LOW + j] = first[j]
+    for k in range(1, values.shape[0]):
+        source = values[k, start:stop]
+        for j in range(source.shape[0]):
+            value = _wide(source[j])
+            work[_CHANGE + j] = max(work[_CHANGE + j], value)
+            work[_LOW + j] = min(work[_LOW + j], value)
+
+
+@_compiled
+def _measure_change(first: Any, threshold: Any, work: Any) -> bool:
+    """change = max - min, scale = 1 / change, wanted = 1 where it is above the threshold.
+
+    Returns:
+        Whether any is.
+    """
+    any_bits = np.uint32(0)
+    for j in range(first.shape[0]):
+        change = work[_CHANGE + j] - work[_LOW + j]
+        wanted = _ONE if change > threshold else _ZERO
+        work[_CHANGE + j] = change
+        work[_SCALE + j] = _ONE / max(change, _SMALLEST)
+        work[_WANTED + j] = wanted
+        any_bits = max(any_bits, np.float32(wanted).view(np.uint32))
+    return bool(any_bits > np.uint32(0))
+
+
+@_compiled
+def _fit(rows: Any, start: int, stop: int, weights: Any, work: Any, r2: Any) -> None:
+    """r2 in [0, 1] of the series 0, rows[1], ... on the steps; 0 where constant.
+
+    Each series is scaled by its own range, so that squares neither underflow nor overflow; and
+    with a difference of 0 among the points, sum(d²) - K mean² loses at most a factor K + 1 of
+    precision (computed from raw weights it could lose all).
+    """
+    for k in range(1, rows.shape[0]):
+        row, weight = rows[k, start:stop], weights[k]
+        if k == 1:
+            for j in range(row.shape[0]):
+                scaled = row[j] * work[_SCALE + j]
+                work[_TOTAL + j] = scaled
+                work[_SLOPE + j] = scaled * weight
+                work[_SQUARE + j] = scaled * scaled
+        else:
+            for j in range(row.shape[0]):
+                scaled = row[j] * work[_SCALE + j]
+                work[_TOTAL + j] += scaled
+                work[_SLOPE + j] += scaled * weight
+                work[_SQUARE + j] += scaled * scaled
+    share = np.float32(1.0 / rows.shape[0])
+    for j in range(r2.shape[0]):
+        total, slope = work[_TOTAL + j], work[_SLOPE + j]
+        square = max(work[_SQUARE + j] - total * total * share, _SMALLEST)
+        r2[j] = min(slope * slope / square, _ONE)
+
+
+@_compiled
+def _compare(source: Any, other: Any, begun: bool, work: Any) -> None:
+    """new = 0 where the two are equal, else 1, or what it was."""
+    for j in range(source.shape[0]):
+        new = work[_NEW + j] if begun else _ONE
+        work[_NEW + j] = new if _wide(source[j]) != _wide(other[j]) else _ZERO
+
+
+@_compiled
+def _count_new(first: Any, least: Any, work: Any) -> bool:
+    """seen += new; True if some scalar that is wanted has not taken `least` values yet."""
+    short = np.int32(0)
+    for j in range(first.shape[0]):
+        seen = work[_SEEN + j] + work[_NEW + j]
+        work[_SEEN + j] = seen
+        missing = np.float32(work[_WANTED + j] * least - seen)
+        short = max(short, missing.view(np.int32))  # of floats above 0, and of no others, above 0
+    return bool(short > np.int32(0))
+
+
+@_compiled
+def _filter_distinct(values: Any, start: int, stop: int, first: Any, least: Any, work: Any) -> None:
+    """wanted = 0 where `first` and rows 1..K-1 take fewer than `least` distinct values."""
+    for j in range(first.shape[0]):
+        work[_SEEN + j] = _ONE
+    for k in range(1, values.shape[0]):
+        _compare(values[k, start:stop], first, False, work)
+        for i in range(1, k):
+            _compare(values[k, start:stop], values[i, start:stop], True, work)
+        if not _count_new(first, least, work):
+            return
+    for j in range(first.shape[0]):
+        work[_WANTED + j] = work[_WANTED + j] if work[_SEEN + j] >= least else _ZERO
 
 
 @_compiled
@@ -385,54 +427,79 @@ def linearity(
         ||theta_0||².
     """
     count, n = values.shape
-    buffer = np.empty((count + 8) * BLOCK, np.float32)
+    buffer = np.empty(count * BLOCK, np.float32)
+    work, zeros = np.empty(9 * FINE, np.float32), np.zeros(FINE, np.float32)
     squared, threshold, least = 0.0, np.float32(min_change), np.float32(min_unique)
     for start in range(0, n, BLOCK):
         stop = min(start + BLOCK, n)
-        m = stop - start
-        rows = buffer[: count * m].reshape(count, m)
-        work = buffer[count * m : (count + 8) * m].reshape(8, m)
-        first, change, wanted, seen = work[4], work[5], work[6], work[7]
-        _load_rows(values, start, stop, rows, False)
+        rows = buffer[: count * (stop - start)].reshape(count, stop - start)
+        _load_rows(values, start, stop, rows, movements)
         squared += _dot(rows[0], rows[0])
-        _copy(first, rows[0])
-        if movements:
-            first[:] = _ZERO
-        _span(first, rows, change, work[0])
-        for j in range(m):
-            wanted[j] = _ONE if change[j] > threshold else _ZERO
-        if min_unique > 1:
-            _distinct(first, rows, wanted, least, seen, work[0])
-            _keep_above(seen, least)
-            _multiply(wanted, wanted, seen)
-        for j in range(m):
-            flags[start + j] = (MOVING if change[j] > _ZERO else 0) | (KEPT if wanted[j] else 0)
-        if not movements:
-            for k in range(1, count):
-                _subtract(rows[k], first)
         _add_gram(rows, gram)
-        _fit(rows, weights, change, r2[start:stop], work)
+        for low in range(start, stop, FINE):
+            high = min(low + FINE, stop)
+            first = zeros[: high - low] if movements else rows[0, low - start : high - start]
+            _span(values, low, high, first, work)
+            some = _measure_change(first, threshold, work)
+            if some and min_unique > 1:
+                _filter_distinct(values, low, high, first, least, work)
+            part = flags[low:high]
+            for j in range(part.shape[0]):
+                moving = MOVING if work[_CHANGE + j] > _ZERO else _NEITHER
+                kept = KEPT if work[_WANTED + j] > _ZERO else _NEITHER
+                part[j] = np.uint8(moving | kept)
+            _fit(rows, low - start, high - start, weights, work, r2[low:high])
     _mirror(gram)
     return squared
 
 
 @_compiled
+def combine_gated(values: Any, movements: bool, coefficients: Any, weights: Any, out: Any) -> bool:
+    """`combine`, the step beyond theta_K scaled by each scalar's own R².
+
+    Args:
+        weights: fp32 [K], see `step_weights`.
+    """
+    count, n = values.shape
+    buffer = np.empty((count + 2) * FINE, np.float32)
+    work, zeros = np.empty(9 * FINE, np.float32), np.zeros(FINE, np.float32)
+    finite = True
+    for start in range(0, n, FINE):
+        stop = min(start + FINE, n)
+        m = stop - start
+        rows = buffer[: count * m].reshape(count, m)
+        total, r2 = buffer[count * m : (count + 1) * m], buffer[(count + 1) * m : (count + 2) * m]
+        _load_rows(values, start, stop, rows, movements)
+        _span(rows, 0, m, zeros[:m], work)
+        _measure_change(r2, _ZERO, work)
+        _fit(rows, 0, m, weights, work, r2)
+        for t in range(coefficients.shape[0]):
+            _sum_steps(rows, 0, m, True, coefficients[t], total)
+            finite &= _put_gated(total, r2, rows[0], rows[count - 1], out[t, start:stop])
+    return finite
+
+
+@_compiled
 def count_cells(r2: Any, flags: Any, counts: Any) -> tuple[float, float]:
-    """Add R² (fp32 [n]) to the cells of counts int64 [2, C], dropped and kept apart.
+    """Add R² (fp32 [n]) to the cells of counts [2, C], dropped and kept apart.
 
     Returns:
         The sums of R², dropped and kept, in fp64.
     """
     cells = counts.shape[1]
+    scale, last, shift = np.float32(cells), np.int32(cells - 1), np.int32(cells)
+    places, both = np.empty(BLOCK, np.uint32), counts.reshape(2 * cells)
     dropped, kept = 0.0, 0.0
-    for j in range(r2.shape[0]):
-        cell = min(max(int(r2[j] * np.float32(cells)), 0), cells - 1)
-        if flags[j] & KEPT:
-            counts[1, cell] += 1
-            kept += r2[j]
-        else:
-            counts[0, cell] += 1
-            dropped += r2[j]
+    for start in range(0, len(r2), BLOCK):
+        part, own = r2[start : start + BLOCK], flags[start : start + BLOCK]
+        for j in range(part.shape[0]):
+            cell = min(max(np.int32(part[j] * scale), np.int32(0)), last)
+            places[j] = np.uint32(cell + (shift if own[j] & KEPT else np.int32(0)))
+        for j in range(part.shape[0]):  # no branches, which would be guessed wrong
+            both[places[j]] += 1
+            share = np.float64(own[j] & KEPT) / KEPT
+            kept += part[j] * share
+            dropped += part[j] * (1.0 - share)
     return dropped, kept
 
 

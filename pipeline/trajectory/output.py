@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from pipeline.trajectory.folder import ModelFolder
 from pipeline.trajectory.gram import Gram, describe
@@ -58,15 +59,16 @@ class Output:
             if shard is not None and shard.filename not in self._files:
                 self._files[shard.filename] = ShardFile(self.folder.partial, shard, self._share)
 
-    def put(self, piece: Piece, data: torch.Tensor) -> None:
-        """Write a piece of a tensor, in its own dtype."""
+    def put(self, piece: Piece, data: torch.Tensor | NDArray[Any]) -> None:
+        """Write a piece of a tensor, in its own dtype (bf16 may be uint16)."""
         self._files[self._shards[piece.name].filename].write(piece.name, piece.start, data)
 
     def finish(self, grams: Mapping[str, Gram]) -> None:
         """Add what belongs beside the weights, and give the folder its name.
 
         Args:
-            grams: of the tensors that this process has measured, over the plan's checkpoints.
+            grams: of the tensors that this process has measured, over the plan's checkpoints;
+                needed where the rule needs them.
         """
         plan, steps = self.plan, self.plan.steps
         shared = None
@@ -74,11 +76,12 @@ class Output:
             c = plan.coefficients("", None, self.target).tolist()
             shared = dict(zip(map(str, steps), c, strict=True))
         rows = []
-        for name, gram in grams.items():
-            if self.owns(name):
-                own = plan.coefficients(name, gram.matrix, self.target).tolist()
-                row = {"name": name, "coefficients": own} if plan.rule.by_tensor else {"name": name}
-                rows.append({**row, **describe(steps, gram)})
+        for name in plan.last.entries if plan.rule.by_tensor else ():
+            if self.owns(name) and plan.predicts(name):
+                gram = grams[name] if plan.rule.needs_gram else None
+                c = plan.coefficients(name, None if gram is None else gram.matrix, self.target)
+                figures = {} if gram is None else describe(steps, gram)
+                rows.append({"name": name, "coefficients": c.tolist(), **figures})
         named = plan.trajectory.dtype if plan.dtype == "same" else plan.dtype
         record = self.record | {"coefficients": shared}
         self.record = self.folder.finish(plan.shards, plan.beside, named, record, rows)

@@ -62,9 +62,9 @@ class Plan:
         steps = [checkpoint.step for checkpoint in checkpoints]
         return [steps.index(step) for step in self.steps]
 
-    def moves(self, name: str) -> bool:
-        """True for tensors of finite floating-point values, whose movement can be measured."""
-        return self.last.entries[name].is_float and name not in self.last.fixed
+    def predicts(self, name: str) -> bool:
+        """True if an output's tensor is a sum of the checkpoints', and no copy of the last one."""
+        return name not in self.copied and self.last.entries[name].numel > 0
 
     def coefficients(self, name: str, gram: Matrix | None, target: int) -> Vector:
         """c [K] of one tensor, fp64; `gram` [K, K] only where the rule needs it."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -39,27 +40,28 @@ class Reader:
     def __init__(self, checkpoints: Sequence[Checkpoint], files: Files) -> None:
         self._checkpoints = checkpoints
         self._files = files
-        self._bf16 = torch.empty(len(checkpoints) * stream.PIECE, dtype=torch.bfloat16)
+        self._bf16 = np.empty(len(checkpoints) * stream.PIECE, np.uint16)
         self._fp32 = torch.empty(0)  # until a tensor needs it
         self._raw = torch.empty(0, dtype=torch.uint8)
 
-    def read(self, piece: Piece) -> Values:
-        """The values of the piece at every checkpoint."""
-        entries = [checkpoint.entries[piece.name] for checkpoint in self._checkpoints]
+    def read(self, piece: Piece, places: Sequence[int] | None = None) -> Values:
+        """The values of the piece at every checkpoint, or at those of `places`, theta_0's first."""
+        used = self._checkpoints if places is None else [self._checkpoints[i] for i in places]
+        entries = [checkpoint.entries[piece.name] for checkpoint in used]
         base, *others = entries
         shifts = [e.shift for e in others if shares_base(e, base) and isinstance(e.shift, Entry)]
         movements = len(shifts) == len(others) > 0
         stored = [base, *shifts] if movements else entries
         if not all(e.dtype == torch.bfloat16 and e.plain for e in stored):
             return self._read_fp32(piece, entries)
-        rows = self._bf16[: len(entries) * len(piece)].view(len(entries), -1)
+        rows = self._bf16[: len(entries) * len(piece)].reshape(len(entries), -1)
         for entry, row in zip(stored, rows, strict=True):
             self._files.read(entry, piece.start, piece.stop, row)
-        return Values(rows.view(torch.uint16).numpy(), movements)
+        return Values(rows, movements)
 
     def _read_fp32(self, piece: Piece, entries: Sequence[Entry]) -> Values:
         if not len(self._fp32):
-            self._fp32 = torch.empty(len(entries) * stream.PIECE)
+            self._fp32 = torch.empty(len(self._checkpoints) * stream.PIECE)
             self._raw = torch.empty(stream.PIECE * 8, dtype=torch.uint8)
         span = piece.start, piece.stop
         rows = self._fp32[: len(entries) * len(piece)].view(len(entries), -1)

@@ -144,12 +144,10 @@ def _sum(reader: Reader, entry: Entry, row: Sequence[float], dtype: torch.dtype)
     out = torch.empty(entry.numel, dtype=dtype if dtype == torch.bfloat16 else torch.float32)
     array = (out.view(torch.uint16) if dtype == torch.bfloat16 else out).numpy()
     coefficients = np.asarray([row], np.float32)
-    ungated, unmeasured = np.empty(0, np.float32), np.empty((0, 0))
     for piece in pieces([entry]):
         values = reader.read(piece)
         part = array[None, piece.start : piece.stop]
-        _, finite = combine(values.array, values.movements, coefficients, ungated, part, unmeasured)
-        if not finite:
+        if not combine(values.array, values.movements, coefficients, part):
             reader.blame(piece)
             raise PipelineError(
                 f"tensor {entry.name} overflows {dtype}; choose a nearer target or a wider dtype"

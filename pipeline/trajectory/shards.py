@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
 from pipeline.faults import name_path, naming
@@ -165,10 +167,10 @@ def _entry(name: str, spec: dict[str, Any], path: Path, data: int) -> Entry:
     return entry
 
 
-def as_bytes(tensor: torch.Tensor) -> memoryview:
-    """The memory of a contiguous 1-d tensor, not copied."""
-    array: Any = tensor.view(torch.uint8).numpy()
-    return memoryview(array)
+def as_bytes(values: torch.Tensor | NDArray[Any]) -> memoryview:
+    """The memory of contiguous 1-d values, not copied."""
+    array: Any = values if isinstance(values, np.ndarray) else values.view(torch.uint8).numpy()
+    return memoryview(array).cast("B")
 
 
 class Files:
@@ -194,13 +196,15 @@ class Files:
         Several threads reading in turn do not look sequential to the kernel's own heuristic.
         """
         window = position // WINDOW + 1
+        if self._ahead.get(path) == window:
+            return
         with self._lock:
             if self._ahead.get(path) == window:
                 return
             self._ahead[path] = window
         os.posix_fadvise(descriptor, window * WINDOW, WINDOW, os.POSIX_FADV_WILLNEED)
 
-    def read(self, entry: Entry, start: int, stop: int, out: torch.Tensor) -> None:
+    def read(self, entry: Entry, start: int, stop: int, out: torch.Tensor | NDArray[Any]) -> None:
         """Fill `out` (1-d, contiguous) with the bytes of elements [start, stop)."""
         size = entry.dtype.itemsize
         view = as_bytes(out)

@@ -14,8 +14,10 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from pipeline.artifacts import write_json
 from pipeline.errors import PipelineError
@@ -105,7 +107,7 @@ class ShardFile:
             os.ftruncate(self._descriptor, shard.nbytes)
         self._put(shard.header, 0)
 
-    def write(self, name: str, start: int, data: torch.Tensor) -> None:
+    def write(self, name: str, start: int, data: torch.Tensor | NDArray[Any]) -> None:
         """Put `data` (contiguous, of the tensor's dtype) at element `start` of tensor `name`."""
         entry = self._entries[name]
         self._put(as_bytes(data), entry.extents[0].offset + start * entry.dtype.itemsize)

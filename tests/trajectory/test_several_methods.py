@@ -3,7 +3,7 @@ row, a rule of one that reaches another, and a checkpoint that is read once for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Piece]:
     found: list[Piece] = []
     real = Reader.read
 
-    def read(self: Reader, piece: Piece) -> Values:
+    def read(self: Reader, piece: Piece, places: Sequence[int] | None = None) -> Values:
         found.append(piece)
-        return real(self, piece)
+        return real(self, piece, places)
 
     monkeypatch.setattr(Reader, "read", read)
     return found
@@ -90,8 +90,12 @@ def test_bytes_are_those_of_each_method_alone(
 def test_all_methods_share_a_read(
     trajectory: Trajectory, tmp_path: Path, reads: list[Piece], names: list[str], widest: str
 ) -> None:
-    """As many pieces are read as by the one method that uses all checkpoints."""
-    write(plan_of(trajectory, widest), folders(tmp_path / "alone", widest))
+    """As many pieces are read as by the one method that uses all checkpoints, of all tensors that
+    one of them moves."""
+    method, options, _ = METHODS[widest]
+    hold = NORM if all(METHODS[name][2] for name in names) else []
+    alone_plan = make_plan(trajectory, make_rule(method, options), 0, 60, TARGETS, hold)
+    write(alone_plan, folders(tmp_path / "alone", widest))
     alone = len(reads)
     reads.clear()
     write_all([(plan_of(trajectory, name), folders(tmp_path / "all", name)) for name in names])
