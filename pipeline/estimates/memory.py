@@ -23,7 +23,8 @@ class Training:
 
     rows, tokens: of a micro-batch, tokens of prompt and response of its longest row.
     moments: fp32 numbers that the optimiser keeps a weight. grad_bytes: width in which gradients
-    are added up under ZeRO. masked: attention by sdpa, which is given a mask where rows are padded.
+    are added up under ZeRO. adapters: weights of LoRA's factors, which alone are trained then;
+    0: all are. masked: attention by sdpa, which is given a mask where rows are padded.
     """
 
     rows: int
@@ -36,6 +37,7 @@ class Training:
     offload_parameters: bool = False
     moments: int = 2
     grad_bytes: int = FP32
+    adapters: float = 0.0
     masked: bool = True
     cuda: bool = True
 
@@ -58,27 +60,27 @@ def states(parameters: float, run: Training) -> dict[str, float]:
       (CUDA): gigabytes, whatever the model's size. On a CPU an untouched part takes no memory.
     - Offloaded parts lie in host memory.
     """
-    n, share, w = parameters, parameters / run.ranks, run.width
+    n, w = parameters + run.adapters, run.width
+    trained = run.adapters or parameters
+    share = trained / run.ranks
     if run.zero_stage == 0:
-        buckets = FP32 * n if run.ranks > 1 else 0.0
-        cast = 2 * n if run.bf16 else 0.0
-        gradients = FP32 * n + buckets
         return {
-            "parameters": FP32 * n + cast,
-            "gradients": gradients,
-            "optimizer": FP32 * run.moments * n,
+            "parameters": FP32 * n + (2 * n if run.bf16 else 0.0),
+            "gradients": FP32 * trained * (2 if run.ranks > 1 else 1),
+            "optimizer": FP32 * run.moments * trained,
             "buffers": 0.0,
         }
     whole = run.zero_stage == 1
     in_flight = FP32 if whole else w
-    buffers = in_flight * (2 * BUCKET if run.cuda else min(BUCKET, n))
-    parameters_held = w * n
+    buffers = in_flight * (2 * BUCKET if run.cuda else min(BUCKET, trained))
+    held = w * n
     if run.zero_stage == 3:
-        buffers = in_flight * (BUCKET if run.cuda else min(BUCKET, n)) + w * min(PREFETCH, n)
-        parameters_held = 0.0 if run.offload_parameters else w * share
+        bucket = BUCKET if run.cuda else min(BUCKET, trained)
+        buffers = in_flight * bucket + w * min(PREFETCH, n)
+        held = 0.0 if run.offload_parameters else w * n / run.ranks
     return {
-        "parameters": parameters_held,
-        "gradients": 0.0 if run.offload else run.grad_bytes * (n if whole else share),
+        "parameters": held,
+        "gradients": 0.0 if run.offload else run.grad_bytes * (trained if whole else share),
         "optimizer": 0.0 if run.offload else FP32 * (1 + run.moments) * share,
         "buffers": buffers,
     }
@@ -86,9 +88,11 @@ def states(parameters: float, run: Training) -> dict[str, float]:
 
 def host_states(parameters: float, run: Training) -> float:
     """Bytes of what is offloaded, in the memory of the machine, for one rank."""
-    share = parameters / run.ranks
+    share = (run.adapters or parameters) / run.ranks
     held = (FP32 * (1 + run.moments) + run.grad_bytes) * share if run.offload else 0.0
-    return held + (run.width * share if run.offload_parameters and run.zero_stage == 3 else 0.0)
+    if run.offload_parameters and run.zero_stage == 3:
+        held += run.width * (parameters + run.adapters) / run.ranks
+    return held
 
 
 def layer_activations(shape: Shape, run: Training) -> float:

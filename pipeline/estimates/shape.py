@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,17 @@ class Shape:
         """All weights; a tied embedding counts once."""
         embeddings = (1 if self.tied else 2) * self.vocab * self.hidden
         return self.layers * self.layer_parameters + embeddings + self.hidden
+
+    def adapter_parameters(self, rank: int, targets: Sequence[str]) -> int:
+        """Weights of LoRA's factors, rank x (in + out) for each matrix of a layer that is named."""
+        h, f, q, kv = (
+            *(self.hidden, self.intermediate),
+            *(self.heads * self.width, self.kv_heads * self.width),
+        )
+        sides = {"q_proj": h + q, "k_proj": h + kv, "v_proj": h + kv, "o_proj": q + h}
+        sides |= {"gate_proj": h + f, "up_proj": h + f, "down_proj": f + h}
+        named = [n for n in sides if "all-linear" in targets or n.endswith(tuple(targets))]
+        return self.layers * rank * sum(sides[name] for name in named)
 
     def cache_bytes(self, dtype_bytes: int) -> int:
         """Keys and values of one token in all layers."""

@@ -53,15 +53,18 @@ def rl_train(subject: Subject, spec: RlSpec) -> str:
     setting = setting_of(subject.config, local_folder(subject.config, made))
     if setting.parameters is None:
         return lines(UNKNOWN)
-    run = training_run(spec, cuda=setting.device != "cpu")
+    run = training_run(spec, setting)
     trained = training_parts(setting, run)
     engine = _rollout_memory(setting, spec, run)
     asleep = spec.compute.vllm_rollouts and spec.compute.vllm_sleep
     texts = [
         memory_line("training", trained, setting.memory),
-        memory_line(f"rollouts{'' if asleep else ' beside it'}", engine, setting.memory),
     ]
-    if not asleep:
+    if engine:
+        texts.append(
+            memory_line("rollouts" if asleep else "rollouts beside it", engine, setting.memory)
+        )
+    if engine and not asleep:
         held = {k: v for k, v in trained.items() if k != "activations"}
         peak = max(sum(trained.values()), sum(held.values()) + sum(engine.values()))
         if spec.compute.vllm_rollouts:  # what it has reserved stays
@@ -89,9 +92,10 @@ def _disk(subject: Subject, parameters: float) -> str:
     )
 
 
-def training_run(spec: RlSpec, cuda: bool) -> Training:
+def training_run(spec: RlSpec, setting: Setting) -> Training:
     """How `spec` trains, its rows at their longest."""
-    compute = spec.compute
+    compute, lora, shape = spec.compute, spec.algorithm.lora, setting.shape
+    adapters = shape.adapter_parameters(lora.rank, lora.targets) if shape is not None else 0
     micro, _ = micro_batches(spec)
     return Training(
         rows=micro,
@@ -104,8 +108,9 @@ def training_run(spec: RlSpec, cuda: bool) -> Training:
         offload_parameters=compute.offload_parameters,
         moments=MOMENTS.get(spec.algorithm.optimizer, 0),
         grad_bytes=4 if compute.grad_accum_dtype == "float32" else 2,
+        adapters=float(adapters),
         masked=not spec.model.attention.startswith("flash"),
-        cuda=cuda,
+        cuda=setting.device != "cpu",
     )
 
 
@@ -145,6 +150,8 @@ def _rollout_memory(setting: Setting, spec: RlSpec, run: Training) -> Mapping[st
     nothing where a server rolls out."""
     compute, algorithm = spec.compute, spec.algorithm
     assert setting.parameters is not None
+    if algorithm.trainer == "sft":
+        return {}
     if compute.vllm_host is not None and compute.vllm_rollouts:
         return {}
     if compute.vllm_rollouts:
@@ -180,10 +187,16 @@ def _tokens_and_time(setting: Setting, spec: RlSpec, run: Training) -> list[str]
     if compute.vllm_rollouts and compute.vllm_tensor_parallel > 1:
         ways = compute.vllm_tensor_parallel
         speed = replace(speed, flops=speed.flops * ways, bandwidth=speed.bandwidth * ways)
+    if algorithm.trainer == "sft":
+        return [
+            f"tokens: at most {number(steps * rollouts * run.tokens)}",
+            f"time on {world} x {setting.device}: at most {duration(steps * update)} and the start",
+        ]
     generate = decoding_seconds(size_, shape, work, run.width, speed)
+    again = "; more where groups are drawn again" * bool(algorithm.dynamic_sampling)
     return [
         f"tokens: {number(rollouts * response)} a step, {number(steps * rollouts * response)} in "
-        "all, every response at its limit",
+        f"all, every response at its limit{again}",
         f"time on {world} x {setting.device}: {duration(steps * (generate + update))} at that "
         f"length (a step: rollouts {duration(generate)}, updates {duration(update)}), without "
         "grading and the start",

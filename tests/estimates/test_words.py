@@ -108,6 +108,21 @@ def test_zero_divides_what_it_says_and_offload_moves_it() -> None:
     assert host_states(1e9, offloaded) == 4e9  # masters, moments and gradients: 16 bytes, a quarter
 
 
+def test_adapters_alone_have_gradients_and_moments() -> None:
+    """Rank 3 on q (8 + 8) and down (16 + 8), two layers."""
+    assert SHAPE.adapter_parameters(3, ["q_proj", "down_proj"]) == 2 * 3 * (16 + 24)
+    assert SHAPE.adapter_parameters(0, ["all-linear"]) == 0
+    held = states(1e9, Training(1, 1, adapters=1e6))
+    assert [held[part] for part in ("parameters", "gradients", "optimizer")] == [4.004e9, 4e6, 8e6]
+
+
+def test_supervised_training_draws_nothing(tmp_path: Path) -> None:
+    given = ("+experiment=tiny", "algorithm=sft", "dry_run=true", "tracking.mode=disabled")
+    words = plan(composed(*given), "rl_train", tmp_path)
+    assert "memory a device, training" in words
+    assert "rollouts" not in words.partition("\n")[2]
+
+
 def test_times_by_hand() -> None:
     speed = Speed(flops=1e6, bandwidth=1e3, disk=1.0)
     # two layers, two heads of 4: 2 x 2 x 2 x 4 = 32 FLOP a token and position, over half of them
