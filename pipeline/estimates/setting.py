@@ -17,7 +17,7 @@ from pipeline.estimates.speed import (
     Speed,
 )
 from pipeline.hardware import gpu_name, gpus
-from pipeline.training.check import one_of
+from pipeline.training.check_algorithm import one_of
 
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 

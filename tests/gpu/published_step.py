@@ -45,7 +45,6 @@ def build(shape: Shape, device: torch.device) -> Any:
         num_key_value_heads=shape.kv_heads,
         max_position_embeddings=32768,
         tie_word_embeddings=shape.tied,
-        attn_implementation="sdpa",
     )
     with device:
         torch.set_default_dtype(torch.bfloat16)
@@ -94,9 +93,9 @@ def main() -> None:
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     os.environ.update({**ranks, "MASTER_PORT": "0"})
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    torch.distributed.init_process_group(
-        "nccl" if cuda else "gloo", rank=0, world_size=1, store=torch.distributed.HashStore()
-    )
+    meeting = options.out.with_suffix(".meeting").absolute().as_uri()
+    backend = "nccl" if cuda else "gloo"
+    torch.distributed.init_process_group(backend, init_method=meeting, rank=0, world_size=1)
     torch.manual_seed(0)
     model = build(shape, device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)

@@ -112,7 +112,7 @@ def weights(bench: Bench) -> dict[str, Any]:
     """The trajectory core on all cores: seconds of a job and of its floor, with a warm cache."""
     out, folder = bench.work / "weights.json", bench.work / "weights"
     scale, cases = ("pico", ["two_point"]) if bench.tiny else ("small", ["two_point", "probe"])
-    command = ["benchmarks/weights.py", "--scale", scale, "--turns", "1", "--where", "cached"]
+    command = ["benchmarks/weights.py", "--scale", scale, "--turns", "1", "--where", "page cache"]
     bench.run("weights", *command, "--cases", *cases, "--dir", str(folder), "--json", str(out))
     return {"scale": scale, "jobs": _json(out)}
 
