@@ -50,6 +50,7 @@ class ModelConfig:
     gguf: str | None = None  # the file's name in that package
     architecture: dict[str, Any] = field(default_factory=dict)  # of a model made from scratch
     parameters: float | None = idle(None)  # for estimates before a download
+    shape: dict[str, Any] = field(default_factory=dict, metadata={IDLE: True})  # likewise
     dtype: str = "bfloat16"  # weights and activations in generation and scoring
     attention: str = idle("sdpa")
     trust_remote_code: bool = idle(False)
@@ -292,6 +293,19 @@ class EvaluateConfig:
 
 
 @dataclass
+class EstimatesConfig:
+    """What a dry run takes for granted; null: as pipeline/estimates/speed.py says."""
+
+    device: str | None = idle(None)  # h100, h200, a100, cpu; null: the one here, else compute's
+    memory_gb: float | None = idle(None)  # of a device
+    tflops: float | None = idle(None)  # peak of a device (of a core on a CPU) in the passes' dtype
+    bandwidth_gb: float | None = idle(None)  # of its memory, a second
+    utilisation: float | None = idle(None)  # share of tflops in training and scoring
+    decoding: float | None = idle(None)  # share of bandwidth while sampling
+    disk_gb: float | None = idle(None)  # a second
+
+
+@dataclass
 class PipelineConfig:
     name: str = MISSING
     stages: list[str] = field(default_factory=lambda: list(STAGES))
@@ -314,6 +328,7 @@ class PipelineConfig:
     weight_extrap: WeightExtrapConfig = field(default_factory=WeightExtrapConfig)
     logit_extrap: LogitExtrapConfig = field(default_factory=LogitExtrapConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    estimates: EstimatesConfig = field(default_factory=EstimatesConfig)
 
 
 def register() -> None:

@@ -8,3 +8,10 @@ def gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def gpu_name() -> str | None:
+    """What the first of them is called; None on a CPU."""
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None

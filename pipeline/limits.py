@@ -98,6 +98,12 @@ RANGES: dict[str, Range] = {
     "evaluate.max_tokens": _FROM_1,
     "evaluate.bootstrap": _FROM_1,
     "evaluate.control_samples": _FROM_1,
+    "estimates.memory_gb": _ABOVE_0,
+    "estimates.tflops": _ABOVE_0,
+    "estimates.bandwidth_gb": _ABOVE_0,
+    "estimates.utilisation": _SHARE,
+    "estimates.decoding": _SHARE,
+    "estimates.disk_gb": _ABOVE_0,
 }
 _ZERO_OR_MORE = (0.0, math.inf, True, False)
 _LARGEST = 2**63 - 1  # what arrays and libraries hold

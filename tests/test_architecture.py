@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 ROOMS = (
     *("stages", "training", "inference", "tasks"),
-    *("subject", "evaluation", "report", "trajectory", "status"),
+    *("subject", "evaluation", "report", "trajectory", "status", "estimates"),
 )
 ABOVE = {"__main__", "runner", "records", "stages"}  # what runs stages, and they
 

@@ -40,6 +40,7 @@ def standing(context: Context) -> str:
 
 
 def plan(context: Context) -> str:
+    from pipeline.estimates import sampling
     from pipeline.evaluation import controls
 
     evaluate = context.config.evaluate
@@ -56,6 +57,7 @@ def plan(context: Context) -> str:
     return (
         f"{words}, {evaluate.samples_per_problem} samples each; "
         f"{context.engine.check()}{named}{controls.describe(evaluate)}"
+        f"{sampling.evaluate(context)}"
     )
 
 

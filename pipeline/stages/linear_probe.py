@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.artifacts import write_json
 from pipeline.content import recorded_settings
 from pipeline.errors import PipelineError
+from pipeline.estimates import sampling
 from pipeline.evaluation import posing
 from pipeline.stages.base import Context
 from pipeline.subject.problem_sets import ProblemSet, probe_set
@@ -43,7 +44,8 @@ def plan(context: Context) -> str:
     text = f"R² of every weight (filters: change > {probe.min_change:g}, {probe.min_unique} values)"
     probed = probe_set(context.config)
     if probed is None:
-        return f"{text}; no task given, so log-probs are not measured (task=math500, say)"
+        text += "; no task given, so log-probs are not measured (task=math500, say)"
+        return text + sampling.linear_probe(context, None)
     context.check_task(probed.task, (probed.split, probed.limit))
     text += (
         f"; log-probs of {probe.problems} x {probe.responses_per_problem} responses of the "
@@ -51,7 +53,7 @@ def plan(context: Context) -> str:
     )
     if probe.activations:
         text += f"; hidden states at {probe.activation_tokens} positions of these texts"
-    return text
+    return text + sampling.linear_probe(context, probed)
 
 
 def run(context: Context) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.content import recorded_settings, task_data
+from pipeline.estimates import sampling
 from pipeline.stages.base import Context
 
 SECTIONS = (
@@ -39,7 +40,8 @@ def plan(context: Context) -> str:
     for task, split, count in context.sets:
         context.check_task(task, (split, count))
     alphas = ", ".join(f"{alpha:g}" for alpha in sorted(context.config.logit_extrap.alphas))
-    return f"alpha {alphas}; {context.engine.check()} with two checkpoints"
+    text = f"alpha {alphas}; {context.engine.check()} with two checkpoints"
+    return text + sampling.logit_extrap(context)
 
 
 def run(context: Context) -> dict[str, Any]:

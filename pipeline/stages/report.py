@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.config import STAGES
+from pipeline.estimates import sampling
 from pipeline.stages.base import Context
 
 SECTIONS = ()
@@ -25,7 +26,7 @@ def standing(context: Context) -> str:
 
 
 def plan(context: Context) -> str:
-    return f"figures and a page in {context.stage_dir('report')}"
+    return f"figures and a page in {context.stage_dir('report')}{sampling.report(context)}"
 
 
 def run(context: Context) -> dict[str, Any]:

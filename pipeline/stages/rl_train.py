@@ -13,6 +13,7 @@ from pipeline.artifacts import iter_jsonl, read_jsonl
 from pipeline.config import RegroundConfig
 from pipeline.content import model_content, task_data
 from pipeline.errors import PipelineError
+from pipeline.estimates import training
 from pipeline.hardware import gpus
 from pipeline.stages.base import DONE, RESUME, Context
 from pipeline.subject import base_model
@@ -80,6 +81,7 @@ def plan(context: Context) -> str:
         f"{algorithm.name} on {config.task.name} from {base}: {rl.steps} steps of "
         f"{algorithm.prompts_per_step} x {algorithm.rollouts_per_prompt} rollouts, {where}; "
         f"{snapshots} snapshots{disk}{_jumps(rl.reground, rl.steps)}{missing}"
+        f"{training.rl_train(context, _spec(context, Path()))}"
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.config import ComputeConfig
 from pipeline.content import task_data
+from pipeline.estimates import training
 from pipeline.faults import naming
 from pipeline.stages.base import Context
 from pipeline.training.spec import SftSpec, fingerprint
@@ -37,7 +38,7 @@ def plan(context: Context) -> str:
     context.check_task(context.config.task, (sft.split, sft.problems))
     return (
         f"a model from scratch on {context.config.task.name}: {sft.steps} steps of "
-        f"{sft.batch_size} problems"
+        f"{sft.batch_size} problems{training.sft_train(context, _spec(context, Path()))}"
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.artifacts import write_json
 from pipeline.content import run_settings
 from pipeline.errors import PipelineError
+from pipeline.estimates import sampling
 from pipeline.stages.base import Context
 from pipeline.subject.checkpoints import are_given, discover, discover_own, hub_names
 
@@ -52,7 +53,7 @@ def plan(context: Context) -> str:
     snapshot, trajectory = context.config.snapshot, context.given
     if not are_given(snapshot):
         if context.runs_or_done("rl_train"):
-            return "record the checkpoints of rl_train"
+            return f"record the checkpoints of rl_train{sampling.snapshot(context)}"
         if context.config.dry_run:
             return "nothing to read yet: give snapshot.source=DIR, a folder of checkpoints"
         raise PipelineError("snapshot.source: missing; give the folder of a run's checkpoints")
@@ -70,7 +71,7 @@ def plan(context: Context) -> str:
         f"{len(trajectory.steps)} checkpoints, steps {_range(trajectory.steps)}, "
         f"{trajectory.parameters:,} parameters in {trajectory.dtype}{_matched(trajectory)}; hash "
         f"{size / 1e9:.3g} GB"
-        f"{_left_out(context, trajectory)}"
+        f"{_left_out(context, trajectory)}{sampling.snapshot(context)}"
     )
 
 

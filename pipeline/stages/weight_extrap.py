@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import read_own
+from pipeline.estimates import sampling
 from pipeline.stages.base import Context
 from pipeline.subject.methods import make_plans
 from pipeline.trajectory.share import telling
@@ -42,15 +43,16 @@ def plan(context: Context) -> str:
         wanted = f"alpha {', '.join(f'{alpha:g}' for alpha in sorted(extrap.alphas))}"
     between = f"from {extrapolation.first} to {last}"
     text = f"{', '.join(names)} {between}, {wanted}, {extrap.dtype}"
+    estimate = sampling.weight_extrap(context, len(names))
     if not extrap.write:
-        return f"{text}; recipes only"
+        return f"{text}; recipes only{estimate}"
     size = _output_bytes(context, len(names))
     if size is None:
-        return text
+        return text + estimate
     folder = context.stage_dir("weight_extrap")
     if not (folder.exists() or context.config.dry_run):
         check_space(folder, int(size))
-    return f"{text}; writes {size / 1e9:.3g} GB"
+    return f"{text}; writes {size / 1e9:.3g} GB{estimate}"
 
 
 def run(context: Context) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError
 
 KEPT = 3  # checkpoints at once: the last two, and the one that is being written
-_MOMENTS = {"adamw_torch": 2, "adamw_torch_fused": 2, "adagrad": 1, "rmsprop": 1}  # the others: 0
+MOMENTS = {"adamw_torch": 2, "adamw_torch_fused": 2, "adagrad": 1, "rmsprop": 1}  # the others: 0
 
 
 def checkpoint_width(config: PipelineConfig) -> int:
@@ -27,7 +27,7 @@ def checkpoint_width(config: PipelineConfig) -> int:
     sharded = compute.zero_stage > 0
     model = 2 if sharded and compute.bf16 else 4
     copies = 2 if sharded and compute.zero_stage < 3 else 1
-    width = model * copies + 4 * sharded + 4 * _MOMENTS.get(config.algorithm.optimizer, 0)
+    width = model * copies + 4 * sharded + 4 * MOMENTS.get(config.algorithm.optimizer, 0)
     if jumps.every is not None:
         width += 4 * (2 + (jumps.momentum > 0))
     return width
