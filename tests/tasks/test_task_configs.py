@@ -17,7 +17,7 @@ from tests.test_configs import composed
 NAMES = [path.stem for path in sorted((CONF / "task").glob("*.yaml")) if path.stem != "none"]
 GENERATED = [
     *("addition", "differences", "largest_of_three", "one_digit_product", "one_digit_sum"),
-    *("reasoning_gym", "two_digit_sum"),
+    *("reasoning_gym", "knights_and_knaves", "two_digit_sum"),
 ]
 FIVE_LINES = """\
 defaults: [base/maths@_here_, _self_]
