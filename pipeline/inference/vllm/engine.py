@@ -83,8 +83,7 @@ class VLLMEngine:
         """Start vLLM.
 
         Args:
-            models: checkpoint folders, one or those of a mixture.
-            coefficients: of their logits.
+            models, coefficients: folders of one model or of a mixture's; of their logits.
             seed, dtype, batch_size: see `open_engine`.
             device, threads: of the computation; default CUDA if there is any, and all cores.
             tensor_parallel: devices that share each model.
@@ -245,8 +244,7 @@ class VLLMEngine:
         """
         given = [check_source(one) for one in (source, second) if one is not None]
         if len(given) != self.models:
-            held = f"{self.models} model(s)"
-            raise PipelineError(f"{source}: this engine holds {held}; give a source for each")
+            raise PipelineError(f"{source}: give one source for each of {self.models} model(s)")
         self._check_heads(given)
         sources = [_plain(one) for one in given]
         ranks = self.llm.collective_rpc("load_sources", args=(sources,))
@@ -294,8 +292,7 @@ class VLLMEngine:
     def set_coefficients(self, coefficients: Sequence[float]) -> None:
         """See `Engine.set_coefficients`. The KV caches stay: no model's state depends on them."""
         found = check_coefficients(coefficients, self.models)
-        if self.models > 1:
-            self.llm.collective_rpc("set_coefficients", args=(found,))
+        self.llm.collective_rpc("set_coefficients", args=(found,))
 
     def close(self) -> None:
         """See `Engine.close`: ends vLLM's processes."""
