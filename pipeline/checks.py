@@ -184,19 +184,28 @@ def _check_extrapolation(config: PipelineConfig) -> None:
     if "weight_extrap" in config.stages:
         _check_targets(config)
     if "logit_extrap" in config.stages:
-        alphas = config.logit_extrap.alphas
-        if not alphas:
-            raise PipelineError(
-                'logit_extrap.alphas: empty; give values, e.g. "logit_extrap.alphas=[1.25,1.5]"'
-            )
-        if len(set(alphas)) < len(alphas):
-            raise PipelineError(f"logit_extrap.alphas: {alphas} must be different")
-        speculative, engine = config.logit_extrap.speculative, config.engine.name
-        if speculative and engine != "hf":
-            raise PipelineError(
-                f"logit_extrap.speculative={speculative}: 1 or more with engine=hf, else 0 "
-                f"(engine={engine})"
-            )
+        _check_mixtures(config)
+
+
+def _check_mixtures(config: PipelineConfig) -> None:
+    alphas, members = config.logit_extrap.alphas, config.logit_extrap.members
+    if not alphas and not members:
+        raise PipelineError(
+            'logit_extrap.alphas: empty; give values, e.g. "logit_extrap.alphas=[1.25,1.5]", or '
+            "logit_extrap.members"
+        )
+    if len(set(alphas)) < len(alphas):
+        raise PipelineError(f"logit_extrap.alphas: {alphas} must be different")
+    if len(members) == 1:
+        raise PipelineError(
+            f"logit_extrap.members: {members[0].model} alone is no mixture; give two or more"
+        )
+    speculative, engine = config.logit_extrap.speculative, config.engine.name
+    if speculative and (engine != "hf" or not alphas):
+        raise PipelineError(
+            f"logit_extrap.speculative={speculative}: 1 or more with engine=hf and alphas (members "
+            f"are sampled in lockstep), else 0 (engine={engine})"
+        )
 
 
 def _check_targets(config: PipelineConfig) -> None:

@@ -270,8 +270,17 @@ class WeightExtrapConfig:
 
 
 @dataclass
+class MemberConfig:
+    """One model of a mixture of logits, and what its logits are multiplied by."""
+
+    model: str = MISSING  # a step of the run, a folder or a hub id
+    coefficient: float = MISSING
+
+
+@dataclass
 class LogitExtrapConfig:
     alphas: list[float] = field(default_factory=list)
+    members: list[MemberConfig] = field(default_factory=list)  # see evaluation/members.py
     speculative: int = 0  # tokens the later model drafts; 0: both models in lockstep
 
 

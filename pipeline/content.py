@@ -92,8 +92,21 @@ def model_content(folder: Path, read: Hash = hash_file) -> list[Any]:
     Args:
         read: gives the SHA-256 of a file.
     """
-    weights = [(path.name, read(path)) for path in _matching(folder, WEIGHTS)]
-    return [model_settings(folder), weights]
+    return [model_settings(folder), model_weights(folder, read)]
+
+
+def model_weights(folder: Path, read: Hash = hash_file) -> list[tuple[str, str]]:
+    """The name and hash of each weight file of a model folder."""
+    return [(path.name, read(path)) for path in _matching(folder, WEIGHTS)]
+
+
+def files_state(folder: Path) -> dict[str, list[int]]:
+    """Size and time stamp of every file below a folder: what shows a change without reading it."""
+    found = {}
+    for path in sorted(folder.rglob("*")):  # trainers keep weights folders down
+        if path.is_file():
+            found[str(path)] = [path.stat().st_size, path.stat().st_mtime_ns]
+    return found
 
 
 def data_content(dataset: Mapping[str, Any] | None, read: Hash = hash_file) -> list[Any] | None:

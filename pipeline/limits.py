@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pipeline.artifacts import kind_of
@@ -90,6 +91,7 @@ RANGES: dict[str, Range] = {
     "extrapolation.last": _ANY,  # held against extrapolation.first
     "weight_extrap.alphas": _ABOVE_0,
     "logit_extrap.alphas": _ANY,
+    "logit_extrap.members.coefficient": _ANY,
     "evaluate.samples_per_problem": _FROM_1,
     "evaluate.validation_problems": _FROM_1,
     "evaluate.test_problems": _FROM_1,
@@ -107,6 +109,7 @@ RANGES: dict[str, Range] = {
 }
 _ZERO_OR_MORE = (0.0, math.inf, True, False)
 _LARGEST = 2**63 - 1  # what arrays and libraries hold
+_PLACE = re.compile(r"\[\d+\]")  # in a list
 
 
 def check_values(config: PipelineConfig | Spec) -> None:
@@ -132,13 +135,15 @@ def _check(section: Any, prefix: str) -> None:
             for name, entry in value.items():
                 _check(entry, f"{key}.{name}.")
         else:
-            for number in value if isinstance(value, list) else [value]:
+            for place, number in enumerate(value if isinstance(value, list) else [value]):
+                if dataclasses.is_dataclass(number):
+                    _check(number, f"{key}[{place}].")
                 if isinstance(number, int | float) and not isinstance(number, bool):
                     _check_number(key, number)
 
 
 def _check_number(key: str, number: float) -> None:
-    least, most, with_least, with_most = RANGES.get(key, _ZERO_OR_MORE)
+    least, most, with_least, with_most = RANGES.get(_PLACE.sub("", key), _ZERO_OR_MORE)
     low = number > least or (with_least and number == least)
     high = number < most or (with_most and number == most)
     if low and high and (math.isinf(number) or abs(number) <= _LARGEST):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.inference.parallel import Candidate, Draw
     from pipeline.subject.found import Subject
 
+OWN = ("named", "mixture")  # kinds of models that the user has named, which are always reported
 SHARES = (0.3, 0.6)  # of the evaluation's temperature, where no temperatures are given
 
 Groups = Mapping[tuple[str, str, str], Tally]  # by (model, task, split)
@@ -85,7 +86,7 @@ def control(
     config = subject.config
     trained = list(dict.fromkeys(["base", str(scores["start"]), str(scores["last_rl"])]))
     predicted = [str(choice["model"]) for choice in scores["chosen"].values()]
-    reported = [c for c in candidates if c.name in {*trained, *predicted} or c.kind == "named"]
+    reported = [c for c in candidates if c.name in {*trained, *predicted} or c.kind in OWN]
     lower = draws(subject)
     single = [c for c in reported if c.source is not None]
     mixed = [c for c in reported if c.source is None]

@@ -19,6 +19,7 @@ from pipeline.evaluation.tally import Tally, spent, within
 from pipeline.evaluation.voting import distinct_share
 
 Array = NDArray[np.float64]
+OPTIONAL = ("method", "step", "alpha", "members", "coefficient_sum")  # what only some models have
 CHUNK = 1_000_000  # random numbers held at a time: what fits the cache is fastest
 
 
@@ -158,7 +159,7 @@ def _score(group: Tally, pass_k: Sequence[int], confidence: float) -> dict[str, 
     right = [sum(samples) for samples in group.correct.values()]
     shares = group.shares(group.correct)
     low, high = score_interval(shares, k, confidence)
-    optional = {key: first[key] for key in ("method", "step", "alpha") if key in first}
+    optional = {key: first[key] for key in OPTIONAL if key in first}
     return {
         "model": first["model"],
         "kind": first["kind"],

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import MethodConfig
+from pipeline.content import files_state
 from pipeline.errors import PipelineError
 from pipeline.subject import methods
 from pipeline.subject.base_model import model_folder, on_hub
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.subject.found import Subject
     from pipeline.trajectory.sources import Trajectory
 
-TAKEN = re.compile(r"base|\w+-[\d.e+-]+")  # names of the run's own models
+TAKEN = re.compile(r"base|mixture|\w+-[\d.e+-]+")  # names of the run's own models
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,7 @@ def inputs(subject: Subject) -> dict[str, Any]:
         if isinstance(value, Prediction):
             found["weight_extrap.dtype"] = subject.config.weight_extrap.dtype
             continue
-        for path in sorted(Path(value).rglob("*")):  # trainers keep weights folders down
-            if path.is_file():
-                found[str(path)] = [path.stat().st_size, path.stat().st_mtime_ns]
+        found |= files_state(Path(value))
     return found
 
 

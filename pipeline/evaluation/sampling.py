@@ -52,23 +52,42 @@ def sample_mixtures(
     candidates: Sequence[Candidate],
     items: Sequence[PromptItem],
 ) -> int:
-    """The same of mixtures of the checkpoints that the run extrapolates from, by their alpha.
+    """The same of mixtures: of the checkpoints that the run extrapolates from, by their alpha, and
+    of the user's members. An engine for each of the two sets of models.
+    """
+    from pipeline.evaluation.members import open_members
+    from pipeline.inference.parallel import coefficients
 
-    A checkpoint that no engine can start on is written as a folder first, in model.dtype.
+    pairs = [candidate for candidate in candidates if candidate.kind == "logit"]
+    others = [candidate for candidate in candidates if candidate.kind == "mixture"]
+    added = 0
+    if pairs:
+        ends = subject.ends(subject.trajectory.steps)
+        engine = subject.engine.arguments(*model_folders(subject, ends).values())
+        engine["speculative"] = subject.config.logit_extrap.speculative
+        added += _sample(subject, engine, draws, pairs, items)
+    if others:
+        first, *rest = open_members(subject)
+        engine = subject.engine.arguments(first) | {"others": [str(folder) for folder in rest]}
+        engine["coefficients"] = coefficients(others[0])
+        added += _sample(subject, engine, draws, others, items)
+    return added
+
+
+def model_folders(subject: Subject, steps: Sequence[int]) -> dict[int, Path]:
+    """A folder that an engine can start on for each step, in the order of the steps.
+
+    A checkpoint that no engine can start on is written first, in model.dtype.
     """
     from pipeline.trajectory.export import engine_sources, export
 
-    trajectory = subject.trajectory
-    ends = subject.ends(trajectory.steps)
-    folders = []
-    for step, source in engine_sources(trajectory, ends, subject.exported).items():
+    folders = {}
+    for step, source in engine_sources(subject.trajectory, steps, subject.exported).items():
         if not isinstance(source, Path):
             source = subject.stage_dir("logit_extrap") / "models" / f"step_{step}"
-            export(trajectory, step, source, subject.config.model.dtype)
-        folders.append(source)
-    speculative = {"speculative": subject.config.logit_extrap.speculative}
-    engine = subject.engine.arguments(*folders) | speculative
-    return _sample(subject, engine, draws, candidates, items)
+            export(subject.trajectory, step, source, subject.config.model.dtype)
+        folders[step] = source
+    return folders
 
 
 def _sample(

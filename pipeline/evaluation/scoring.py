@@ -29,6 +29,7 @@ BLOCK = 20_000  # responses graded at a time
 KEPT = ("task", "split", "problem_id", "sample", "tokens", "finish_reason", "logprob")
 SHOWN = ("model", "task", "split", "problem", "response", "correct")  # what W&B shows of a response
 EACH = 8  # responses of a model that are shown: the first to so many problems
+MIXED = ("logit", "mixture")  # kinds that logit_extrap samples
 Rows = list[dict[str, Any]]
 
 
@@ -41,7 +42,7 @@ def copy_rows(source: Path, draw: Draw) -> None:
     repair_jsonl(path)
     here, there = Once(), Once()
     for row in iter_jsonl(path):
-        if row["kind"] == "logit":
+        if row["kind"] in MIXED:
             here.first(row)
     identity = sampling_hash(draw.sampling)
     rows = (row for row in iter_jsonl(source) if row["sampling"] == identity)
@@ -192,7 +193,7 @@ def _complete(candidates: Sequence[Candidate], wanted: int, rows: Rows) -> list[
             complete.append(candidate)
             continue
         lack = f"{candidate.name} has {count} of {wanted} responses of these settings"
-        if candidate.kind != "logit":
+        if candidate.kind not in MIXED:
             raise PipelineError(f"evaluate: {lack}; run it again to sample the rest")
         logging.getLogger(__name__).warning(
             "%s and is left out; run logit_extrap again with the settings of evaluate", lack

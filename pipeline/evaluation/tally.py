@@ -35,8 +35,10 @@ class Tally:
 
     @property
     def cost(self) -> float:
-        """Tokens that a sample costs on average; a mixture decodes with two models."""
-        return float(np.mean(self.tokens)) * (2 if self.first["kind"] == "logit" else 1)
+        """Tokens that a sample costs on average; a mixture decodes with two models, or with as
+        many as it has members (each counts as one, whatever its size)."""
+        models = 2 if self.first["kind"] == "logit" else len(self.first.get("members") or [0])
+        return float(np.mean(self.tokens)) * models
 
     @property
     def entropy(self) -> float | None:

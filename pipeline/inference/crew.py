@@ -109,6 +109,10 @@ class EngineCrew:
         """See `Engine.set_alpha`."""
         self._all("set_alpha", alpha)
 
+    def set_coefficients(self, coefficients: Sequence[float]) -> None:
+        """See `Engine.set_coefficients`."""
+        self._all("set_coefficients", list(coefficients))
+
     def close(self) -> None:
         """See `Engine.close`."""
         for line in self._lines:

@@ -7,6 +7,7 @@ extrapolation) calls this interface and never learns which engine answers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -133,9 +134,38 @@ class Engine(Protocol):
         """Set α of a mixture l0 + α (l1 - l0)."""
         ...
 
+    def set_coefficients(self, coefficients: Sequence[float]) -> None:
+        """Set the coefficients of a mixture Σ c_i l_i, one for each of its models."""
+        ...
+
     def close(self) -> None:
         """Free the model's memory. The engine cannot be used afterwards."""
         ...
+
+
+def alpha_coefficients(alpha: float, models: int) -> list[float]:
+    """[1 - α, α] of a mixture l0 + α (l1 - l0): written so, exactly l0 at 0 and l1 at 1.
+
+    Args:
+        models: that the engine holds.
+    """
+    if models != 2:
+        held = "one model; open it with second=FOLDER" if models == 1 else f"{models} models"
+        raise PipelineError(f"set_alpha({alpha}): this engine holds {held}; α is of two models")
+    return [1.0 - alpha, alpha]
+
+
+def check_coefficients(coefficients: Sequence[float], models: int) -> list[float]:
+    """The coefficients, if there is a finite one for each of the models that an engine holds; of
+    one model alone, 1."""
+    found = [float(coefficient) for coefficient in coefficients]
+    if models == 1 and found != [1.0]:
+        raise PipelineError(f"coefficients {found}: the engine holds one model, whose is 1")
+    if len(found) != models or not all(map(math.isfinite, found)):
+        raise PipelineError(
+            f"coefficients {found}: a finite one for each of the engine's {models} models is wanted"
+        )
+    return found
 
 
 def check_prompts(prompts: Sequence[Sequence[int]]) -> None:

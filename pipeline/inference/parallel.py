@@ -49,11 +49,12 @@ class Candidate:
 
     Attributes:
         name: e.g. "base", "rl-600", "two_point-900", "logit-1.5".
-        kind: base, rl, weight, logit, or named (a checkpoint that is no step of the run).
+        kind: base, rl, weight, logit, mixture (of the user's members), or named (a checkpoint that
+            is no step of the run).
         fingerprint: hash of what its responses hang on beside the prompts and the draw.
-        source: its weights; None leaves the engine's own in place, a mixture of logits whose alpha
-            is `extra["alpha"]`.
-        extra: what goes into its rows (step, method, alpha).
+        source: its weights; None leaves the engine's own in place, a mixture of logits (see
+            `coefficients`).
+        extra: what goes into its rows (step, method, alpha, members).
     """
 
     name: str
@@ -61,6 +62,14 @@ class Candidate:
     fingerprint: str
     source: Source | None
     extra: Mapping[str, Any]
+
+
+def coefficients(candidate: Candidate) -> list[float]:
+    """Of the logits of a mixture's members: [1 - α, α], or as its members give them."""
+    if "members" in candidate.extra:
+        return [float(member["coefficient"]) for member in candidate.extra["members"]]
+    alpha = float(candidate.extra["alpha"])
+    return [1.0 - alpha, alpha]
 
 
 @dataclass(frozen=True)
@@ -172,7 +181,7 @@ def sample_share(work: Work, rank: int, size: int) -> int:
                 continue
             engine = engine or start(work.engine)
             if candidate.source is None:
-                engine.set_alpha(candidate.extra["alpha"])
+                engine.set_coefficients(coefficients(candidate))
             else:
                 engine.load_weights(candidate.source)
             for sampling, part in todo:
@@ -197,8 +206,13 @@ def start(engine: Mapping[str, Any]) -> Engine:
     """Start the engine of these arguments (`Work.engine`) in this process."""
     arguments = dict(engine)
     name, model, second = (arguments.pop(key, None) for key in ("name", "model", "second"))
+    others = [Path(folder) for folder in arguments.pop("others", ())]
     return open_engine(
-        str(name), Path(str(model)), second=Path(second) if second else None, **arguments
+        str(name),
+        Path(str(model)),
+        second=Path(second) if second else None,
+        others=others,
+        **arguments,
     )
 
 

@@ -143,6 +143,7 @@ def read_scores(path: Path) -> dict[str, Any] | None:
         for number, row in enumerate(scores["rows"]):
             _require(row, _SCORE_KEYS, path, f"in row {number} ")
             extra = {"rl": ("step",), "weight": ("step", "method"), "logit": ("alpha",)}
+            extra["mixture"] = ("members",)
             _require(row, extra.get(row["kind"], ()), path, f"in row {number} ")
         if scores.get("controls") is not None:
             keys = ("rows", "best", "comparisons")

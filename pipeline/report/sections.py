@@ -180,7 +180,7 @@ def compared(run: Artefacts, task: str) -> list[Row]:
     RL at its end, chosen."""
     rows = [row for row in run.rows if row["split"] == "test" and row["task"] == task]
     scores = run.scores or {"rows": [], "last_rl": None}
-    kept = [row for row in rows if row["kind"] in {"base", "named"}]
+    kept = [row for row in rows if row["kind"] in {"base", "named", "mixture"}]
     marks = {run.last_step, words.final_step(scores)}
     kept += [
         row

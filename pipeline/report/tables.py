@@ -69,7 +69,7 @@ def _unread_references(rows: Sequence[Row]) -> str:
 
 
 def _row_order(row: Row) -> tuple[int, str, float]:
-    kinds = ("base", "named", "rl", "weight", "logit")
+    kinds = ("base", "named", "rl", "weight", "logit", "mixture")
     return (
         kinds.index(row["kind"]),
         str(row.get("method") or ""),

@@ -66,9 +66,22 @@ def model_label(row: Row) -> str:
         return f"weights, {row['method']} to step {row['step']}"
     if row["kind"] == "logit":
         return f"logits, α\u00a0=\u00a0{row['alpha']:g}"
+    if row["kind"] == "mixture":
+        return f"logits, {members(row)}"
     if row["kind"] == "named":
         return str(row["model"])
     return "base" if row["model"] == "base" else f"base ({row['model']})"
+
+
+def members(row: Row) -> str:
+    """A mixture's sum, folders by their last name: "−1 × 0 + 1 × 40 + 1 × large"."""
+    parts = []
+    for member in row["members"]:
+        sign = "−" if member["coefficient"] < 0 else "+"
+        name = str(member["model"]).rstrip("/").rpartition("/")[2]
+        parts.append(f"{sign} {abs(member['coefficient']):g}\u00a0×\u00a0{name}")
+    first, *rest = parts
+    return " ".join([first.removeprefix("+ ").replace("− ", "−"), *rest])
 
 
 def chosen_rows(scores: Mapping[str, Any], split: str) -> list[Row]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.artifacts import write_json
 from pipeline.content import recorded_settings, task_data
-from pipeline.evaluation import named_models
+from pipeline.evaluation import members, named_models
 from pipeline.stages.base import Context
 from pipeline.subject.checkpoints import check_steps
 
@@ -32,7 +32,8 @@ def needs(context: Context) -> tuple[str, ...]:
 
 def inputs(context: Context) -> dict[str, Any]:
     data = task_data([each.task for each in context.sets], context.hashes)
-    return named_models.inputs(context) | data | recorded_settings(context.recorded)
+    models = named_models.inputs(context) | members.inputs(context)
+    return models | data | recorded_settings(context.recorded)
 
 
 def standing(context: Context) -> str:
@@ -80,6 +81,7 @@ def run(context: Context) -> dict[str, Any]:
     sample_models(context, [draw], candidates, posed.items, start)
     if context.is_done("logit_extrap"):
         candidates += logit_candidates(context, first, last)
+        candidates += members.mixture_candidates(context)
     scoring.copy_rows(context.stage_dir("logit_extrap") / "generations.jsonl", draw)
     shown: list[list[Any]] = []
     groups = scoring.tally_draw(draw, candidates, posed, shown)

@@ -1,11 +1,13 @@
-"""Sample from l0 + alpha (l1 - l0) for every alpha: two checkpoints, one stream of tokens."""
+"""Sample from l0 + alpha (l1 - l0) for every alpha, and from the sum of the given members' logits:
+several checkpoints, one stream of tokens."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from pipeline.content import recorded_settings, task_data
-from pipeline.estimates import sampling
+from pipeline.estimates import sampling as estimates
+from pipeline.evaluation import members
 from pipeline.stages.base import Context
 
 SECTIONS = (
@@ -27,7 +29,7 @@ def needs(context: Context) -> tuple[str, ...]:
 
 def inputs(context: Context) -> dict[str, Any]:
     data = task_data([each.task for each in context.sets], context.hashes)
-    return data | recorded_settings(context.recorded)
+    return members.inputs(context) | data | recorded_settings(context.recorded)
 
 
 def standing(context: Context) -> str:
@@ -39,9 +41,14 @@ def plan(context: Context) -> str:
         context.ends(context.steps)
     for task, split, count in context.sets:
         context.check_task(task, (split, count))
-    alphas = ", ".join(f"{alpha:g}" for alpha in sorted(context.config.logit_extrap.alphas))
-    text = f"alpha {alphas}; {context.engine.check()} with two checkpoints"
-    return text + sampling.logit_extrap(context)
+    logit, parts = context.config.logit_extrap, []
+    if logit.alphas:
+        parts.append("alpha " + ", ".join(f"{alpha:g}" for alpha in sorted(logit.alphas)))
+    if logit.members:
+        parts.append(members.check(context))
+    held = "two checkpoints" if logit.alphas else f"{len(logit.members)} models"
+    text = f"{'; '.join(parts)}; {context.engine.check()} with {held}"
+    return text + (estimates.logit_extrap(context) if logit.alphas else "")
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -52,6 +59,6 @@ def run(context: Context) -> dict[str, Any]:
 
     first, last = context.ends(context.trajectory.steps)
     draw = Draw(sampling(context), context.stage_dir("logit_extrap") / "generations.jsonl")
-    candidates = logit_candidates(context, first, last)
+    candidates = logit_candidates(context, first, last) + members.mixture_candidates(context)
     added = sample_mixtures(context, [draw], candidates, pose(context).items)
     return {"from": f"{first} to {last}", "generations": added}

@@ -17,7 +17,7 @@ from tests.test_configs import composed
 NAMES = [path.stem for path in sorted((CONF / "task").glob("*.yaml")) if path.stem != "none"]
 GENERATED = [
     *("addition", "differences", "largest_of_three", "one_digit_product", "one_digit_sum"),
-    *("reasoning_gym", "two_digit_sum"),
+    *("reasoning_gym", "knights_and_knaves", "two_digit_sum"),
 ]
 FIVE_LINES = """\
 defaults: [base/maths@_here_, _self_]
@@ -90,3 +90,33 @@ def test_a_data_set_of_ones_own_is_five_lines(key: str, tmp_path: Path) -> None:
     sizes = [len(load_problems(dealt, split, None, 0)) for split in ("train", "validation")]
     assert sum(sizes) == 40
     assert not has_split(dealt, "test")
+
+
+@pytest.mark.parametrize("name", ["aime26", "hmmt25"])
+def test_contests_read_the_columns_of_their_files(name: str, tmp_path: Path) -> None:
+    """Catches a column or split of another data set's, and a whole-number answer read as text only:
+    the contests' files hold both."""
+    rows = [
+        {"problem_idx": 1, "problem": "What is $6 \\cdot 7$?", "answer": 42},
+        {"problem_idx": 2, "problem": "What is $\\cos 60^\\circ$?", "answer": "\\frac{1}{2}"},
+    ]
+    data = tmp_path / "contest.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = real(name)
+    assert found.dataset is not None
+    mine = replace(found, dataset=replace(found.dataset, path=str(data)))
+    problems = load_problems(mine, "test", None, 0)
+    assert {problem.answer for problem in problems} == {"42", "\\frac{1}{2}"}
+    assert all("\\boxed{}" in str(problem.prompt) for problem in problems)
+    assert not has_split(mine, "train")
+
+
+def test_knights_and_knaves_are_puzzles_whose_own_answer_is_right() -> None:
+    """Catches another generator under this name, or an answer that its own verifier refuses."""
+    gym = pytest.importorskip("reasoning_gym")
+    [problem] = load_problems(real("knights_and_knaves"), "test", 1, 0)
+    made = gym.create_dataset(problem.meta["dataset"], **problem.meta["config"])
+    entry = made[problem.meta["index"]]
+    assert made.score_answer(problem.answer, entry) == 1
+    assert made.score_answer("Nobody is anything", entry) < 1
+    assert "always lie" in str(problem.prompt)

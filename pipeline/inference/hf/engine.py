@@ -28,6 +28,8 @@ from pipeline.inference.interface import (
     Generation,
     Sampling,
     Source,
+    alpha_coefficients,
+    check_coefficients,
     check_prompts,
     check_source,
 )
@@ -270,10 +272,13 @@ class HFEngine:
         self.mixture.load(sources)
 
     def set_alpha(self, alpha: float) -> None:
-        """A single model has no α."""
-        raise PipelineError(
-            f"set_alpha({alpha}): this engine holds one model; open it with second=FOLDER"
-        )
+        """See `Engine.set_alpha`; takes effect with the next call of `generate` or `score`."""
+        self.set_coefficients(alpha_coefficients(alpha, len(self.mixture.models)))
+
+    def set_coefficients(self, coefficients: Sequence[float]) -> None:
+        """See `Engine.set_coefficients`; takes effect as `set_alpha` does."""
+        found = check_coefficients(coefficients, len(self.mixture.models))
+        self.mixture.coefficients = found
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -1,9 +1,11 @@
 """One model, or several whose logits are added: the part that the single-model and the
 extrapolation engine share.
 
-A mixture of M models with coefficients c has the logits Σ c_i l_i in fp32. One model is the
-mixture [1]; logit extrapolation l0 + α (l1 - l0) is [1 - α, α], and written so it gives exactly
-l0 at α = 0 and l1 at α = 1, with no rounding.
+A mixture of M models with coefficients c has the logits Σ c_i l_i in fp32, then come temperature,
+top-k, top-p and the draw; all models read the token that was drawn. One model is the mixture [1];
+logit extrapolation l0 + α (l1 - l0) (arXiv 2601.04537) is [1 - α, α], and written so it gives
+exactly l0 at α = 0 and l1 at α = 1, with no rounding. The models need one vocabulary, not one size.
+The published loop does one prompt at a time; here the rows of all prompts are decoded together.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ class Mixture:
         if len(sizes) > 1:
             raise PipelineError(
                 f"{sources[-1]}: vocabularies of {sorted(sizes)} tokens differ; logits can be "
-                "mixed only between checkpoints of one run"
+                "mixed only between models of one vocabulary"
             )
 
     def new_caches(self) -> list[DynamicCache]:

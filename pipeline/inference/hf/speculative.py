@@ -22,7 +22,7 @@ lockstep's speed, so below 2 for every k. `docs/logit_extrap.md` has the figures
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
-from pipeline.inference.hf.engine import Group
-from pipeline.inference.hf.extrapolated import HFExtrapolatedEngine
+from pipeline.inference.hf.engine import Group, HFEngine
 from pipeline.inference.hf.sampler import draw_tokens, kept_tokens, uniforms
 from pipeline.inference.interface import Generation, Sampling
 
@@ -104,7 +103,7 @@ def judge(
     return tokens, p.gather(2, tokens[..., None])[..., 0].double().log(), accepted
 
 
-class HFSpeculativeEngine(HFExtrapolatedEngine):
+class HFSpeculativeEngine(HFEngine):
     """Engine (see `engine.Engine`) for l0 + α (l1 - l0) in which l1 drafts for both.
 
     Attributes:
@@ -115,10 +114,17 @@ class HFSpeculativeEngine(HFExtrapolatedEngine):
             `rounds`, summed over rows.
     """
 
-    def __init__(self, first: Path, second: Path, *, length: int, **options: Any) -> None:
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        coefficients: Sequence[float],
+        *,
+        length: int,
+        **options: Any,
+    ) -> None:
         if length < 1:
             raise PipelineError(f"speculative={length}: draft at least 1 token, or 0 for lockstep")
-        super().__init__(first, second, **options)
+        super().__init__(folders, coefficients, **options)
         self.length = length
         self.statistics = {"drafted": 0, "accepted": 0, "rejected": 0, "rounds": 0}
 

@@ -23,6 +23,8 @@ from pipeline.inference.interface import (
     Generation,
     Sampling,
     Source,
+    alpha_coefficients,
+    check_coefficients,
     check_prompts,
     check_source,
 )
@@ -62,10 +64,9 @@ class VLLMEngine:
 
     def __init__(
         self,
-        model: Path,
-        second: Path | None = None,
+        models: Sequence[Path],
+        coefficients: Sequence[float],
         *,
-        alpha: float = 1.0,
         seed: int = 0,
         dtype: str = "bfloat16",
         batch_size: int = 256,
@@ -82,14 +83,15 @@ class VLLMEngine:
         """Start vLLM.
 
         Args:
-            model, second, alpha, seed, dtype, batch_size: see `open_engine`.
+            models, coefficients: folders of one model or of a mixture's; of their logits.
+            seed, dtype, batch_size: see `open_engine`.
             device, threads: of the computation; default CUDA if there is any, and all cores.
             tensor_parallel: devices that share each model.
             gpu_memory_utilization: share of a GPU's memory that vLLM may take.
             max_model_len: longest prompt plus response; default the model's own limit.
             kv_cache_gib: size of the KV cache on the CPU, GiB (all models together).
             enforce_eager: no CUDA graphs (always so on the CPU).
-            share_weights: hold weights that are equal in both models once; with CUDA graphs
+            share_weights: hold weights that are equal in several models once; with CUDA graphs
                 such models cannot be given new weights afterwards.
             **arguments: further ones of `vllm.LLM`.
         """
@@ -103,17 +105,16 @@ class VLLMEngine:
         )
         os.environ.update(settings.environment)
         vllm = import_vllm()
-        model, second = plain_path(model), None if second is None else plain_path(second)
-        self.mixed = second is not None
-        if second is not None:
+        folders = [plain_path(model) for model in models]
+        self.models = len(folders)
+        if self.models > 1:
             register()
-            arguments["hf_overrides"] = mixture_overrides(
-                [model, second], [1.0 - alpha, alpha], share_weights
-            )
+            arguments["hf_overrides"] = mixture_overrides(folders, coefficients, share_weights)
+            arguments["generation_config"] = str(folders[-1])  # end of text, as on the HF engine
         self.batch_size = batch_size
         self.llm = vllm.LLM(
-            model=str(model),
-            tokenizer=str(second or model),
+            model=str(folders[0]),
+            tokenizer=str(folders[-1]),
             dtype=dtype,
             seed=seed,
             max_num_seqs=batch_size,
@@ -178,8 +179,8 @@ class VLLMEngine:
             for index in range(len(prompts))
             for sample in (range(sampling.n) if samples is None else samples[index])
         ]
-        identity = hash_json([sampling.seed, [(keys[i] % (1 << 64), s) for i, s in wanted]])
-        self.llm.collective_rpc("reseed", args=(int(identity[:8], 16),))
+        drawn = hash_json([sampling.seed, [(keys[i] % (1 << 64), s) for i, s in wanted]])
+        self.llm.collective_rpc("reseed", args=(int(drawn[:8], 16),))
         params = self._params(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -241,10 +242,9 @@ class VLLMEngine:
         `checksum` then holds what was read back from the layers and found equal to the source; it
         is None where that cannot be compared (see `vllm.checksum`).
         """
-        if (second is not None) != self.mixed:
-            wanted = "two models" if self.mixed else "one model"
-            raise PipelineError(f"{source}: this engine holds {wanted}; give a source for each")
         given = [check_source(one) for one in (source, second) if one is not None]
+        if len(given) != self.models:
+            raise PipelineError(f"{source}: give one source for each of {self.models} model(s)")
         self._check_heads(given)
         sources = [_plain(one) for one in given]
         ranks = self.llm.collective_rpc("load_sources", args=(sources,))
@@ -286,12 +286,13 @@ class VLLMEngine:
             raise PipelineError("vLLM would not reset its prefix cache: requests are running")
 
     def set_alpha(self, alpha: float) -> None:
-        """See `Engine.set_alpha`. The KV caches stay valid: no model's own state depends on α."""
-        if not self.mixed:
-            raise PipelineError(
-                f"set_alpha({alpha}): this engine holds one model; open it with second=FOLDER"
-            )
-        self.llm.collective_rpc("set_coefficients", args=([1.0 - alpha, alpha],))
+        """See `Engine.set_alpha`."""
+        self.set_coefficients(alpha_coefficients(alpha, self.models))
+
+    def set_coefficients(self, coefficients: Sequence[float]) -> None:
+        """See `Engine.set_coefficients`. The KV caches stay: no model's state depends on them."""
+        found = check_coefficients(coefficients, self.models)
+        self.llm.collective_rpc("set_coefficients", args=(found,))
 
     def close(self) -> None:
         """See `Engine.close`: ends vLLM's processes."""

@@ -21,6 +21,19 @@ from pipeline.inference.device import ADAPT
 
 ARCHITECTURE = "LogitExtrapolatedForCausalLM"
 CLASS = "pipeline.inference.vllm.mixture:LogitExtrapolatedForCausalLM"
+MEMBERS = 8  # letters that `vllm.mixture` has for their names
+UNUSED = {  # keys of a configuration that decide nothing in the forward pass
+    *(
+        "_name_or_path",
+        "architectures",
+        "transformers_version",
+        "dtype",
+        "torch_dtype",
+        "use_cache",
+    ),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "attention_dropout"),
+    *("max_position_embeddings", "max_window_layers", "id2label", "label2id"),
+}
 
 
 def register() -> None:
@@ -59,27 +72,55 @@ def _hide_from_vllm() -> None:
     handle.__getattr__ = find_function
 
 
+def _check_configurations(folders: Sequence[Path]) -> None:
+    """Refuse members that compute otherwise than the first: in a key that their architecture has,
+    defaults filled in (trainers add keys of their own, which nobody reads).
+
+    Raises:
+        PipelineError: names the first key that differs.
+    """
+    from transformers import AutoConfig
+
+    first, *others = [AutoConfig.from_pretrained(one, local_files_only=True) for one in folders]
+    known = type(first)().to_dict()
+    for folder, other in zip(folders[1:], others, strict=True):
+        for key in sorted(known.keys() - UNUSED):
+            here, there = (getattr(config, key, None) for config in (other, first))
+            if here != there:
+                raise PipelineError(
+                    f"{folder}: config.json has {key} {here}, and {folders[0]} has {there}; vLLM "
+                    "mixes models of one architecture and size; use engine=hf for others"
+                )
+
+
 def mixture_overrides(
     folders: Sequence[Path], coefficients: Sequence[float], share: bool = True
 ) -> dict[str, Any]:
     """`hf_overrides` that make vLLM serve Σ c_i l_i of checkpoint folders.
 
+    vLLM builds every member by the first one's configuration, so they must not differ in it: not
+    in size, and not in what no tensor's shape tells, such as the base of the rotations.
+
     Args:
-        folders: checkpoints of one run; the first is the model that vLLM is started on.
+        folders: models of one configuration; the first is the model that vLLM is started on.
         coefficients: of their logits; [1 - α, α] for logit extrapolation.
         share: hold weights that are equal in several checkpoints once.
 
     Raises:
-        PipelineError: the checkpoints' architectures or vocabularies differ.
+        PipelineError: the checkpoints' configurations differ, or there are too many.
     """
+    if len(folders) > MEMBERS:
+        raise PipelineError(f"{len(folders)} models in a mixture: vLLM takes {MEMBERS} at most")
     configs = [read_json(folder / "config.json") for folder in folders]
     for key in ("architectures", "vocab_size"):
         for folder, config in zip(folders, configs, strict=True):
             if config.get(key) != configs[0].get(key):
                 raise PipelineError(
                     f"{folder}: {key} {config.get(key)} differs from {configs[0].get(key)} of "
-                    f"{folders[0]}; logits can be mixed only between checkpoints of one run"
+                    f"{folders[0]}; vLLM mixes models of one architecture and size; use "
+                    "engine=hf for others"
                 )
+    _check_configurations(folders)
     return {
         "architectures": [ARCHITECTURE],
         "mixture": {

@@ -83,4 +83,5 @@ def _colour(row: Row, methods: Sequence[str], theme: Theme) -> str:
     if row["kind"] == "weight":
         return theme.method(methods.index(str(row["method"])))
     own = {"base": theme.base, "named": theme.base, "rl": theme.rl, "logit": theme.logit}
+    own["mixture"] = theme.logit
     return own[row["kind"]]

@@ -66,8 +66,8 @@ def _look(rows: Sequence[Row], methods: Sequence[str], last: int, theme: Theme) 
     first = rows[0]
     if first["kind"] == "rl":
         return {"color": theme.rl, "linestyle": "-" if first["step"] == last else ":"}
-    if first["kind"] == "logit":
-        return {"color": theme.logit, "linestyle": "--"}
+    if first["kind"] in {"logit", "mixture"}:
+        return {"color": theme.logit, "linestyle": "--" if first["kind"] == "logit" else ":"}
     return {"color": theme.method(methods.index(str(first["method"]))), "linestyle": "--"}
 
 

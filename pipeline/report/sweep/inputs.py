@@ -15,11 +15,16 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.selection import KINDS, choose
 from pipeline.evaluation.students import mean_interval
 from pipeline.report.inputs import read_config, read_scores
+from pipeline.report.words import members
 from pipeline.settings import deciding
 from pipeline.status.reader import Run, Sweep, read
 
 Row = dict[str, Any]
-HORIZON = ("weight_extrap.targets", "weight_extrap.alphas", "logit_extrap.alphas")
+# each row says its own
+HORIZON = (
+    *("weight_extrap.targets", "weight_extrap.alphas"),
+    *("logit_extrap.alphas", "logit_extrap.members"),
+)
 # what decides a prediction, but not the RL run that it is compared with
 PREDICTION = ("extrapolation", "extrapolations", "weight_extrap", "logit_extrap")
 
@@ -120,9 +125,11 @@ def _labelled(row: Mapping[str, Any], job: Job, varying: Sequence[str]) -> Row:
     """A row under a name that is its own among all jobs."""
     training = _words(job, [k for k in varying if k.partition(".")[0] not in PREDICTION])
     words = training
-    if row["kind"] in ("weight", "logit"):
+    if row["kind"] in ("weight", "logit", "mixture"):
         named = ("extrapolation.name", "extrapolation.method")  # the method's name says it
-        words = _words(job, [k for k in varying if row["kind"] == "logit" or k not in named])
+        words = _words(job, [k for k in varying if row["kind"] != "weight" or k not in named])
+    if row["kind"] == "mixture":
+        words = ", ".join(part for part in (members(row), words) if part)
     line = str(row.get("method") or row["kind"]) + (f" ({words})" if words else "")
     model = str(row["model"]) + (f" ({words})" if words else "")
     return {**row, "model": model, "method": line, "training": training, "last_rl": job.last_rl}

@@ -1,0 +1,92 @@
+"""Whether models speak of the same tokens: only then can their logits be added."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import read_json
+from pipeline.errors import PipelineError
+
+VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")  # files of a tokenizer
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a model folder has a vocabulary of its own."""
+    return any(next(folder.glob(pattern), None) is not None for pattern in VOCABULARIES)
+
+
+def check_vocabularies(models: Sequence[Path]) -> None:
+    """Refuse models whose logits cannot be added: place i must mean the same token in all.
+
+    A folder without a tokenizer (many trainers write none) is taken to have that of the others;
+    the size is compared still.
+
+    Args:
+        models: model folders.
+
+    Raises:
+        PipelineError: names two of the models, and how they differ.
+    """
+    first = models[0]
+    size = _size(first)
+    for other in models[1:]:
+        if _size(other) != size:
+            raise PipelineError(
+                f"{other}: a vocabulary of {_size(other)} tokens, and {first} has {size}; logits "
+                "can be mixed only between models of one vocabulary"
+            )
+    read = {folder: _tokens(folder) for folder in models if has_tokenizer(folder)}
+    for folder, tokens in read.items():
+        known, wanted = next(iter(read.items()))
+        if tokens != wanted:
+            raise PipelineError(
+                f"{folder}: its tokenizer is not that of {known} ({_difference(tokens, wanted)}); "
+                "logits can be mixed only between models of one vocabulary"
+            )
+
+
+def _size(folder: Path) -> Any:
+    """Rows of the logits, as config.json has it."""
+    config = read_json(folder / "config.json")
+    inner = config.get("text_config") or {}
+    return config.get("vocab_size", inner.get("vocab_size"))
+
+
+def _tokens(folder: Path) -> dict[str, int]:
+    """Every token with its id, added ones too.
+
+    As the file has them, where there is one: a class of transformers, chosen by the architecture,
+    may add tokens of its own, and the same file would look like two tokenizers.
+    """
+    file = folder / "tokenizer.json"
+    if file.is_file():
+        from tokenizers import Tokenizer
+
+        try:
+            return dict(Tokenizer.from_str(file.read_text(encoding="utf-8")).get_vocab())
+        except Exception as error:
+            if type(error) is not Exception:  # what the library's Rust part raises
+                raise
+            raise PipelineError(f"{file}: is no tokenizer ({error}); copy it anew") from None
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise PipelineError(f"{folder}: its tokenizer cannot be loaded: {reason}") from error
+    return dict(tokenizer.get_vocab())
+
+
+def _difference(tokens: Mapping[str, int], wanted: Mapping[str, int]) -> str:
+    """One token that the two number differently."""
+    token = min(
+        (token for token in {*tokens, *wanted} if tokens.get(token) != wanted.get(token)),
+        key=lambda token: min(tokens.get(token, 1 << 62), wanted.get(token, 1 << 62)),
+    )
+    here, there = (
+        f"is {found[token]}" if token in found else "is absent" for found in (tokens, wanted)
+    )
+    return f"the token {token!r} {here} here and {there} there"
