@@ -3,10 +3,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format types bench study clean
+.PHONY: help setup demo test test-all lint format types bench study clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -27,8 +28,11 @@ $(READY): requirements/cpu.txt requirements/reasoning-gym.txt pyproject.toml
 demo: setup ## train, measure, extrapolate, evaluate and report on a tiny model (minutes)
 	$(BIN)/python -m pipeline +experiment=tiny
 
-test: setup ## the test suite, two workers, one engine at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: setup ## the quick tests (most of them), two workers, one engine at a time
+	$(PYTEST) -m "not slow"
+
+test-all: setup ## all tests: more ranks, engines, kills and Slurm jobs
+	$(PYTEST)
 
 lint: setup ## ruff: style and format
 	$(BIN)/ruff check .

@@ -30,14 +30,14 @@ schema.register()
 
 # The whole path: a relative one is looked for where the command is started, too.
 @hydra.main(version_base="1.3", config_path=str(schema.CONF), config_name="config")
-def _run(config: DictConfig) -> None:
+def _run(config: DictConfig) -> float | None:
     global _composed
     _composed = True
     from pipeline import runner
 
     # A sweep must learn that a job failed, so there the exception is left to Hydra.
     with nullcontext() if HydraConfig.get().mode == RunMode.MULTIRUN else one_line(_explain):
-        runner.run(config)
+        return runner.run(config)
 
 
 def main() -> None:

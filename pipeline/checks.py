@@ -13,7 +13,8 @@ from pipeline.config import (
 from pipeline.errors import PipelineError
 from pipeline.fields import check_fields
 from pipeline.limits import check_values
-from pipeline.training.check import check_rl, check_sft, one_of
+from pipeline.training.check import check_rl, check_sft
+from pipeline.training.check_algorithm import one_of
 
 # a model that is predicted, among evaluate.models
 PREDICTION = {"method": str, "target": int, "options": dict[str, Any], "hold": list[str]}

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 
-from pipeline.fields import IDLE, idle
+from pipeline.fields import ADDED, IDLE, added, idle
 from pipeline.tasks.task import TaskConfig
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -56,9 +56,20 @@ class ModelConfig:
 
 
 @dataclass
+class LoraConfig:
+    """Training of adapters alone; the snapshots are adapters, too."""
+
+    rank: int = added(0)  # 0: all weights are trained
+    alpha: int = added(32)
+    targets: list[str] = field(  # ends of modules' names; all-linear: all matrices but the head
+        default_factory=lambda: ["all-linear"], metadata={ADDED: True}
+    )
+
+
+@dataclass
 class AlgorithmConfig:
     name: str = idle(MISSING)
-    trainer: str = "grpo"  # grpo (all its loss types) or rloo
+    trainer: str = "grpo"  # grpo (all its loss types), rloo, or sft: the task's own answers
     loss_type: str = "grpo"
     learning_rate: float = 1e-6
     optimizer: str = "adamw_torch"  # transformers' names
@@ -76,7 +87,11 @@ class AlgorithmConfig:
     epsilon_high: float = 0.28
     kl_beta: float = 0.0
     importance_sampling_level: str = "token"  # "sequence" is GSPO
-    scale_rewards: str = "group"  # "batch" is REINFORCE++-baseline
+    scale_rewards: str = "group"  # by the standard deviation of a group's or the batch's rewards
+    advantage: str = added("trl")  # or reinforce_pp, reinforce_pp_baseline: training/advantages.py
+    dynamic_sampling: int = added(0)  # rounds of replacing groups of equal rewards; 0: kept
+    sft_noise_db: float | None = added(None)  # signal to noise of token losses; null: no noise
+    lora: LoraConfig = field(default_factory=LoraConfig)
     mask_truncated: bool = False  # leave responses that hit the limit out of the loss
     rollout_correction: str = "off"  # of engine to trainer, by the ratio of each token or sequence
     rollout_correction_cap: float = 3.0  # of that ratio
@@ -113,8 +128,8 @@ class ComputeConfig:
     offload: bool = idle(False)  # optimiser state in host memory
     offload_parameters: bool = idle(False)  # parameters, too (ZeRO-3)
     bf16: bool = False  # passes in bf16, master weights in fp32 (ZeRO: of the base as bf16)
-    grad_accum_dtype: str = "float32"  # ZeRO: in which micro-batches' gradients are added up
-    communication_dtype: str = "float32"  # ZeRO: in which gradients are added over processes
+    grad_accum_dtype: str = added("float32")  # ZeRO: in which micro-batches' gradients are added up
+    communication_dtype: str = added("float32")  # ZeRO: in which gradients are added over processes
     gradient_checkpointing: bool = idle(False)
     vllm_rollouts: bool = False  # rollouts by vLLM inside the trainer
     vllm_memory: float = idle(0.3)  # its share of GPU memory
@@ -190,8 +205,11 @@ class RlConfig:
     steps: int = MISSING
     snapshot_every: int = idle(MISSING)
     snapshot_dtype: str = "float32"  # of whole models; delta_*: of the difference from the base
+    snapshot_background: bool = idle(True)  # deltas are written while training goes on
     checkpoint_every: int = idle(MISSING)
     problems: int | None = None  # null: all of the training split
+    linearity_scalars: int = idle(131_072)  # looked at while training, at every snapshot; 0: none
+    rollouts_kept: float = idle(0.05)  # share of the groups in rollouts.jsonl
     reground: RegroundConfig = field(default_factory=RegroundConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 

@@ -18,6 +18,7 @@ from pipeline.errors import PipelineError
 
 T = TypeVar("T")
 IDLE = "idle"  # metadata of a configuration's field that decides no result (`pipeline.settings`)
+ADDED = "added"  # of one that decides nothing at its default
 _WORDS = {
     str: "text",
     bool: "true or false",
@@ -32,6 +33,13 @@ _WORDS = {
 def idle(default: T) -> T:
     """The default of a dataclass field with IDLE."""
     return dataclasses.field(default=default, metadata={IDLE: True})
+
+
+def added(default: T) -> T:
+    """The default of a dataclass field with ADDED: what results were made with before the field
+    was there, so that they are still known by their values.
+    """
+    return dataclasses.field(default=default, metadata={ADDED: True})
 
 
 def check_fields(where: str, values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:

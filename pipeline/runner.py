@@ -36,8 +36,12 @@ from pipeline.waiting import Waiting
 _BUSY = "{}: another process works on this job; waits for its end"
 
 
-def run(raw: DictConfig) -> None:
+def run(raw: DictConfig) -> float | None:
     """Run (or, with dry_run, plan) the stages that the configuration names.
+
+    Returns:
+        What a search over jobs should make large: avg@k of the best prediction on validation
+        problems, never on test; None where nothing was predicted or evaluated.
 
     Raises:
         PipelineError: something the user can fix; found before anything costly starts where
@@ -57,7 +61,7 @@ def run(raw: DictConfig) -> None:
     values = asdict(config)
     names = [name for name in STAGES if name in config.stages]
     totals = {"sft_train": config.sft_train.steps, "rl_train": config.rl_train.steps}
-    status = Status(run_dir, config.name, names, totals)
+    status = Status(run_dir, config.name, names, totals, run_dirs.typed())
     tracker = Tracker(run_dir, config.name, values, config.tracking, status.step)
     work = _Work(Context(config, run_dir, tracker, share), status, run_dirs.store(config, run_dir))
     stages = [(name, records.load_stage(name)) for name in names]
@@ -72,6 +76,8 @@ def run(raw: DictConfig) -> None:
         _help(work.context, stages)
     else:
         _run(work, stages, values)
+        return _worth(work.context)
+    return None
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,14 @@ def _run(work: _Work, stages: list[tuple[str, Stage]], values: dict[str, Any]) -
             _run_stage(work, name, stage)
     page = run_dir / "report" / "index.html"
     _say(f"report: {page}" if page.exists() else f"done: {run_dir}")
+
+
+def _worth(context: Context) -> float | None:
+    path = context.stage_dir("evaluate") / "scores.json"
+    if "evaluate" not in context.config.stages or not path.exists():
+        return None
+    chosen = read_own(path, "chosen")["chosen"].values()
+    return max((float(choice["validation avg@k"]) for choice in chosen), default=None)
 
 
 def _adopt(context: Context, stages: list[tuple[str, Stage]], store: Store) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import PipelineConfig
-from pipeline.fields import IDLE
+from pipeline.fields import ADDED, IDLE
 
 CONSTANT_SCHEDULES = ("constant", "constant_with_warmup")  # whatever number of steps they last
 IDLE_OPTIONS = ("task.options.workers",)  # of the open maps, whose fields no schema declares
@@ -45,6 +45,8 @@ def deciding(
         if not any(key == section or key.startswith(f"{section}.") for section in wanted):
             continue
         if plain in _IDLE_KEYS or (local and not places):
+            continue
+        if plain in _ADDED_KEYS and value == _ADDED_KEYS[plain]:
             continue
         found[key] = value
     if not places and values.get("algorithm", {}).get("lr_schedule") in CONSTANT_SCHEDULES:
@@ -80,15 +82,18 @@ def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]
             yield f"{prefix}{name}", int(value) if whole else value
 
 
-def _idle(schema: type, prefix: str) -> Iterator[str]:
+def _marked(schema: type, mark: str, prefix: str) -> Iterator[tuple[str, Any]]:
+    """(dotted key, default) of the fields with `mark` in their metadata."""
     hints = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
         key = prefix + field.name
-        if field.metadata.get(IDLE):
-            yield key
+        if field.metadata.get(mark):
+            made = field.default_factory
+            yield key, field.default if made is dataclasses.MISSING else made()
         for kind in (hints[field.name], *typing.get_args(hints[field.name])):
             if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-                yield from _idle(kind, f"{key}.")
+                yield from _marked(kind, mark, f"{key}.")
 
 
-_IDLE_KEYS = frozenset({*_idle(PipelineConfig, ""), *IDLE_OPTIONS})
+_IDLE_KEYS = frozenset({*dict(_marked(PipelineConfig, IDLE, "")), *IDLE_OPTIONS})
+_ADDED_KEYS = dict(_marked(PipelineConfig, ADDED, ""))

@@ -85,6 +85,37 @@ class Tracker:
 
             run.log({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])})
 
+    def chart(self, name: str, x: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+        """Lines of (x, y) points in W&B, below `name`; the runs of a sweep share the chart."""
+        run = self._wandb()
+        if run is None or not self._new(f"chart {name}", hash_json([x, lines])):
+            return
+        run.define_metric(f"{name}/*", step_metric=f"{name}/{x}")
+        for place in sorted({point[0] for points in lines.values() for point in points}):
+            values = {
+                f"{name}/{line}": y
+                for line, points in lines.items()
+                for at, y in points
+                if at == place
+            }
+            run.log({f"{name}/{x}": place, **values})
+
+    def artifact(self, kind: str, files: Sequence[Path], folders: Mapping[str, Path]) -> None:
+        """An artifact of this run in W&B: small files as they are, folders by reference only."""
+        run = self._wandb()
+        if run is None:
+            return
+        places = {name: path.absolute().as_uri() for name, path in folders.items()}
+        if self._new(f"artifact {kind}", hash_json([*map(hash_file, files), places])):
+            import wandb
+
+            artifact = wandb.Artifact(f"{kind}-{self._id()}", kind)
+            for file in files:
+                artifact.add_file(str(file))
+            for name, uri in places.items():
+                artifact.add_reference(uri, name=name, checksum=False)
+            run.log_artifact(artifact)
+
     def images(self, paths: Sequence[Path]) -> None:
         """Figures in W&B, named by file."""
         run = self._wandb()
@@ -156,8 +187,10 @@ class Tracker:
         return self._run
 
     def _id(self) -> str:
-        """One id for the life of the run directory."""
+        """One id for the life of the run directory; `wandb agent` gives its own."""
         path = self._run_dir / "wandb_id.txt"
-        if not path.exists():
+        if given := os.environ.get("WANDB_RUN_ID"):
+            write_text(path, f"{given}\n")
+        elif not path.exists():
             write_text(path, uuid.uuid4().hex[:12] + "\n")
         return path.read_text().strip()

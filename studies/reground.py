@@ -4,10 +4,10 @@
 
 Both sides are tuned on the validation accuracy of one seed, with the same number of tries: plain RL
 over nine learning rates; re-grounding over three (M, N) at three rates, since a jump multiplies
-what the rate does. The best of each side is then run with two more seeds (each with a base model of its own),
-and so are the variants of re-grounding: moments reset, a guard, momentum, adaptive jumps. What
-counts is the number of real steps, and of seconds with the guard's in them, until an accuracy is
-reached, between two measurements along a straight line.
+what the rate does. The best of each side are then run with two more seeds (each with a base model
+of its own), and variants of the best jumps with one: moments reset, a guard, momentum, adaptive
+jumps. What counts is the number of real steps, and of seconds with the guard's in them, until an
+accuracy is reached, between two measurements along a straight line.
 Writes docs/results/reground.json and docs/figures/reground.png, and prints the table.
 """
 
@@ -43,6 +43,8 @@ JUMP_RATES = ("6.4e-4", "0.00032", "0.00016")
 JUMPS = ((2, 4), (5, 5), (5, 15))
 SEEDS = (0, 1, 2)
 ACCURACIES = (0.5, 0.7, 0.8, 0.9)
+STEPS = 80
+FINALISTS = 2  # plain rates that get all seeds; of re-grounding one less, and its variants
 TUNED_TO = 0.9  # the accuracy whose steps decide the tuning
 T_95 = {2: 12.706, 3: 4.303}  # two-sided quantiles of Student's t for so many seeds
 VARIANTS = {
@@ -70,26 +72,40 @@ def rank(found: Curve) -> tuple[float, float]:
     return reached[0] if reached else math.inf, -statistics.mean(found.accuracies)
 
 
-def study(out: Path) -> dict[str, list[Job]]:
-    """Run all jobs; returns the compared sides, each with a job a seed, and the tuning's jobs."""
+def study(out: Path) -> tuple[dict[str, list[Job]], dict[str, list[Job]]]:
+    """Run all jobs; returns those of the tuning, and the compared sides with a job a seed.
 
-    def tuned(jobs: list[Job]) -> int:
+    What is best with one seed may fail with another, so the finalists of each side get all seeds;
+    the first side is the plain rate that is best over them.
+    """
+
+    def best(jobs: list[Job], count: int) -> list[int]:
         run(jobs, out, SHARED)
-        return min(range(len(jobs)), key=lambda i: rank(curve(out / jobs[i].name)))
+        order = sorted(range(len(jobs)), key=lambda i: rank(curve(out / jobs[i].name)))
+        return order[:count]
+
+    def mean_rank(jobs: list[Job]) -> float:
+        return statistics.mean(min(rank(curve(out / job.name))[0], STEPS * 2) for job in jobs)
 
     tried = [plain(rate, 0) for rate in RATES]
-    best = RATES[tuned(tried)]
     settings = [(rate, *jump) for rate in JUMP_RATES for jump in JUMPS]
     also = [jumps(*setting, 0) for setting in settings]
-    chosen = settings[tuned(also)]
-    sides = {
-        f"plain {best}": [plain(best, seed) for seed in SEEDS],
-        f"({chosen[1]}, {chosen[2]}) {chosen[0]}": [jumps(*chosen, seed) for seed in SEEDS],
-        **{name: [jumps(*chosen, seed, name) for seed in SEEDS] for name in VARIANTS},
-    }
+    rates = [RATES[place] for place in best(tried, FINALISTS)]
+    chosen = [settings[place] for place in best(also, FINALISTS - 1)]
+    sides = {f"plain, {rate}": [plain(rate, seed) for seed in SEEDS] for rate in rates}
+    for one in chosen:
+        name = f"({one[1]}, {one[2]}), {one[0]}"
+        sides[name] = [jumps(*one, seed) for seed in SEEDS]
     for side in sides.values():
         run(side, out, SHARED)
-    return {"tuning, plain": tried, "tuning, re-grounding": also, **sides}
+    variants = {name: [jumps(*chosen[0], 0, name)] for name in VARIANTS}
+    for side in variants.values():
+        run(side, out, SHARED)
+    reference = min(
+        (name for name in sides if name.startswith("plain")), key=lambda n: mean_rank(sides[n])
+    )
+    ordered = {reference: sides.pop(reference), **sides, **variants}
+    return {"plain RL": tried, "re-grounding": also}, ordered
 
 
 def summary(curves: dict[str, list[Curve]], reference: str) -> list[dict[str, Any]]:
@@ -102,13 +118,14 @@ def summary(curves: dict[str, list[Curve]], reference: str) -> list[dict[str, An
             row: dict[str, Any] = {"side": side, "accuracy": accuracy}
             for place, unit in enumerate(("steps", "seconds")):
                 row[unit] = [None if r is None else round(r[place], 1) for r in reached]
-                pairs = zip(curves[reference], reached, strict=True)
+                pairs = zip(curves[reference], reached, strict=False)  # a variant has one seed
                 ratios = [
                     math.log(other[place] / mine[place])
                     for plain_curve, mine in pairs
                     if mine and (other := plain_curve.first(accuracy))
                 ]
-                row[f"fewer_{unit}"] = interval(ratios) if len(ratios) == len(found) else None
+                complete = len(ratios) == len(found) == len(curves[reference])
+                row[f"fewer_{unit}"] = interval(ratios) if complete else None
             rows.append(row)
     return rows
 
@@ -175,15 +192,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("outputs/studies/reground"))
     out = parser.parse_args().out.absolute()
-    jobs = study(out)
-    curves = {side: [curve(out / job.name) for job in listed] for side, listed in jobs.items()}
-    tuning = {side: curves.pop(side) for side in list(curves) if side.startswith("tuning")}
+    tuned, sides = study(out)
+    curves, tuning = (
+        {side: [curve(out / job.name) for job in jobs] for side, jobs in found.items()}
+        for found in (sides, tuned)
+    )
     reference = next(iter(curves))
     rows = summary(curves, reference)
     tries = {
         job.name: {"steps and seconds to 90 %": curve(out / job.name).first(TUNED_TO)}
-        for side in tuning
-        for job in jobs[side]
+        for jobs in tuned.values()
+        for job in jobs
     }
     write_json(
         ROOT / "docs" / "results" / "reground.json",

@@ -58,7 +58,7 @@ def on_checkpoints(pico_run: Path) -> list[str]:
 
 def needs_engine(nodeid: str) -> bool:
     """Whether a test is in a file that starts vLLM or Slurm jobs."""
-    return re.search(r"/test_(vllm\w*|serve|launchers)\.py", nodeid) is not None
+    return re.search(r"/test_(vllm\w*|serve|launchers\w*)\.py", nodeid) is not None
 
 
 class ByFile(LoadFileScheduling):
@@ -73,9 +73,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
     return ByFile(config, log)
 
 
+# Tests of more than about 15 s on two quiet cores: each drives again, over more processes, engines
+# or jobs, what a quick one covers. `make test` leaves them out, `make test-all` does not.
+SLOW = re.compile(
+    r"test_(vllm_compiled|vllm_sharded|vllm_sharing|serve|rollouts)\.py"
+    r"|test_vllm\.py::TestUntied|_ranks|deepspeed_launcher"
+    r"|test_end_to_end\.py::test_killed|test_deltas\.py::test_killed"
+    r"|test_sweeps\.py::test_(a_killed|a_job)|test_stop\.py::test_(a_rank|the_command|a_signal_costs)"
+    r"|test_package\.py::test_(a_wheel|an_inst|it_runs)|test_the_cores_benchmark"
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest file first: what is short fills up the other worker."""
     items.sort(key=lambda item: not needs_engine(item.nodeid))
+    for item in items:
+        deepspeed = "zero" in getattr(item, "fixturenames", ())  # checkpoints of every stage
+        if SLOW.search(item.nodeid) or item.get_closest_marker("slurm") or deepspeed:
+            item.add_marker(pytest.mark.slow)
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

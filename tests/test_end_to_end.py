@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from pipeline.artifacts import hash_file, read_json, read_jsonl
 from pipeline.config import STAGES
 from tests.conftest import PICO, ROOT, pipeline_command, run_pipeline
+from tests.wandb_file import history, records
 
 # Writes the first attempt to reach another host to $NETWORK_LOG; put first on PYTHONPATH.
 NETWORK_GUARD = """
@@ -192,7 +193,12 @@ def test_offline_tracking_writes_wandb_and_never_touches_the_network(
     assert not log.exists(), log.read_text()
     offline = list((run_dir / "wandb").glob("offline-run-*/run-*.wandb"))
     assert offline
-    assert offline[0].stat().st_size > 1000
+    sent = [key for row in history(offline[0]) for key in row]
+    assert {"scores", "generations"} <= {key.split("/")[0] for key in sent}
+    assert "horizon/addition/test/rl" in sent
+    assert {"horizon/addition/test/two_point", "alpha/addition/test/two_point"} <= set(sent)
+    kinds = [r.WhichOneof("record_type") for r in records(offline[0])]
+    assert kinds.count("artifact") >= 2  # trajectory and scores, beside those of the tables
 
 
 def test_an_older_stage_is_named_when_it_is_missing(tmp_path: Path) -> None:

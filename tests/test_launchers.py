@@ -7,17 +7,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pipeline.artifacts import read_json, read_jsonl
-from pipeline.status.reader import Run, read
+from pipeline.artifacts import read_json
 from tests.conftest import PICO, ROOT, on_checkpoints, pipeline_command
 
 
-def _slurm_down() -> str | None:
+def slurm_down() -> str | None:
     """Why there is no Slurm to submit to, or None."""
     if shutil.which("sbatch") is None:
         return "Slurm is not installed"
@@ -25,10 +23,10 @@ def _slurm_down() -> str | None:
     return None if "UP" in ping.stdout else "slurmctld does not answer"
 
 
-needs_slurm = pytest.mark.skipif(_slurm_down() is not None, reason=_slurm_down() or "")
+needs_slurm = pytest.mark.skipif(slurm_down() is not None, reason=slurm_down() or "")
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     return {**os.environ, "PYTHON": sys.executable}
 
 
@@ -44,7 +42,7 @@ def test_local_script_runs_and_keeps_a_log(pico_run: Path, tmp_path: Path) -> No
     command = [str(ROOT / "launchers" / "local.sh"), *_arguments(pico_run)]
     done = subprocess.run(
         [*command, f"run.dir={tmp_path / 'run'}"],
-        env=_environment(),
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=120,
@@ -53,7 +51,7 @@ def test_local_script_runs_and_keeps_a_log(pico_run: Path, tmp_path: Path) -> No
     assert (tmp_path / "run" / "weight_extrap" / "done.json").exists()
     new = set(logs.glob("*.log")) - before
     assert any("[weight_extrap] done" in path.read_text() for path in new)
-    failed = subprocess.run([*command, "nonsense=1"], env=_environment(), capture_output=True)
+    failed = subprocess.run([*command, "nonsense=1"], env=environment(), capture_output=True)
     assert failed.returncode == 1
     for path in set(logs.glob("*.log")) - before:
         path.unlink()
@@ -112,129 +110,11 @@ def test_sbatch_runs_a_pico_run(tmp_path: Path, pico_cache: Path) -> None:
     run_dir, log = tmp_path / "run", tmp_path / "job.log"
     stages = "stages=[sft_train,rl_train,snapshot,weight_extrap]"
     arguments = [*PICO, f"run.dir={run_dir}", f"run.cache={pico_cache}", stages]
-    job = _batch("pipeline.sbatch", *arguments, "compute=cpu_2_ranks", options=[f"--output={log}"])
+    job = batch("pipeline.sbatch", *arguments, "compute=cpu_2_ranks", options=[f"--output={log}"])
     words = log.read_text()
     assert (run_dir / "weight_extrap" / "two_point" / "step_6" / "config.json").exists(), words
     assert f"job {job}" in words
     assert "2 ranks, deepspeed, ZeRO-2" in words
-
-
-SMALL = {"NO_GPUS": "1", "CPU_CPUS": "1", "CPU_MEM": "1G", "GPU_MEM": "1G", "TIME": "10"}
-
-
-def _submit(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    script = str(ROOT / "launchers" / "slurm" / "submit.sh")
-    return subprocess.run(
-        [script, *arguments],
-        env={**_environment(), **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def test_a_run_is_split_into_jobs(tmp_path: Path) -> None:
-    """Would catch GPU stages sent to CPU nodes, a job that does not wait for the one before it,
-    and nodes that compute=... did not ask for."""
-    run_dir = f"run.dir={tmp_path / 'run'}"
-    arguments = ["+experiment=qwen_math", run_dir, "compute=four_nodes_8_gpus"]
-    done = _submit("--dry-run", *arguments, ACCOUNT="lab", CPU_PARTITION="cpu")
-    assert done.returncode == 0, done.stderr
-    jobs = [line for line in done.stdout.splitlines() if line.startswith("STAGES=")]
-    stages = [job.split()[0] for job in jobs]
-    assert stages[0] == "STAGES=rl_train"
-    assert stages[1] == "STAGES=snapshot,weight_extrap"
-    assert stages[2].startswith("STAGES=linear_probe")
-    assert stages[3] == "STAGES=report"
-    for job, nodes, gpus in zip(jobs, (4, 1, 1, 1), (8, 0, 8, 0), strict=True):
-        assert f"--nodes={nodes} " in job
-        assert (f"--gpus-per-node={gpus} " in job) == (gpus > 0)
-        assert ("--partition=cpu" in job) == (gpus == 0)
-        assert "--account=lab" in job
-        assert "--signal=B:USR1@900" in job
-    assert "--dependency" not in jobs[0]
-    for number, job in enumerate(jobs[1:], 1):
-        assert f"--dependency=afterok:JOB{number} --kill-on-invalid-dep=yes" in job
-    assert "# ---- launchers/slurm/train.sbatch" in done.stdout
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["+experiment=pico"], "run.dir: missing"),
-        (["+experiment=pico", "run.dir=x", "--now"], "--now: no such option"),
-        (["+experiment=pico", "run.dir=x", "stages=[report]"], "pipeline.sbatch"),
-        (["+experiment=pico", "run.dir=x", "seeed=1"], "seeed"),
-        (["+experiment=pico", "run.dir=x", "compute.nodes=2"], "compute."),
-    ],
-)
-def test_mistakes_are_found_before_anything_is_submitted(arguments: list[str], words: str) -> None:
-    """Would catch a mistake that shows when the job starts, perhaps days later."""
-    done = _submit("--dry-run", *arguments)
-    assert done.returncode == 1
-    assert words in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert "STAGES=" not in done.stdout
-
-
-@pytest.mark.slurm
-@needs_slurm
-def test_when_a_job_fails_those_behind_it_go(pico_run: Path, tmp_path: Path) -> None:
-    """Would catch jobs that wait for ever for one that failed, and a status that does not say why:
-    here a weight is not finite, which only reading all of them can tell."""
-    source = tmp_path / "snapshots"
-    shutil.copytree(pico_run / "rl_train" / "snapshots", source)
-    weights = source / "step_3" / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-4:] = b"\x00\x00\xc0\x7f"  # a NaN
-    weights.write_bytes(content)
-    run_dir = tmp_path / "run"
-    done = _submit(*on_checkpoints(pico_run), f"snapshot.source={source}", f"run.dir={run_dir}",
-                   **SMALL, SBATCH_OUTPUT=str(tmp_path / "job-%j.log"))  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    jobs = [line.split()[1].rstrip(":") for line in done.stdout.splitlines()[:-1]]
-    assert len(jobs) > 1
-    for job in jobs:
-        _wait(job)
-    (found,) = read(run_dir)
-    assert isinstance(found, Run)
-    assert (found.state, found.stage) == ("failed", "snapshot")
-    assert "step_3" in str(found.error)
-    assert found.log == str(tmp_path / f"job-{jobs[0]}.log")
-    assert found.stages["weight_extrap"] == "to do"
-    assert [path.name for path in tmp_path.glob("job-*.log")] == [f"job-{jobs[0]}.log"]
-
-
-@pytest.mark.slurm
-@needs_slurm
-def test_a_job_whose_time_is_up_comes_back(tmp_path: Path, pico_cache: Path) -> None:
-    """Would catch a warning that does not reach training, a job that is not requeued, or one that
-    begins anew. The signal is the one that --signal=B:USR1@900 sends, to the batch script only."""
-    run_dir, log = tmp_path / "run", tmp_path / "job.log"
-    arguments = [*PICO, f"run.dir={run_dir}", f"run.cache={pico_cache}"]
-    more = ["rl_train.steps=400", "rl_train.checkpoint_every=400", "rl_train.snapshot_every=100"]
-    script = str(ROOT / "launchers" / "slurm" / "train.sbatch")
-    job = subprocess.run(
-        ["sbatch", "--parsable", f"--output={log}", script, *arguments, *more],
-        cwd=ROOT,
-        env=_environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    _until(lambda: len(read_jsonl(run_dir / "rl_train" / "metrics.jsonl")) > 3)
-    subprocess.run(["scancel", "--signal=USR1", "--batch", job], check=True)
-    _until(lambda: f"job {job} on" in log.read_text() and "restart 1" in log.read_text())
-    _until(lambda: len(read_jsonl(run_dir / "rl_train" / "metrics.jsonl")) > 20)
-    subprocess.run(["scancel", job], check=True)
-    _wait(job)
-    words = log.read_text()
-    assert "the time is up; requeued" in words
-    assert "[rl_train] resumes" in words
-    rows = read_jsonl(run_dir / "rl_train" / "metrics.jsonl")
-    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
 
 
 @pytest.mark.slurm
@@ -243,7 +123,7 @@ def test_two_tasks_share_an_extrapolation(pico_run: Path, tmp_path: Path) -> Non
     """Would catch tasks of a step that each extrapolate alone, or wait for each other for ever."""
     run_dir, log = tmp_path / "run", tmp_path / "job.log"
     arguments = [*on_checkpoints(pico_run), "weight_extrap.targets=[8,12]", f"run.dir={run_dir}"]
-    _batch("extrapolate.sbatch", *arguments, options=["--ntasks=2", f"--output={log}"])
+    batch("extrapolate.sbatch", *arguments, options=["--ntasks=2", f"--output={log}"])
     words = log.read_text()
     assert words.count("[weight_extrap] done in") == 1, words
     for target in (8, 12):
@@ -292,30 +172,22 @@ def test_a_job_of_a_sweep_that_fails_is_seen(pico_run: Path, tmp_path: Path) -> 
     assert "no checkpoint of step 999" in done.stderr
 
 
-def _batch(script: str, *arguments: str, options: list[str]) -> str:
+def batch(script: str, *arguments: str, options: list[str]) -> str:
     """Submit one of the batch scripts and wait for its end; returns the job's number."""
     path = str(ROOT / "launchers" / "slurm" / script)
     job = subprocess.run(
         ["sbatch", "--parsable", *options, path, *arguments],
         cwd=ROOT,
-        env=_environment(),
+        env=environment(),
         capture_output=True,
         text=True,
         check=True,
     ).stdout.strip()
-    _wait(job)
+    wait(job)
     return job
 
 
-def _until(there: Callable[[], bool]) -> None:
-    for _ in range(3000):
-        if there():
-            return
-        time.sleep(0.1)
-    raise AssertionError("it did not come to that")
-
-
-def _wait(job: str) -> None:
+def wait(job: str) -> None:
     """Until Slurm no longer lists the job."""
     for _ in range(3000):
         listed = subprocess.run(["squeue", "-h", "-j", job], capture_output=True, text=True)

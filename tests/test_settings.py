@@ -3,12 +3,28 @@ nothing."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from pipeline import settings
+from pipeline.fields import ADDED, added
 from pipeline.settings import changes, deciding
 from tests.test_configs import composed
+
+
+@dataclass
+class Inner:
+    late: list[int] = field(default_factory=lambda: [1], metadata={ADDED: True})
+
+
+@dataclass
+class Schema:
+    early: int = 1
+    late: float | None = added(None)
+    inner: Inner = field(default_factory=Inner)
 
 
 def values(*overrides: str) -> dict[str, Any]:
@@ -72,3 +88,14 @@ def test_predictions_have_the_models_dtype_and_earlier_work_its_key() -> None:
     assert changes(before, wide) == ["weight_extrap.dtype: bfloat16 → float32"]
     for experiment in ("pico", "tiny", "tiny_sharpening"):  # of known figures
         assert composed(f"+experiment={experiment}").weight_extrap.dtype == "bfloat16"
+
+
+def test_a_field_that_came_later_decides_only_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches finished runs that are trained again for a value that they did not know."""
+
+    monkeypatch.setattr(settings, "_ADDED_KEYS", dict(settings._marked(Schema, ADDED, "")))
+    sections = ("early", "late", "inner")
+    assert deciding(asdict(Schema()), sections) == {"early": 1}
+    assert deciding(asdict(Schema(late=2, inner=Inner([2]))), sections) == {
+        "early": 1, "late": 2, "inner.late": [2]
+    }  # fmt: skip

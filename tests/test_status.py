@@ -180,6 +180,29 @@ def test_a_sweep_and_a_folder_of_sweeps(sweep: Path) -> None:
     assert to_json(found)["jobs"][3]["error"] == "rl_train: no GPU"
 
 
+def test_jobs_of_a_search_are_told_apart(tmp_path: Path) -> None:
+    """Would catch jobs without a word on what is tried in them."""
+    command = ["+experiment=pico", "evaluate.controls=false", "extrapolation.last=range(3,6)"]
+    write_json(tmp_path / "sweep.json", {"command": command, "jobs": None, "started": 0.0})
+    given = ["extrapolation.last=4", "+experiment=pico", "evaluate.controls=False"]
+    run_at(tmp_path / "0", state="done", given=given)
+    (found,) = read(tmp_path)
+    assert isinstance(found, Sweep)
+    assert [job.job for job in found.jobs] == ["extrapolation.last=4"]
+
+
+def test_folders_may_have_other_names(tmp_path: Path) -> None:
+    """Would catch jobs that count twice, once under their folder's name and once as not begun."""
+    jobs = [["seed=1"], ["seed=2"], ["seed=3"]]
+    write_json(tmp_path / "sweep.json", {"command": ["seed=1,2,3"], "jobs": jobs, "started": 0.0})
+    for seed in (1, 2):
+        run_at(tmp_path / f"seed_{seed}", state="done", given=[f"seed={seed}", "+experiment=pico"])
+    (found,) = read(tmp_path)
+    assert isinstance(found, Sweep)
+    assert found.counts == {"done": 2, "queued": 1}
+    assert {job.job for job in found.jobs} == {"seed=1", "seed=2", "seed=3"}
+
+
 def test_the_command_line(sweep: Path) -> None:
     """Would catch a status that takes its time, imports torch, or is no JSON; and mistakes that
     are not one line."""

@@ -132,3 +132,53 @@ def test_tables_figures_and_summaries_are_sent_when_they_change(tmp_path: Path) 
     assert [next(iter(row)) for row in sink.rows] == ["scores", "figures/figure", "scores"]
     (row,) = read_jsonl(tmp_path / "metrics.jsonl")
     assert row["summary"] == {"avg": 0.6} == {"avg": sink.summary["evaluate/avg"]}
+
+
+def test_charts_and_artifacts_are_in_the_file_of_an_offline_run(tmp_path: Path) -> None:
+    """Would catch a chart that is not drawn over its own x, one logged again by a restart, weights
+    copied into the artifact, or a file that the later upload cannot read."""
+    from tests.wandb_file import history, records, run_file
+
+    weights = tmp_path / "snapshots" / "step_3"
+    weights.mkdir(parents=True)
+    (weights / "model.safetensors").write_bytes(b"w" * 100_000)
+    (tmp_path / "trajectory.json").write_text("{}")
+    lines = {"rl": [(1.0, 0.1), (3.0, 0.3)], "rank1": [(3.0, 0.25), (9.0, 0.4)]}
+    for _ in range(2):
+        tracker = Tracker(tmp_path, "tiny", {"seed": 7}, TrackingConfig(mode="offline"))
+        tracker.chart("horizon/math/test", "step", lines)
+        tracker.artifact("trajectory", [tmp_path / "trajectory.json"], {"step_3": weights})
+        tracker.summary("evaluate", {"validation/weight": 0.4})
+        tracker.finish()
+    starts = sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+    rows = [row for start in starts for row in history(start)]
+    name = "horizon/math/test"
+    assert rows == [
+        {f"{name}/step": 1.0, f"{name}/rl": 0.1},
+        {f"{name}/step": 3.0, f"{name}/rl": 0.3, f"{name}/rank1": 0.25},
+        {f"{name}/step": 9.0, f"{name}/rank1": 0.4},
+    ]
+    found = list(records(starts[0]))
+    metrics = [r.metric for r in found if r.WhichOneof("record_type") == "metric"]
+    assert any(m.step_metric == f"{name}/step" for m in metrics) or any(
+        m.glob_name == f"{name}/*" for m in metrics
+    )
+    requests = [r for r in found if r.WhichOneof("record_type") == "artifact"]
+    assert len(requests) == 1
+    assert weights.as_uri() in str(requests[0].artifact.manifest)
+    assert run_file(tmp_path).exists()
+    copies = [p for p in tmp_path.rglob("*") if p.is_file() and p.stat().st_size >= 100_000]
+    assert copies == [weights / "model.safetensors"]
+
+
+def test_a_wandb_agent_gives_the_run_its_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a sweep whose agent waits for a run that reports under another id."""
+    monkeypatch.setenv("WANDB_RUN_ID", "given123")
+    tracker = Tracker(tmp_path, "tiny", {}, TrackingConfig(mode="offline"))
+    tracker.summary("evaluate", {"validation/weight": 0.4})
+    assert tracker._run.id == "given123"
+    tracker.finish()
+    monkeypatch.delenv("WANDB_RUN_ID")
+    assert started(tmp_path, Sink())._id() == "given123"

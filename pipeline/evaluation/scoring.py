@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 BLOCK = 20_000  # responses graded at a time
 KEPT = ("task", "split", "problem_id", "sample", "tokens", "finish_reason", "logprob")
+SHOWN = ("model", "task", "split", "problem", "response", "correct")  # what W&B shows of a response
+EACH = 8  # responses of a model that are shown: the first to so many problems
 Rows = list[dict[str, Any]]
 
 
@@ -50,13 +52,17 @@ def copy_rows(source: Path, draw: Draw) -> None:
 
 
 def tally_draw(
-    draw: Draw, candidates: Sequence[Candidate], posed: Posed
+    draw: Draw,
+    candidates: Sequence[Candidate],
+    posed: Posed,
+    shown: list[list[Any]] | None = None,
 ) -> dict[tuple[str, str, str], Tally]:
     """Grade the responses of one draw; samples by (model, task, split).
 
     Args:
         candidates: the models of this evaluation; rows of others stay in the file unused.
         posed: the problems; rows of other prompts stay unused likewise.
+        shown: gets a few responses of each model, with the columns `SHOWN`.
 
     Raises:
         PipelineError: a model of which responses are missing, unless logit_extrap drew them: then
@@ -65,7 +71,7 @@ def tally_draw(
     from pipeline.evaluation.tally import tally
     from pipeline.tasks import merge_votes
 
-    graded = _graded(draw, candidates, posed)
+    graded = _graded(draw, candidates, posed, shown)
     merge_votes(*graded, posed.tasks)
     wanted = len(posed.items) * draw.sampling.n
     return tally(*_named(*graded, _complete(candidates, wanted, graded[0])))
@@ -104,25 +110,45 @@ def score(
     return {"last_rl": last_rl, "start": start, "chosen": chosen, "rows": scores}
 
 
-def _graded(draw: Draw, candidates: Sequence[Candidate], posed: Posed) -> tuple[Rows, Rows]:
+def _graded(
+    draw: Draw,
+    candidates: Sequence[Candidate],
+    posed: Posed,
+    shown: list[list[Any]] | None = None,
+) -> tuple[Rows, Rows]:
     """Every response of this evaluation without its text, its model its fingerprint; and its grade.
 
     A model with two names is graded once.
     """
     from pipeline.tasks import grade_rows
 
-    fingerprints = {candidate.fingerprint for candidate in candidates}
+    names = {candidate.fingerprint: candidate.name for candidate in reversed(candidates)}
+    fingerprints = set(names)
     total = len(fingerprints) * len(posed.items) * draw.sampling.n
     light: Rows = []
     grades: Rows = []
     with bar(total, "grade", "response") as progress:
         for block in _blocks(_mine(draw, fingerprints, posed.items)):
-            grades += grade_rows(block, posed.problems, posed.tasks, done=progress.update)
+            judged = grade_rows(block, posed.problems, posed.tasks, done=progress.update)
+            grades += judged
+            if shown is not None:
+                _show(shown, block, judged, names)
             light += [
                 {key: row[key] for key in KEPT if key in row} | {"model": row["fingerprint"]}
                 for row in block
             ]
     return light, grades
+
+
+def _show(shown: list[list[Any]], block: Rows, judged: Rows, names: Mapping[str, str]) -> None:
+    """Add the first response to `EACH` problems of each model, as far as there are fewer yet."""
+    counts = Counter(row[0] for row in shown)
+    for row, grade in zip(block, judged, strict=True):
+        name = names[row["fingerprint"]]
+        if row["sample"] == 0 and counts[name] < EACH:
+            counts[name] += 1
+            place = (row["task"], row["split"], row["problem_id"])
+            shown.append([name, *place, row["text"], grade["correct"]])
 
 
 def _blocks(rows: Iterator[dict[str, Any]]) -> Iterator[Rows]:

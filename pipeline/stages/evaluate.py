@@ -65,7 +65,7 @@ def run(context: Context) -> dict[str, Any]:
     from pipeline.evaluation.posing import pose
     from pipeline.evaluation.sampling import sample_models, sampling
     from pipeline.inference.parallel import Draw
-    from pipeline.report import judgement
+    from pipeline.report import charts, judgement
 
     steps, wanted = context.trajectory.steps, context.config.evaluate.checkpoints
     first, last = context.ends(steps)
@@ -79,7 +79,8 @@ def run(context: Context) -> dict[str, Any]:
     if context.is_done("logit_extrap"):
         candidates += logit_candidates(context, first, last)
     scoring.copy_rows(context.stage_dir("logit_extrap") / "generations.jsonl", draw)
-    groups = scoring.tally_draw(draw, candidates, posed)
+    shown: list[list[Any]] = []
+    groups = scoring.tally_draw(draw, candidates, posed, shown)
     scores = scoring.score(context, groups, f"rl-{steps[-1]}", f"rl-{last}")
     if controls.wanted(context.config.evaluate):
         scores["controls"] = controls.control(context, candidates, posed, groups, scores, start)
@@ -89,8 +90,13 @@ def run(context: Context) -> dict[str, Any]:
         [r["model"], r["task"], r["split"], r["avg@k"], *r["ci95"], r["chosen"]]
         for r in scores["rows"]
     ]
-    context.tracker.table("scores", columns, table)
-    context.tracker.summary("evaluate", judgement.summary(scores))
+    tracker = context.tracker
+    tracker.table("scores", columns, table)
+    tracker.table("generations", scoring.SHOWN, shown)
+    for chart in charts.charts(scores):
+        tracker.chart(*chart)
+    tracker.artifact("scores", [context.stage_dir("evaluate") / "scores.json"], {})
+    tracker.summary("evaluate", judgement.summary(scores) | charts.best_on_validation(scores))
     return {"models": len(candidates), **_headline(scores)}
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import read_jsonl
+from pipeline.artifacts import iter_jsonl, read_jsonl
 from pipeline.config import RegroundConfig
 from pipeline.content import model_content, task_data
 from pipeline.errors import PipelineError
@@ -24,6 +25,7 @@ SECTIONS = (
 )
 REUSES = False
 TAIL = 20  # steps that the final reward is averaged over
+SHOWN = 64  # rollouts in W&B's table
 
 
 def needs(context: Context) -> tuple[str, ...]:
@@ -86,13 +88,27 @@ def run(context: Context) -> dict[str, Any]:
 
     spec = _spec(context, context.base_model())
     launch(spec, lambda row: context.tracker.log("rl_train", row))
-    rows = read_jsonl(context.stage_dir("rl_train") / "metrics.jsonl")
+    folder = context.stage_dir("rl_train")
+    rows = read_jsonl(folder / "metrics.jsonl")
     first, last = rows[:TAIL], rows[-TAIL:]
+    key = "reward" if "reward" in rows[-1] else "loss"  # of supervised training
+    _show_rollouts(context, folder / "rollouts.jsonl")
     return {
         "steps": rows[-1]["step"],
-        "reward_first": sum(row["reward"] for row in first) / len(first),
-        "reward_last": sum(row["reward"] for row in last) / len(last),
+        f"{key}_first": sum(row[key] for row in first) / len(first),
+        f"{key}_last": sum(row[key] for row in last) / len(last),
     }
+
+
+def _show_rollouts(context: Context, path: Path) -> None:
+    """The last ones that were kept, as a table in W&B."""
+    kept = deque(iter_jsonl(path), maxlen=SHOWN)
+    if kept:
+        columns = ("step", "prompt", "text", "reward", "advantage", "truncated")
+        shown = [[row[column] for column in columns] for row in kept]
+        for row in shown:
+            row[1] = row[1] if isinstance(row[1], str) else row[1][-1]["content"]
+        context.tracker.table("rl_train/rollouts", columns, shown)
 
 
 def _spec(context: Context, model: Path) -> RlSpec:
@@ -125,6 +141,11 @@ def _check_machine(context: Context) -> str:
                 f"compute={compute.name} needs {package}, which is not installed; "
                 f"pip install {package}, or choose compute=local"
             )
+    if context.config.algorithm.lora.rank and importlib.util.find_spec("peft") is None:
+        raise PipelineError(
+            "algorithm.lora needs peft, which is not installed; pip install peft, or set "
+            "algorithm.lora.rank=0"
+        )
     lacks = []
     # transformers takes the kernels package's build where flash-attn itself is not there
     flash = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}

@@ -102,6 +102,8 @@ def run(context: Context) -> dict[str, Any]:
         export(trajectory, step, context.exported / f"step_{step}")
     settings = run_settings(trajectory.paths)
     write_json(context.recorded, {**trajectory.to_json(), "settings": settings})
+    folders = {f"step_{step}": path for step, path in trajectory.paths.items()}
+    context.tracker.artifact("trajectory", [context.recorded], folders)
     return {
         "checkpoints": len(trajectory.steps),
         "steps": _range(trajectory.steps),

@@ -104,17 +104,20 @@ def _search(path: Path, deep: int) -> Iterator[Run | Sweep]:
 
 
 def _sweep(path: Path) -> Sweep:
-    jobs = _object(path / SWEEP).get("jobs") or []
-    found = {
-        child.name: _run(child)
-        for child in path.iterdir()
-        if child.is_dir() and ((child / FILE).exists() or (child / "config.yaml").exists())
-    }
-    for number, overrides in enumerate(jobs):
-        name = str(number)
-        if name not in found:
-            found[name] = Run(str(path / name), QUEUED)
-        found[name].job = " ".join(overrides)
+    sweep = _object(path / SWEEP)
+    common = {line.lower() for line in sweep.get("command") or []}
+    found, given = {}, {}
+    for child in path.iterdir():
+        if child.is_dir() and ((child / FILE).exists() or (child / "config.yaml").exists()):
+            found[child.name] = run = _run(child)
+            given[child.name] = lines = _object(child / FILE).get("given") or []
+            # of a search, which chooses them as it goes
+            run.job = " ".join(line for line in lines if line.lower() not in common)
+    for number, overrides in enumerate(sweep.get("jobs") or []):
+        named = (name for name, lines in given.items() if set(overrides) <= set(lines))
+        name = next(named, str(number))  # a folder may have another name than its number
+        run = found.setdefault(name, Run(str(path / name), QUEUED))
+        run.job = " ".join(overrides)
     order = sorted(found, key=lambda name: (not name.isdecimal(), name.zfill(9)))
     return Sweep(str(path), [found[name] for name in order])
 

@@ -35,13 +35,20 @@ class Status:
         name: the experiment.
         stages: those that will run.
         totals: how many steps a stage has, of those that report steps.
+        given: the overrides that the run was started with.
     """
 
     def __init__(
-        self, run_dir: Path, name: str, stages: Sequence[str], totals: Mapping[str, int]
+        self,
+        run_dir: Path,
+        name: str,
+        stages: Sequence[str],
+        totals: Mapping[str, int],
+        given: Sequence[str] = (),
     ) -> None:
         self._path = run_dir / FILE
         self._values: dict[str, Any] = {"name": name, "stages": list(stages), "state": RUNS}
+        self._values["given"] = list(given)
         self._values |= {"process": this().to_json(), "since": time.time(), "log": log_path()}
         self._totals = totals
         self._written = 0.0

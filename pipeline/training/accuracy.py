@@ -102,4 +102,5 @@ class ValidationCallback(TrainerCallback):
             return
         began = time.monotonic()
         value = self.accuracy(self.seed)
-        self.metrics.add({"validation_accuracy": value}, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        self.metrics.add({"validation_accuracy": value, "validation_seconds": seconds}, seconds)

@@ -36,7 +36,7 @@ class RolloutBatches(Trainer):
         vllm_generation: Any
         _metrics: Any
         _step: int
-        _buffered_inputs: list[dict[str, Any]] | None
+        _buffered_inputs: Any
 
     def _prepare_inputs(self, inputs: Any) -> dict[str, Any]:
         """The next micro-batch; at the first of a step all of its rollouts are made.
@@ -48,7 +48,8 @@ class RolloutBatches(Trainer):
         if self._step % steps == 0 or self._buffered_inputs is None:
             made = self._generate_and_score_completions(inputs)
             self._buffered_inputs = split_tensor_dict(made, steps)
-        return self._buffered_inputs[self._step % steps]
+        inputs_of_pass: dict[str, Any] = self._buffered_inputs[self._step % steps]
+        return inputs_of_pass
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         """TRL's, with the engine's log-probs also where its trainer has no use for them (RLOO)."""
@@ -56,7 +57,7 @@ class RolloutBatches(Trainer):
         made: dict[str, Any] = upper._generate_and_score_completions(inputs)
         if self.use_vllm and "sampling_per_token_logps" not in made:
             rows = [torch.tensor(row, dtype=torch.float32) for row in self.vllm_generation.drawn]
-            drawn = pad(rows, padding_value=0.0, padding_side="right")
+            drawn = pad(rows, padding_value=0, padding_side="right")
             made["sampling_per_token_logps"] = drawn.to(made["completion_ids"].device)
         return made
 
@@ -85,11 +86,13 @@ class RolloutBatches(Trainer):
             logps = functional.pad(logps, space)
             entropies = None if entropies is None else functional.pad(entropies, space)
             parts.append((logps, entropies, aux_loss))
-        joined = [None if part[0] is None else part for part in zip(*parts, strict=True)]
-        self._logps = torch.cat(joined[0])
-        entropies = None if joined[1] is None else torch.cat(joined[1])
-        aux_loss = None if joined[2] is None else torch.stack(joined[2]).mean()
-        return self._logps, entropies, aux_loss
+        logps, entropies, aux_loss = zip(*parts, strict=True)
+        self._logps = torch.cat(logps)
+        return (
+            self._logps,
+            None if entropies[0] is None else torch.cat(entropies),
+            None if aux_loss[0] is None else torch.stack(aux_loss).mean(),
+        )
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """TRL's, with note taken of how far engine and trainer are apart on these rollouts."""

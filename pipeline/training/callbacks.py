@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
@@ -21,10 +22,11 @@ from transformers import (
     TrainingArguments,
 )
 
-from pipeline.artifacts import append_jsonl
+from pipeline.artifacts import append_jsonl, write_json
 from pipeline.errors import PipelineError
 from pipeline.faults import naming
 from pipeline.progress import bar
+from pipeline.training.background import Background
 from pipeline.training.batches import MISMATCH
 from pipeline.training.checkpoints import mark_whole
 from pipeline.training.reground import RegroundCallback
@@ -32,9 +34,12 @@ from pipeline.training.snapshots import (
     DeltaWriter,
     each_master_weight,
     master_weights,
+    stored,
+    write_adapter,
     write_model,
 )
 from pipeline.training.spec import DELTA
+from pipeline.trajectory.steps import find_steps
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -47,6 +52,8 @@ _RL_METRICS = {
     "completion_length": "completions/mean_length",
     "truncated_share": "completions/clipped_ratio",
     "groups_without_signal": "frac_reward_zero_std",
+    "sampling_rounds": "dynamic/rounds",
+    "groups_left_out": "dynamic/left_out",
     "entropy": "entropy",
     "clip_share": "clip_ratio/region_mean",
     "kl": "kl",
@@ -63,9 +70,15 @@ _SFT_METRICS = {
 
 
 class SnapshotCallback(TrainerCallback):
-    """Writes `folder`/step_N after every `every`-th step, N counted in steps.
+    """Writes `folder`/step_N after every `every`-th step, N counted in steps, and notes in
+    trajectory.json beside `folder` which ones are there.
 
-    `dtype` is one of `check.SNAPSHOT_DTYPES`; `base` is the folder that training started from.
+    Deltas are copied to host memory, all that training waits for, and written by a thread of rank 0
+    while it goes on; a checkpoint of the same step or a later one counts only once they are whole.
+
+    `dtype` is one of `check.SNAPSHOT_DTYPES`; `base` is the folder that training started from;
+    `metrics` are told how long training stood still and how long a thread wrote. Not `background`:
+    deltas are written at once, one tensor in memory at a time.
     """
 
     def __init__(
@@ -76,12 +89,18 @@ class SnapshotCallback(TrainerCallback):
         dtype: str,
         tokenizer: PreTrainedTokenizerBase,
         base: Path,
+        metrics: MetricsCallback | None = None,
+        background: bool = True,
     ) -> None:
         self.folder = folder
         self.every = every * updates
         self.updates = updates
         self.dtype = dtype
         self.tokenizer = tokenizer
+        self.base = base
+        self.metrics = metrics
+        self.background = background
+        self.writer = Background()
         delta = dtype.startswith(DELTA)
         self.deltas = DeltaWriter(base, dtype.removeprefix(DELTA)) if delta else None
 
@@ -90,6 +109,8 @@ class SnapshotCallback(TrainerCallback):
     ) -> None:
         if self.deltas is not None:
             self.deltas.shapes(kwargs["model"])  # refused now rather than after hours
+        if state.is_world_process_zero:
+            self._record()
 
     def on_step_end(
         self,
@@ -98,20 +119,70 @@ class SnapshotCallback(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
+        self._tell(self.writer.finished())
         if state.global_step % self.every:
             return
-        model, keep = kwargs["model"], state.is_world_process_zero
-        step = state.global_step // self.updates
+        began = time.monotonic()
+        self._take(kwargs["model"], state.global_step // self.updates, state.is_world_process_zero)
+        if self.metrics is not None:
+            self.metrics.add({"snapshot_stall_seconds": time.monotonic() - began}, 0.0)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.writer.wait()
+
+    def _tell(self, written: float | None) -> None:
+        if written is not None and self.metrics is not None:
+            self.metrics.add({"snapshot_write_seconds": written}, 0.0)
+
+    def _take(self, model: Any, step: int, keep: bool) -> None:
+        """The snapshot of a step, of which only the ranks with `keep` write something."""
         folder = self.folder / f"step_{step}"
-        if self.deltas is None:
-            weights = master_weights(model, keep)
+        if self.deltas is not None:
+            weights = stored(model, each_master_weight(model, keep))
+            if not keep:
+                for _ in weights:
+                    """Only its part in the gathering: it yields nothing."""
+                return
+            self.writer.wait()
+            self._tell(self.writer.finished())
+            shapes = self.deltas.shapes(model)
+            if self.background:
+                copies = list(weights)
+                self.writer.start(lambda: self._write(folder, step, shapes, copies))
+            else:
+                self._write(folder, step, shapes, weights)
+            return
+        if hasattr(model, "peft_config"):
+            adapter = dict(each_master_weight(model, keep, trained_only=True))
             if keep:
-                write_model(folder, model, weights, self.tokenizer, self.dtype)
-        elif keep:
-            self.deltas.write(folder, step, model, each_master_weight(model, keep))
+                write_adapter(folder, model, adapter, self.dtype)
         else:
-            for _ in each_master_weight(model, keep):
-                """Only its part in the gathering: it yields nothing."""
+            whole = master_weights(model, keep)
+            if keep:
+                write_model(folder, model, whole, self.tokenizer, self.dtype)
+        if keep:
+            self._record()
+
+    def _write(
+        self,
+        folder: Path,
+        step: int,
+        shapes: dict[str, tuple[int, ...]],
+        weights: Iterable[tuple[str, torch.Tensor]],
+    ) -> None:
+        assert self.deltas is not None
+        with naming(folder):
+            self.deltas.write(folder, step, shapes, weights)
+        self._record()
+
+    def _record(self) -> None:
+        steps = find_steps(self.folder) if self.folder.is_dir() else {}
+        there = [{"step": step, "folder": str(steps[step])} for step in sorted(steps)]
+        record = {"base": str(self.base), "dtype": self.dtype, "snapshots": there}
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder.parent / "trajectory.json", record)
 
 
 class MetricsCallback(TrainerCallback):
@@ -122,21 +193,25 @@ class MetricsCallback(TrainerCallback):
             its time.
     """
 
-    def __init__(self, kind: str, path: Path, steps: int, updates: int, log: Log | None) -> None:
-        self.names = _RL_METRICS if kind == "rl" else _SFT_METRICS
-        self.shown = "reward" if kind == "rl" else "loss"
-        self.desc = "rl_train" if kind == "rl" else "sft_train"
+    def __init__(
+        self, desc: str, supervised: bool, path: Path, steps: int, updates: int, log: Log | None
+    ) -> None:
+        self.names = _SFT_METRICS if supervised else _RL_METRICS
+        self.shown = "loss" if supervised else "reward"
+        self.desc = desc
         self.path = path
         self.steps = steps
         self.updates = updates
         self.log = log
         self.rows: list[dict[str, Any]] = []
         self.more: dict[str, Any] = {}  # of the step that is not logged yet
+        self.apart = 0.0  # seconds of it that are not training's
         self.written = self.last = 0.0
 
     def add(self, values: dict[str, Any], seconds: float) -> None:
         """Put `values`, which took `seconds` that training did not need, into the step's row."""
-        self.more |= {**values, "validation_seconds": seconds}
+        self.more |= values
+        self.apart += seconds
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -160,8 +235,8 @@ class MetricsCallback(TrainerCallback):
         row: dict[str, Any] = {"step": state.global_step // self.updates}
         row |= {ours: logs[theirs] for ours, theirs in self.names.items() if theirs in logs}
         row |= self.more
-        row["seconds"], self.last = now - self.last - self.more.get("validation_seconds", 0.0), now
-        self.more = {}
+        row["seconds"], self.last = now - self.last - self.apart, now
+        self.more, self.apart = {}, 0.0
         for key in ("loss", "grad_norm"):
             if key in row and not math.isfinite(row[key]):
                 raise PipelineError(
@@ -219,6 +294,8 @@ class WholeCheckpoints(Trainer):
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, RegroundCallback):
                     callback.save(folder, self.args.process_index)
+                if isinstance(callback, SnapshotCallback):
+                    callback.writer.wait()  # a run that resumes here has all snapshots before
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             mark_whole(folder, step // self.updates)

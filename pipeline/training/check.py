@@ -4,7 +4,6 @@ its configuration, and by a training process, of its spec. Both have the same se
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
 from pipeline.config import (
@@ -15,6 +14,14 @@ from pipeline.config import (
 )
 from pipeline.errors import PipelineError
 from pipeline.limits import check_values
+from pipeline.training.check_algorithm import (
+    SCHEDULES,
+    check_adapters,
+    check_advantages,
+    check_names,
+    check_supervised,
+    one_of,
+)
 from pipeline.training.spec import Architecture, RlSpec, SftSpec, Spec, build
 
 if TYPE_CHECKING:
@@ -22,20 +29,8 @@ if TYPE_CHECKING:
 
 SNAPSHOT_DTYPES = (*DTYPES, "delta_bfloat16", "delta_float32")
 REGROUND_OPTIMIZERS = ("keep", "reset")
-# What the installed TRL and transformers know (tests/training/test_names.py asks them).
-LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "luspo", "sapo", "vespo")
-LEVELS = ("token", "sequence")
-SCALES = ("group", "batch", "none")
-SCHEDULES = (  # the others need arguments of their own, or an evaluation loss
-    *("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts"),
-    *("polynomial", "inverse_sqrt"),
-)
-OPTIMIZERS = (  # those of torch and transformers themselves
-    *("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"),
-)
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 FAMILIES = ("qwen2", "llama")  # of models made from scratch
-_NEEDS_LEVEL = {"luspo": "sequence", "vespo": "token"}
 _SFT_MICRO_BATCH = 1024  # the models are small
 
 
@@ -77,7 +72,7 @@ def check_rl(values: RlSpec | PipelineConfig) -> None:
         PipelineError: at the first bad value.
     """
     algorithm, compute, rl = values.algorithm, values.compute, values.rl_train
-    _check_names(algorithm)
+    check_names(algorithm)
     one_of("model.attention", values.model.attention, ATTENTION)
     one_of("rl_train.snapshot_dtype", rl.snapshot_dtype, SNAPSHOT_DTYPES)
     if rl.snapshot_every > rl.steps:
@@ -85,12 +80,17 @@ def check_rl(values: RlSpec | PipelineConfig) -> None:
             f"rl_train.snapshot_every={rl.snapshot_every} is more than "
             f"rl_train.steps={rl.steps}: there would be no snapshot"
         )
-    if algorithm.rollouts_per_prompt < 2:
+    supervised = algorithm.trainer == "sft"
+    if supervised:
+        check_supervised(values)
+    elif algorithm.rollouts_per_prompt < 2:
         raise PipelineError(
             "algorithm.rollouts_per_prompt: must be at least 2, "
             "since advantages compare the rollouts of one prompt"
         )
+    check_advantages(algorithm)
     _check_processes(compute)
+    check_adapters(algorithm, rl)
     _check_reground(rl, compute)
     _check_split(algorithm, compute)
     _check_engine(compute)
@@ -99,26 +99,6 @@ def check_rl(values: RlSpec | PipelineConfig) -> None:
         raise PipelineError(
             f"compute.vllm_max_model_len={compute.vllm_max_model_len} has no room for "
             f"task.max_prompt_tokens + algorithm.max_response_tokens = {room}"
-        )
-
-
-def _check_names(algorithm: AlgorithmConfig) -> None:
-    one_of("algorithm.trainer", algorithm.trainer, ("grpo", "rloo"))
-    one_of("algorithm.loss_type", algorithm.loss_type, LOSSES)
-    one_of("algorithm.importance_sampling_level", algorithm.importance_sampling_level, LEVELS)
-    one_of("algorithm.scale_rewards", algorithm.scale_rewards, SCALES)
-    one_of("algorithm.rollout_correction", algorithm.rollout_correction, ("off", *LEVELS))
-    one_of("algorithm.optimizer", algorithm.optimizer, OPTIMIZERS)
-    one_of("algorithm.lr_schedule", algorithm.lr_schedule, SCHEDULES)
-    if algorithm.trainer == "rloo" and algorithm.rollout_correction != "off":
-        raise PipelineError(
-            f"algorithm.rollout_correction={algorithm.rollout_correction}: trainer=rloo has none; "
-            "set it to off"
-        )
-    level = _NEEDS_LEVEL.get(algorithm.loss_type, algorithm.importance_sampling_level)
-    if algorithm.trainer == "grpo" and algorithm.importance_sampling_level != level:
-        raise PipelineError(
-            f"algorithm.importance_sampling_level: loss_type={algorithm.loss_type} needs {level}"
         )
 
 
@@ -202,6 +182,15 @@ def _check_split(algorithm: AlgorithmConfig, compute: ComputeConfig) -> None:
     """The rollouts of a step must divide over updates, processes and micro-batches."""
     rollouts = algorithm.prompts_per_step * algorithm.rollouts_per_prompt
     shares = compute.world_size * algorithm.updates_per_step
+    if (
+        algorithm.dynamic_sampling
+        and rollouts // compute.world_size % algorithm.rollouts_per_prompt
+    ):
+        raise PipelineError(
+            f"algorithm.dynamic_sampling: groups of {algorithm.rollouts_per_prompt} rollouts would "
+            f"be split over {compute.world_size} ranks; change algorithm.prompts_per_step to a "
+            "multiple of the ranks"
+        )
     share, rest = divmod(rollouts, shares)
     if rest or share == 0:
         raise PipelineError(
@@ -239,15 +228,3 @@ def micro_batches(spec: Spec) -> tuple[int, int]:
     while share % micro:
         micro -= 1  # of SFT, whose batches may be of any size
     return micro, share // micro
-
-
-def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a value that is not among the allowed ones.
-
-    Raises:
-        PipelineError: names the key, and the nearest value that there is.
-    """
-    if value not in allowed:
-        near = difflib.get_close_matches(value, allowed, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise PipelineError(f"{key}: {value!r} is not one of {', '.join(allowed)}{hint}")

@@ -118,7 +118,10 @@ def prepare_output(spec: Spec) -> None:
     for snapshot in (output / "snapshots").glob("step_*"):
         if int(snapshot.name.removeprefix("step_")) > step:
             shutil.rmtree(snapshot)
-    for name in ("metrics.jsonl", "regrounds.jsonl"):
+    for values in (output / "linearity").glob("step_*.safetensors"):
+        if int(values.stem.removeprefix("step_")) > step:
+            values.unlink()
+    for name in ("metrics.jsonl", "regrounds.jsonl", "rollouts.jsonl"):
         _cut_rows(output / name, step)
 
 

@@ -103,11 +103,17 @@ def _texts(problem: Problem) -> list[str]:
     return [message["content"] for message in problem.prompt]
 
 
-def sft_rows(problems: list[Problem], spec: SftSpec, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """All rows of an SFT run: columns input_ids and labels [length], prompt labels -100 (no loss).
+def sft_rows(problems: list[Problem], spec: Spec, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """All rows of supervised training: columns input_ids and labels [length], prompt labels -100
+    (no loss).
 
     Prompts are encoded as in evaluation, so the model is trained on the very tokens it will see.
     """
+    if isinstance(spec, SftSpec):
+        sft = spec.sft_train
+        batch, share, wrong_from = sft.batch_size, sft.wrong_answers, sft.wrong_from
+    else:
+        batch, share, wrong_from = spec.algorithm.prompts_per_step, 0.0, 0
     prompts = [encode_prompt(tokenizer, problem) for problem in problems]
     answers = [
         [
@@ -116,16 +122,15 @@ def sft_rows(problems: list[Problem], spec: SftSpec, tokenizer: PreTrainedTokeni
         ]
         for problem in problems
     ]
-    sft = spec.sft_train
     rng = random.Random(f"wrong answers/{spec.seed}")
-    rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-    for row, index in enumerate(order(len(problems), sft.steps * sft.batch_size, spec.seed)):
+    columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+    for row, index in enumerate(order(len(problems), spec.steps * batch, spec.seed)):
         draw, other = rng.random(), rng.randrange(len(problems))
-        wrong = draw < sft.wrong_answers and row >= sft.wrong_from * sft.batch_size
+        wrong = draw < share and row >= wrong_from * batch
         answer = answers[other if wrong else index]
-        rows["input_ids"].append(prompts[index] + answer)
-        rows["labels"].append([-100] * len(prompts[index]) + answer)
-    return Dataset.from_dict(rows)
+        columns["input_ids"].append(prompts[index] + answer)
+        columns["labels"].append([-100] * len(prompts[index]) + answer)
+    return Dataset.from_dict(columns)
 
 
 def _response(problem: Problem) -> str:

@@ -15,12 +15,14 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
 from pipeline.stopping import stopped_by
+from pipeline.training.processes import be_parent
 
 
 def main() -> int:
     """Start the ranks and wait for them; the exit code of one that fails."""
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGINT,SIGHUP,SIGQUIT"
+    be_parent()
     with stopped_by(lambda name: None):
         try:
             run(parse_args(sys.argv[1:]))

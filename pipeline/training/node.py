@@ -7,12 +7,12 @@ ranks act on those between two steps, where the launcher would end them at once.
 from __future__ import annotations
 
 import signal
-import sys
 from typing import Any
 
 from deepspeed.launcher import launch
 
 from pipeline.stopping import SIGNALS, stopped_by
+from pipeline.training.processes import be_parent
 
 
 class _Deaf:
@@ -29,6 +29,7 @@ class _Deaf:
 def main() -> None:
     """Start the ranks and wait for them; ends with the exit code of one that fails."""
     launch.signal = _Deaf
+    be_parent()
     with stopped_by(lambda name: None):
         try:
             launch.main()
@@ -39,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -10,13 +10,25 @@ import sys
 import time
 
 GRACE_SECONDS = 10.0  # between asking a group to end and ending it
+PARENT = "PIPELINE_PARENT"  # environment variable: process id of a launcher
 _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(sign: int = signal.SIGHUP) -> None:
-    """Ask Linux to send `sign` to this process when its parent dies, be it by SIGKILL."""
+    """Ask Linux to send `sign` to this process when its parent dies, be it by SIGKILL.
+
+    Where the parent has named itself (`be_parent`) and is gone already, `sign` comes at once.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, sign)
+    if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):
+        os.kill(os.getpid(), sign)
+
+
+def be_parent() -> None:
+    """Let processes started from here know whose children they are: importing takes them seconds
+    in which this one may die unnoticed."""
+    os.environ[PARENT] = str(os.getpid())
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:

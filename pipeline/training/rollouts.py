@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Trainer
+import torch._dynamo.config
 from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 
@@ -60,15 +60,16 @@ class Rollouts(VLLMGeneration):
 
     def _init_vllm(self) -> None:
         """Start the engine as TRL does, with arguments that TRL does not pass on."""
-        given = vllm_generation.LLM
+        module: Any = vllm_generation
+        given = module.LLM
         # the engine lives in this process, which need not be the only one of its run
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        vllm_generation.LLM = partial(_start, given, _engine_arguments(self.compute, self.cuda))
+        module.LLM = partial(_start, given, _engine_arguments(self.compute, self.cuda))
         try:
             with _random_state_kept():
                 super()._init_vllm()
         finally:
-            vllm_generation.LLM = given
+            module.LLM = given
 
     def sync_weights(self) -> None:
         """Give the engine the trainer's weights."""
@@ -109,9 +110,15 @@ def serve_by_vllm(trainer: Any, spec: RlSpec) -> None:
     """Let a TRL trainer, built without vLLM, take its rollouts from there.
 
     Raises:
-        PipelineError: the model has no room for prompt and response, or there is no vLLM.
+        PipelineError: the model has no room for prompt and response, or heads that vLLM does not
+            know, or there is no vLLM.
     """
     import_vllm()
+    if spec.algorithm.lora.rank and not torch.cuda.is_available():
+        raise PipelineError(
+            "compute.vllm_rollouts: vLLM on the CPU does not take adapters from the trainer; set "
+            "it to false"
+        )
     args, room = trainer.args, engine_tokens(spec)
     longest = getattr(trainer.model.config, "max_position_embeddings", None)
     if longest is not None and args.max_completion_length >= longest:
@@ -119,6 +126,7 @@ def serve_by_vllm(trainer: Any, spec: RlSpec) -> None:
             f"algorithm.max_response_tokens={args.max_completion_length}: the model has "
             f"{longest} positions for prompt and response; lower it"
         )
+    _check_heads(trainer.model.config)
     trainer.vllm_generation = Rollouts(
         spec.compute,
         min(room, longest or room),
@@ -140,7 +148,7 @@ def serve_by_vllm(trainer: Any, spec: RlSpec) -> None:
     trainer._last_loaded_step = -1  # TRL's note of which weights the engine has: none yet
 
 
-def seed_rank(trainer: Trainer, seed: int) -> None:
+def seed_rank(trainer: Any, seed: int) -> None:
     """Seed this process by the run's seed and its rank. (TRL takes their sum: rank 1 of one run
     would draw what rank 0 of the next one does.)"""
     rank = trainer.accelerator.process_index
@@ -148,6 +156,22 @@ def seed_rank(trainer: Trainer, seed: int) -> None:
     random.seed(state)
     np.random.seed(state)
     torch.manual_seed(state)
+
+
+def _check_heads(config: Any) -> None:
+    """vLLM's attention on the CPU knows some widths of heads, and dies of others at the first
+    token."""
+    if torch.cuda.is_available():
+        return
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    known = CPUAttentionBackend.get_supported_head_sizes()
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if width not in known:
+        raise PipelineError(
+            f"compute.vllm_rollouts: on the CPU vLLM has no attention for heads of {width} (only "
+            f"{', '.join(map(str, known))}); set it to false"
+        )
 
 
 def _start(start: Any, ours: dict[str, Any], **theirs: Any) -> Any:
@@ -171,6 +195,7 @@ def _engine_arguments(compute: ComputeConfig, cuda: bool) -> dict[str, Any]:
     )
     os.environ.update(settings.environment)
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # its threads are the trainer's
+    torch._dynamo.config.disable = True  # vLLM would compile small functions, see `vllm.cpu`
     return {"dtype": dtype, "max_num_batched_tokens": BATCHED_TOKENS, **settings.arguments}
 
 

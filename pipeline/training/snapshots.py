@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,16 @@ def master_weights(model: nn.Module, keep: bool) -> dict[str, torch.Tensor]:
     return weights
 
 
-def each_master_weight(model: nn.Module, keep: bool) -> Iterator[tuple[str, torch.Tensor]]:
+def each_master_weight(
+    model: nn.Module, keep: bool, trained_only: bool = False
+) -> Iterator[tuple[str, torch.Tensor]]:
     """`master_weights` one parameter at a time: under ZeRO every rank must come to the end of it.
 
     Without `keep` it yields nothing.
     """
     for name, parameter in model.named_parameters():
+        if trained_only and not parameter.requires_grad:
+            continue
         full = _full_fp32(parameter)
         if keep:
             yield name, full.detach().to("cpu", torch.float32, copy=True)
@@ -90,6 +94,20 @@ def write_model(
     _give_name(partial, folder)
 
 
+def write_adapter(folder: Path, model: Any, weights: dict[str, torch.Tensor], dtype: str) -> None:
+    """Write a PEFT model's adapter: its config, and `weights` cast to `dtype`; as atomic."""
+    target = getattr(torch, dtype)
+    partial = _begin(folder)
+    with naming(folder):
+        model.save_pretrained(
+            partial,
+            state_dict={name: weight.to(target) for name, weight in weights.items()},
+            save_embedding_layers=False,
+        )
+    (partial / "README.md").unlink(missing_ok=True)
+    _give_name(partial, folder)
+
+
 class DeltaWriter:
     """Writes snapshots as θ_t - θ_0, θ_0 being the base model's values as its files hold them.
 
@@ -126,18 +144,25 @@ class DeltaWriter:
         self,
         folder: Path,
         step: int,
-        model: PreTrainedModel,
-        weights: Iterator[tuple[str, torch.Tensor]],
+        shapes: dict[str, tuple[int, ...]],
+        weights: Iterable[tuple[str, torch.Tensor]],
     ) -> None:
-        """Write `weights` (from `each_master_weight`) to `folder`, as atomic as `write_model`."""
-        stored = (
-            item
-            for name, weight in weights
-            for item in revert_weight_conversion(model, {name: weight}).items()
-        )
+        """Write `weights` (from `stored`) to `folder`, as atomic as `write_model`.
+
+        Args:
+            shapes: of all of them, by `shapes`.
+        """
         partial = _begin(folder)
-        stream_delta_snapshot(partial, self.base, step, self.shapes(model), stored, self.dtype)
+        stream_delta_snapshot(partial, self.base, step, shapes, weights, self.dtype)
         _give_name(partial, folder)
+
+
+def stored(
+    model: PreTrainedModel, weights: Iterable[tuple[str, torch.Tensor]]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Weights (from `each_master_weight`) under the names and in the form of the base's files."""
+    for name, weight in weights:
+        yield from revert_weight_conversion(model, {name: weight}).items()
 
 
 def _begin(folder: Path) -> Path:

@@ -26,7 +26,7 @@ class StopCallback(TrainerCallback):
     """Add it last: the checkpoint is of a step with all that belongs to it.
 
     Args:
-        output: of the run.
+        asked: the file of somebody who waits for the ranks, None if nobody does.
         updates: optimiser updates a step.
 
     Attributes:
@@ -34,8 +34,8 @@ class StopCallback(TrainerCallback):
         step: the step it stopped after.
     """
 
-    def __init__(self, output: Path, updates: int) -> None:
-        self.output = output
+    def __init__(self, asked: Path | None, updates: int) -> None:
+        self.asked = asked
         self.updates = updates
         self.heard: str | None = None
         self.step: int | None = None
@@ -81,7 +81,8 @@ class StopCallback(TrainerCallback):
         """Whether any rank was asked (a collective)."""
         state = PartialState()
         asked = self.heard is not None
-        asked = asked or (state.is_main_process and (self.output / ASKED).exists())
+        if self.asked is not None and state.is_main_process:
+            asked = asked or self.asked.exists()
         if state.num_processes == 1:
             return asked
         found = torch.tensor(float(asked), device=state.device)

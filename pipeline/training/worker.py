@@ -22,7 +22,7 @@ from pipeline.artifacts import write_text
 from pipeline.ending import one_line
 from pipeline.globbing import plain_path
 from pipeline.stopping import Requeue, stopped_by
-from pipeline.training.callbacks import Log
+from pipeline.training.callbacks import Log, SnapshotCallback
 from pipeline.training.check import check
 from pipeline.training.checkpoints import check_output, finished, prepare_output, resumable
 from pipeline.training.devices import join_processes
@@ -30,7 +30,7 @@ from pipeline.training.processes import die_with_parent
 from pipeline.training.scratch import make_model
 from pipeline.training.snapshots import master_weights, write_model
 from pipeline.training.spec import Architecture, RlSpec, SftSpec, Spec, build, read_spec
-from pipeline.training.stop import STOPPED, StopCallback
+from pipeline.training.stop import ASKED, STOPPED, StopCallback
 from pipeline.training.trainers import build_rl, build_sft, rl_arguments, sft_arguments
 
 ERROR_FILE = "error.txt"
@@ -59,7 +59,7 @@ def run(spec: Spec, log: Log | None = None) -> None:
     logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
     join_processes(spec.compute)
     updates = 1 if isinstance(spec, SftSpec) else spec.algorithm.updates_per_step
-    stop = StopCallback(Path(spec.output), updates)
+    stop = StopCallback(Path(spec.output, ASKED) if SUPERVISED in os.environ else None, updates)
     with stopped_by(stop.hear):
         if isinstance(spec, SftSpec):
             _run_sft(spec, log, stop)
@@ -97,7 +97,13 @@ def _run_rl(spec: RlSpec, log: Log | None, stop: StopCallback) -> None:
 def _train(trainer: Trainer, spec: Spec, stop: StopCallback) -> None:
     resumed = resumable(spec)
     trainer.add_callback(stop)
-    trainer.train(resume_from_checkpoint=None if resumed is None else str(plain_path(resumed[0])))
+    begun = None if resumed is None else str(plain_path(resumed[0]))
+    try:
+        trainer.train(resume_from_checkpoint=begun)
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, SnapshotCallback):
+                callback.writer.join()  # whoever starts the run again finds nothing at work
     stop.leave()
 
 

@@ -149,6 +149,34 @@ class _Probe:
         }
 
 
+def path_so_far(values: NDArray[np.float32], steps: Sequence[float]) -> dict[str, float]:
+    """A few of the same figures, of scalars that are held in memory: for a run that is at work.
+
+    Args:
+        values: [K, N], K at least 2, one row a checkpoint.
+
+    Returns:
+        relative_movement, rank1_share (of `explained_variance`), straightness (the cosine of the
+        last two segments) and, from 3 checkpoints on, linear_r2 and the R² of all scalars, none
+        filtered out; what is not defined, as where nothing moves, is left out.
+    """
+    rows = Values(np.ascontiguousarray(values, np.float32), movements=False)
+    counts, figures = R2Counts(), {}
+    if len(steps) > 2:
+        r2, flags, gram = _Kernel(steps, Filters(0.0, 1), values.shape[1]).measure(rows)
+        counts.add_values(r2, flags)
+        figures = counts.summary(filtered=False)
+    else:
+        gram = Gram.zero(len(steps))
+        gram.base_squared = kernels.moments(rows.array, rows.movements, gram.matrix)
+    told = describe(steps, gram)
+    cosines, ranks = segment_cosines(gram.matrix), told["explained_variance"]
+    figures |= {key: told[key] for key in ("relative_movement", "linear_r2")}
+    figures["rank1_share"] = ranks[0] if ranks else None
+    figures["straightness"] = cosines[-1] if cosines else None
+    return {key: float(value) for key, value in figures.items() if value is not None}
+
+
 def _tally(piece: Piece, r2: NDArray[np.float32], flags: NDArray[np.uint8]) -> Tally:
     counts = R2Counts()
     counts.add_values(r2, flags)

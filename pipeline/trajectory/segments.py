@@ -20,15 +20,21 @@ def virtual_steps(folders: Mapping[int, Path]) -> dict[int, float]:
 
     Args:
         folders: snapshot folders by real step. Beside the folder that they lie in rl_train writes
-            its jumps (`JUMPS`), a row each: `step`, and `virtual_step` behind the jump.
+            its jumps (`JUMPS`).
     """
     files = {path.absolute().parent.parent / JUMPS for path in folders.values()}
-    jumps = [row for file in sorted(files) if file.is_file() for row in read_jsonl(file)]
-    if not jumps:
-        return {}
-    return {
-        step: _virtual(step, [(r["step"], r["virtual_step"]) for r in jumps]) for step in folders
-    }
+    jumped = [file for file in sorted(files) if file.is_file()]
+    return on_line(folders, jumped[0]) if jumped else {}
+
+
+def on_line(steps: Iterable[int], jumps: Path) -> dict[int, float]:
+    """Where real steps lie on the line of the run, given its file of jumps, if there is one.
+
+    A row has `step`, and `virtual_step` behind the jump.
+    """
+    rows = read_jsonl(jumps) if jumps.is_file() else []
+    ends = [(row["step"], row["virtual_step"]) for row in rows]
+    return {step: _virtual(step, ends) for step in steps}
 
 
 def _virtual(step: int, jumps: Iterable[tuple[int, float]]) -> float:

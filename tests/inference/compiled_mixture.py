@@ -22,10 +22,11 @@ def main() -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     import vllm
 
-    from pipeline.inference.vllm import mixture
+    import pipeline.inference.vllm.mixture as module
     from pipeline.inference.vllm.plugin import mixture_overrides, register
 
     register()
+    mixture: Any = module
     if "--stored" in sys.argv:
         build = mixture.init_vllm_registered_model
 
@@ -34,7 +35,7 @@ def main() -> None:
             return build(*arguments, **options)
 
         mixture.init_vllm_registered_model = stored
-    llm = vllm.LLM(
+    llm: Any = vllm.LLM(
         str(first),
         dtype="float32",
         enforce_eager=False,
@@ -44,7 +45,7 @@ def main() -> None:
         hf_overrides=mixture_overrides([first, second], [1.0, 0.0]),
     )
     params = vllm.SamplingParams(temperature=0, max_tokens=12, detokenize=False)
-    worker: Any = llm.llm_engine.model_executor.driver_worker  # type: ignore[attr-defined]
+    worker: Any = llm.llm_engine.model_executor.driver_worker
     found = {}
     for alpha in (0.0, 1.0, 1.5):
         worker.model_runner.get_model().coefficients = [1.0 - alpha, alpha]

@@ -14,7 +14,7 @@ import torch
 
 from pipeline.artifacts import append_jsonl, read_jsonl
 from pipeline.errors import PipelineError
-from pipeline.inference import device, parallel
+from pipeline.inference import device
 from pipeline.inference.interface import Sampling, sampling_hash
 from pipeline.inference.open import open_engine
 from pipeline.inference.parallel import Candidate, Draw, Work, merge_parts, run_local
@@ -154,7 +154,7 @@ def test_a_worker_is_born_with_its_devices(work: Work, monkeypatch: pytest.Monke
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-5f,6,7")
     monkeypatch.setattr(device, "gpus", lambda: 4)
-    monkeypatch.setattr(parallel.subprocess, "Popen", record)
+    monkeypatch.setattr("pipeline.inference.parallel.subprocess.Popen", record)
     assert run_local(work, workers=2) == 36
     assert [env["CUDA_VISIBLE_DEVICES"] for env in given] == ["4", "GPU-5f"]
     assert all(env["PATH"] == os.environ["PATH"] for env in given)

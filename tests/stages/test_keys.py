@@ -35,6 +35,7 @@ IDLE = {
     *("compute.vllm_kv_cache_gib", "compute.vllm_sleep"),
     *("rl_train.snapshot_every", "rl_train.validation.every"),
     *("rl_train.validation.problems", "rl_train.validation.samples"),
+    *("rl_train.rollouts_kept", "rl_train.snapshot_background", "rl_train.linearity_scalars"),
     "rl_train.steps",  # of a constant schedule
 }
 # A spec carries the model's section along, of which training reads where the model is.
@@ -87,6 +88,16 @@ def chain(context: Context, name: str) -> list[str]:
 
 
 OTHER: dict[str, Any] = {"evaluate.validation_problems": 5, "rl_train.steps": 4}
+OTHER |= {  # in the key where they are not at their default
+    "algorithm.advantage": "reinforce_pp",
+    "algorithm.dynamic_sampling": 2,
+    "algorithm.sft_noise_db": -10.0,
+    "algorithm.lora.rank": 4,
+    "algorithm.lora.alpha": 8,
+    "algorithm.lora.targets": ["q_proj"],
+    "compute.grad_accum_dtype": "bfloat16",
+    "compute.communication_dtype": "bfloat16",
+}
 OTHER["eval_tasks"] = {"more": TaskConfig(name="more", kind="addition")}
 
 

@@ -82,6 +82,11 @@ def rl_spec(output: Path, model: Path, **changes: object) -> RlSpec:
     return changed(spec, **changes)
 
 
+def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of metrics without how long things took."""
+    return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows]
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 

@@ -24,7 +24,7 @@ from tests.training.pico import compute, rl_spec
 
 def trainer_of(tmp_path: Path, base: Path, **changes: object) -> Any:
     spec = rl_spec(tmp_path, base, updates_per_step=1, **changes)
-    trainer = build_rl(spec, rl_arguments(spec), None)
+    trainer: Any = build_rl(spec, rl_arguments(spec), None)
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 2  # as in the middle of a run
     return trainer

@@ -3,10 +3,12 @@ of its files, from one rank's shard, of another moment, or half written and take
 
 from __future__ import annotations
 
+import errno
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from pipeline.artifacts import read_json
+from pipeline.artifacts import read_json, read_jsonl
 from pipeline.errors import PipelineError
 from pipeline.training import callbacks
+from pipeline.training.checkpoints import resumable
 from pipeline.training.launch import launch
+from pipeline.training.snapshots import DeltaWriter
 from pipeline.training.spec import write_spec
 from pipeline.training.worker import run
 from pipeline.trajectory.layouts import zero
 from pipeline.trajectory.shards import Entry, Files
 from pipeline.trajectory.sources import discover
-from tests.training.pico import Tensors, compute, rl_spec, weights
+from tests.training.pico import Tensors, changed, compute, rl_spec, weights
 
 KILLED = """
 import os, signal, sys
@@ -196,3 +200,59 @@ def test_another_base_than_the_deltas_were_taken_from(base: Path, tmp_path: Path
     save_file({n: t.bfloat16() for n, t in weights(base).items()}, other / "model.safetensors")
     with pytest.raises(PipelineError, match="other weights than those in"):
         discover(tmp_path / "out/snapshots", other)
+
+
+def test_training_goes_on_while_a_delta_is_written(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write of step 2 ends only after step 3 has been trained; and it is that of step 2."""
+    spec = rl_spec(tmp_path / "a", base, steps=4, checkpoint_every=4)
+    spec = changed(spec, snapshot_dtype="delta_float32")
+    trained, overlapped = threading.Event(), []
+    write = DeltaWriter.write
+
+    def slow(self: DeltaWriter, folder: Path, step: int, *rest: Any) -> None:
+        if step == 2:
+            overlapped.append(trained.wait(timeout=120))
+        write(self, folder, step, *rest)
+
+    def after(row: dict[str, Any]) -> None:
+        if row["step"] == 3:
+            trained.set()
+
+    monkeypatch.setattr(DeltaWriter, "write", slow)
+    run(spec, after)
+    assert overlapped == [True]
+    rows = read_jsonl(tmp_path / "a/metrics.jsonl")
+    assert [row["step"] for row in rows if "snapshot_stall_seconds" in row] == [2, 4]
+    assert sum("snapshot_write_seconds" in row for row in rows) == 1
+    run(changed(spec, output=str(tmp_path / "b"), snapshot_background=False))
+    for step in (2, 4):
+        one, two = (tmp_path / f"{n}/snapshots/step_{step}/delta.safetensors" for n in "ab")
+        assert one.read_bytes() == two.read_bytes()
+    record = read_json(tmp_path / "a/trajectory.json")
+    assert [row["step"] for row in record["snapshots"]] == [2, 4]
+    assert all(Path(row["folder"]).is_dir() for row in record["snapshots"])
+
+
+def test_a_delta_that_cannot_be_written_ends_the_run(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a checkpoint that counts although a snapshot before it is missing."""
+    spec = rl_spec(tmp_path, base, steps=4, snapshot_dtype="delta_float32")
+    write = DeltaWriter.write
+
+    def full(self: DeltaWriter, folder: Path, step: int, *rest: Any) -> None:
+        if step == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, folder, step, *rest)
+
+    monkeypatch.setattr(DeltaWriter, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(spec)
+    monkeypatch.undo()
+    found = resumable(spec)
+    assert found is not None
+    assert found[1] == 2
+    run(spec)
+    assert discover(tmp_path / "snapshots", base).steps == [0, 2, 4]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -115,6 +116,19 @@ def test_a_killed_parent_takes_its_child_along() -> None:
     parent.wait()
     gone, _, _ = select.select([child], [], [], 60)
     assert gone
+
+
+def test_a_child_whose_parent_is_gone_already_ends() -> None:
+    """A rank imports for seconds before it can ask; its launcher was killed meanwhile."""
+    script = (
+        "import os\nfrom pipeline.training.processes import PARENT, be_parent, die_with_parent\n"
+        "be_parent()\nos.environ[PARENT] = str(int(os.environ[PARENT]) + 1)\n"
+        "die_with_parent()\nprint('alive')\n"
+    )
+    root = Path(launching.__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True)
+    assert done.returncode == -signal.SIGHUP
+    assert done.stdout == b""
 
 
 def test_devices_are_those_that_the_scheduler_gave(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,9 @@ from pipeline.training.callbacks import MetricsCallback
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, key: str) -> None:
     args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     state, control = TrainerState(is_world_process_zero=True), TrainerControl()
-    metrics = MetricsCallback("rl", tmp_path / "metrics.jsonl", steps=5, updates=2, log=None)
+    metrics = MetricsCallback(
+        "rl_train", False, tmp_path / "metrics.jsonl", steps=5, updates=2, log=None
+    )
     metrics.on_train_begin(args, state, control)
     logs = {"loss": 0.1, "grad_norm": 1.0, "reward": 0.5}
     state.global_step = 2

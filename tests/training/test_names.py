@@ -12,17 +12,17 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames, TrainingArguments
 from trl.trainer import grpo_trainer
 
-from pipeline.training import check
+from pipeline.training import check, check_algorithm
 
 
 def test_losses_and_levels_are_those_of_trl() -> None:
     """The names that TRL's trainer compares its settings with."""
     source = inspect.getsource(grpo_trainer)
-    for name in (*check.LOSSES, *check.LEVELS, *check.SCALES):
+    for name in (*check_algorithm.LOSSES, *check_algorithm.LEVELS, *check_algorithm.SCALES):
         assert f'"{name}"' in source, name
     branches = source.split("def _compute_loss")[1]
     known = {word for word in branches.split('"') if f'loss_type == "{word}"' in branches}
-    assert known <= set(check.LOSSES)
+    assert known <= set(check_algorithm.LOSSES)
 
 
 def test_schedules_are_those_that_need_nothing_but_steps() -> None:
@@ -37,12 +37,12 @@ def test_schedules_are_those_that_need_nothing_but_steps() -> None:
         except (TypeError, ValueError):  # arguments of its own, or a loss to look at
             continue
         works.add(kind.value)
-    assert works - {"greedy"} == set(check.SCHEDULES)
+    assert works - {"greedy"} == set(check_algorithm.SCHEDULES)
 
 
 def test_optimizers_are_known_to_transformers() -> None:
-    assert set(check.OPTIMIZERS) <= {name.value for name in OptimizerNames}
-    for name in check.OPTIMIZERS:
+    assert set(check_algorithm.OPTIMIZERS) <= {name.value for name in OptimizerNames}
+    for name in check_algorithm.OPTIMIZERS:
         TrainingArguments(optim=name, output_dir="unused", use_cpu=True)
 
 

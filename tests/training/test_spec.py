@@ -11,12 +11,14 @@ import pytest
 
 from pipeline.artifacts import read_json, write_json
 from pipeline.checks import check as check_config
-from pipeline.config import PipelineConfig
+from pipeline.config import LoraConfig, PipelineConfig, RegroundConfig, ValidationConfig
 from pipeline.errors import PipelineError
 from pipeline.training.check import check, micro_batches
 from pipeline.training.spec import RlSpec, Spec, fingerprint, read_spec, write_spec
 from tests.test_configs import composed
 from tests.training.pico import changed, compute, rl_spec, sft_spec
+
+JUMPS = RegroundConfig(every=1, jump=1)
 
 
 @pytest.mark.parametrize("kind", ["sft", "rl"])
@@ -61,6 +63,26 @@ def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
         ({"trainer": "ppo"}, "algorithm.trainer: 'ppo'"),
         ({"scale_rewards": "std"}, "algorithm.scale_rewards: 'std'"),
         ({"loss_type": "gspo"}, "algorithm.loss_type: 'gspo'"),
+        ({"advantage": "gae"}, "algorithm.advantage: 'gae'"),
+        ({"advantage": "reinforce_pp", "trainer": "rloo"}, "needs algorithm.trainer=grpo"),
+        ({"loss_type": "cispo"}, "epsilon_high=0.28: loss_type=cispo takes it as the largest"),
+        ({"dynamic_sampling": 2, "scale_rewards": "batch"}, "needs advantages within groups"),
+        ({"dynamic_sampling": 2, "advantage": "reinforce_pp"}, "needs advantages within groups"),
+        (
+            {"dynamic_sampling": 2, "prompts_per_step": 1, "updates_per_step": 1}
+            | {"compute": compute(launcher="torchrun", processes=2)},
+            "split over 2 ranks",
+        ),
+        ({"sft_noise_db": -10.0}, "for algorithm.trainer=sft alone"),
+        ({"trainer": "sft"}, "rollouts_per_prompt=4: algorithm.trainer=sft has no rollouts"),
+        (
+            {"trainer": "sft", "rollouts_per_prompt": 1, "validation": ValidationConfig(every=1)},
+            "rl_train.validation.every: algorithm.trainer=sft generates nothing",
+        ),
+        ({"lora": LoraConfig(rank=2), "snapshot_dtype": "delta_bfloat16"}, "set it to bfloat16"),
+        ({"lora": LoraConfig(rank=2), "reground": JUMPS}, "none through the weights"),
+        ({"lora": LoraConfig(rank=2, targets=[])}, "lora.targets: names no module"),
+        ({"rollouts_kept": 1.5}, "rl_train.rollouts_kept: must be at least 0 and at most 1"),
         ({"loss_type": "luspo"}, "loss_type=luspo needs sequence"),
         ({"importance_sampling_level": "tokens"}, "did you mean 'token'"),
         ({"optimizer": "adam"}, "algorithm.optimizer: 'adam'"),
