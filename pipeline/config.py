@@ -280,7 +280,9 @@ class MemberConfig:
 @dataclass
 class LogitExtrapConfig:
     alphas: list[float] = field(default_factory=list)
-    members: list[MemberConfig] = field(default_factory=list)  # see evaluation/members.py
+    members: list[MemberConfig] = field(  # see evaluation/members.py
+        default_factory=list, metadata={ADDED: True}
+    )
     speculative: int = 0  # tokens the later model drafts; 0: both models in lockstep
 
 
