@@ -209,5 +209,5 @@ class TestPair:
         engine.load_weights(second, first)
         assert engine.checksum
         assert_same(engine, open_engine("hf", second, second=first, alpha=1.5), prompts_of(8))
-        with pytest.raises(PipelineError, match="holds two models"):
+        with pytest.raises(PipelineError, match=r"holds 2 model\(s\)"):
             engine.load_weights(first)

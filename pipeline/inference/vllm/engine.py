@@ -244,7 +244,7 @@ class VLLMEngine:
         """
         given = [check_source(one) for one in (source, second) if one is not None]
         if len(given) != self.models:
-            raise PipelineError(f"{source}: give one source for each of {self.models} model(s)")
+            raise PipelineError(f"the engine holds {self.models} model(s): give a source for each")
         self._check_heads(given)
         sources = [_plain(one) for one in given]
         ranks = self.llm.collective_rpc("load_sources", args=(sources,))
