@@ -129,7 +129,7 @@ def test_members_that_cannot_be_added_are_found_by_the_plan(run_dir: Path, tmp_p
         (tmp_path / "longer", "a vocabulary of .* tokens, and"),
     ):
         with pytest.raises(PipelineError, match=part):
-            logit_extrap.plan(mixture(run_dir, (0, 1.0), (model, 1.0)))
+            logit_extrap.plan(mixture(run_dir, (step, 1.0), (model, 1.0)))
 
 
 def test_a_sum_that_is_not_one_is_said(run_dir: Path) -> None:
