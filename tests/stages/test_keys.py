@@ -14,7 +14,7 @@ import pytest
 
 from pipeline import content
 from pipeline.artifacts import read_json, write_json
-from pipeline.config import STAGES
+from pipeline.config import STAGES, MemberConfig
 from pipeline.records import load_stage, record
 from pipeline.settings import deciding
 from pipeline.stages.base import Context
@@ -26,6 +26,7 @@ from tests.stages.contexts import context_of
 IDLE = {
     *("run.dir", "run.cache", "run.discard", "dry_run", "stages", "snapshot.export"),
     *("model.name", "model.parameters", "model.attention", "model.trust_remote_code"),
+    "model.shape",
     *("algorithm.name", "algorithm.micro_batch", "engine.batch_size", "engine.replicas"),
     *("compute.name", "compute.launcher", "compute.offload", "compute.gradient_checkpointing"),
     *("compute.threads", "compute.vllm_memory", "rl_train.checkpoint_every"),
@@ -98,6 +99,7 @@ OTHER |= {  # in the key where they are not at their default
     "compute.grad_accum_dtype": "bfloat16",
     "compute.communication_dtype": "bfloat16",
 }
+OTHER["logit_extrap.members"] = [MemberConfig("0", -0.5), MemberConfig("4", 1.5)]
 OTHER["eval_tasks"] = {"more": TaskConfig(name="more", kind="addition")}
 
 
