@@ -178,7 +178,8 @@ class SnapshotCallback(TrainerCallback):
         self._record()
 
     def _record(self) -> None:
-        steps = find_steps(self.folder) if self.folder.is_dir() else {}
+        begun = self.folder.is_dir() and any(self.folder.glob("step_*"))
+        steps = find_steps(self.folder) if begun else {}
         there = [{"step": step, "folder": str(steps[step])} for step in sorted(steps)]
         record = {"base": str(self.base), "dtype": self.dtype, "snapshots": there}
         self.folder.parent.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"compute": compute(processes=2)}, "launcher=none runs one process"),
-        ({"compute": compute(zero_stage=2)}, "zero_stage=2 needs compute.launcher"),
+        ({"compute": compute(zero_stage=2)}, "zero_stage=2 needs another compute.launcher"),
         ({"compute": compute(launcher="torchrun", zero_stage=7)}, "zero_stage: must be"),
         ({"compute": compute(launcher="mpi")}, "compute.launcher: 'mpi'"),
         ({"compute": compute(launcher="torchrun", processes=3)}, "do not divide"),
