@@ -17,8 +17,11 @@ _PR_SET_PDEATHSIG = 1
 def die_with_parent(sign: int = signal.SIGHUP) -> None:
     """Ask Linux to send `sign` to this process when its parent dies, be it by SIGKILL.
 
-    Where the parent has named itself (`be_parent`) and is gone already, `sign` comes at once.
+    Where the parent has named itself (`be_parent`) and is gone already, `sign` comes at once. Under
+    nohup SIGHUP is ignored, also by children: then it is SIGKILL.
     """
+    if signal.getsignal(sign) is signal.SIG_IGN:
+        sign = signal.SIGKILL
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, sign)
     if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):
