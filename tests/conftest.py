@@ -77,7 +77,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
 # or jobs, what a quick one covers. `make test` leaves them out, `make test-all` does not.
 SLOW = re.compile(
     r"test_(vllm_compiled|vllm_sharded|vllm_sharing|serve|rollouts)\.py"
-    r"|test_vllm\.py::TestUntied|_ranks|deepspeed_launcher"
+    r"|test_vllm\.py::TestUntied|test_two_ranks|deepspeed_launcher"
     r"|test_end_to_end\.py::test_killed|test_deltas\.py::test_killed"
     r"|test_sweeps\.py::test_(a_killed|a_job)|test_stop\.py::test_(a_rank|the_command|a_signal_costs)"
     r"|test_package\.py::test_(a_wheel|an_inst|it_runs)|test_the_cores_benchmark"
