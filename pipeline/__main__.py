@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline import config as schema
-from pipeline.ending import TRACEBACK, one_line
+from pipeline.ending import TRACEBACK, one_line, print_anything
 from pipeline.stopping import stopped_by, unwind
 
 STUMBLES = (ValueError, TypeError, AssertionError, AttributeError, LookupError)
@@ -46,8 +46,7 @@ def main() -> None:
         os.environ[TRACEBACK] = "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions reach the handlers
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda a: a not in SWEEP)  # argparse wants it there
-    for stream in (sys.stdout, sys.stderr):  # a path of any letters can be said on any terminal
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    print_anything()
     with one_line(_explain, quiet=True), stopped_by(unwind):
         _run()
 

@@ -62,6 +62,12 @@ class one_line:  # noqa: N801  (used like a function)
             _end("" if told else f"error: {line}", 1)
 
 
+def print_anything() -> None:
+    """A path of any letters can be said on any terminal: what it cannot spell is escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
 def _flush() -> OSError | None:
     """Write out what was printed; the error if that cannot be done."""
     try:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import write_json
+from pipeline.evaluation.students import mean_interval
 from pipeline.report.figures.style import LIGHT, sheet
 from studies.jobs import ROOT, Curve, Job, curve, run
 
@@ -49,7 +50,6 @@ ACCURACIES = (0.5, 0.7, 0.8, 0.9)
 STEPS = 80
 FINALISTS = 2  # plain rates that get all seeds; of re-grounding one less, and its variants
 TUNED_TO = 0.9  # the accuracy whose steps decide the tuning
-T_95 = {2: 12.706, 3: 4.303}  # two-sided quantiles of Student's t for so many seeds
 VARIANTS = {
     "reset": ("rl_train.reground.optimizer=reset",),
     "guard": ("rl_train.reground.guard.problems=100", "rl_train.reground.guard.samples=2"),
@@ -133,9 +133,8 @@ def summary(curves: dict[str, list[Curve]], reference: str) -> list[dict[str, An
 
 def interval(logs: Sequence[float]) -> list[float]:
     """[ratio, low, high] of the mean of logarithms."""
-    mean = statistics.mean(logs)
-    half = T_95[len(logs)] * statistics.stdev(logs) / math.sqrt(len(logs))
-    return [round(math.exp(value), 3) for value in (mean, mean - half, mean + half)]
+    low, high = mean_interval(logs, low=-math.inf, high=math.inf)
+    return [round(math.exp(value), 3) for value in (statistics.mean(logs), low, high)]
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

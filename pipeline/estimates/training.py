@@ -10,7 +10,7 @@ from pipeline.estimates import memory
 from pipeline.estimates.memory import Training
 from pipeline.estimates.setting import Setting, local_folder, setting_of
 from pipeline.estimates.speed import decoding_seconds, pass_flops, training_seconds
-from pipeline.estimates.words import duration, lines, number, size
+from pipeline.estimates.words import duration, lines, number, out_of, size
 from pipeline.estimates.words import memory as memory_line
 from pipeline.subject.found import Subject
 from pipeline.training.check import engine_tokens, micro_batches
@@ -69,7 +69,7 @@ def rl_train(subject: Subject, spec: RlSpec) -> str:
         peak = max(sum(trained.values()), sum(held.values()) + sum(engine.values()))
         if spec.compute.vllm_rollouts:  # what it has reserved stays
             peak = sum(trained.values()) + sum(engine.values())
-        texts.append(f"peak a device: {size(peak)}{_over(peak, setting.memory)}")
+        texts.append(f"peak a device: {out_of(peak, setting.memory)}")
     if host := memory.host_states(setting.parameters, run):
         texts.append(f"host memory a process, offloaded: {size(host)}")
     if setting.shape is None:
@@ -137,12 +137,6 @@ def _row_tokens(spec: RlSpec) -> int:
     longest = spec.task.max_prompt_tokens + spec.algorithm.max_response_tokens
     positions = spec.model.architecture.get("max_positions")
     return min(longest, positions) if isinstance(positions, int) and positions > 0 else longest
-
-
-def _over(peak: float, available: float | None) -> str:
-    if available is None:
-        return ""
-    return f" of {size(available)}{' (more than there is)' if peak > available else ''}"
 
 
 def _rollout_memory(setting: Setting, spec: RlSpec, run: Training) -> Mapping[str, float]:

@@ -36,10 +36,15 @@ def duration(seconds: float) -> str:
     return f"{seconds:.2g} s"
 
 
+def out_of(amount: float, available: float | None) -> str:
+    """Bytes, of how many, and whether there are as many."""
+    if available is None:
+        return size(amount)
+    over = " (more than there is)" if amount > available else ""
+    return f"{size(amount)} of {size(available)}{over}"
+
+
 def memory(what: str, parts: Mapping[str, float], available: float | None) -> str:
     """Bytes a device by part, and whether the device has them."""
-    total = sum(parts.values())
     listed = ", ".join(f"{name} {size(part)}" for name, part in parts.items() if part)
-    of = "" if available is None else f" of {size(available)}"
-    over = " (more than there is)" if available is not None and total > available else ""
-    return f"memory a device, {what}: {size(total)}{of}{over}: {listed}"
+    return f"memory a device, {what}: {out_of(sum(parts.values()), available)}: {listed}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline.ending import one_line
+from pipeline.ending import one_line, print_anything
 from pipeline.errors import PipelineError
 from pipeline.status.reader import Run, read
 
@@ -19,8 +19,7 @@ USAGE = "usage: python -m pipeline.report RUN..."
 
 def main() -> None:
     """Run the command line; mistakes end in one line and exit code 1."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    print_anything()
     with one_line(quiet=True):
         _main(sys.argv[1:])
 

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.ending import one_line
+from pipeline.ending import one_line, print_anything
 from pipeline.errors import PipelineError
 from pipeline.status.reader import active, read, to_json
 from pipeline.status.show import show
@@ -25,8 +25,7 @@ _CLEAR = "\033[H\033[J"
 
 def main() -> None:
     """Run the command line; mistakes end in one line and exit code 1."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    print_anything()
     with one_line(quiet=True):
         _main(sys.argv[1:])
 
