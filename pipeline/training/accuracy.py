@@ -17,7 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl.trainer.rloo_trainer import RLOOTrainer
 
 from pipeline.tasks import Problem
-from pipeline.training.callbacks import MetricsCallback
+from pipeline.training.metrics import MetricsCallback
 
 Right = Callable[[list[tuple[Problem, str]]], list[bool]]
 

@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pipeline.faults import naming
-from pipeline.training.callbacks import MetricsCallback
 from pipeline.training.masters import owned
+from pipeline.training.metrics import MetricsCallback
 from pipeline.trajectory.linearity import path_so_far
 from pipeline.trajectory.segments import JUMPS, on_line
 

@@ -28,12 +28,13 @@ from pipeline.errors import PipelineError
 from pipeline.tasks import Problem, grade_many, reward_function, training_rows
 from pipeline.training.accuracy import Accuracy, ValidationCallback
 from pipeline.training.batches import RolloutBatches
-from pipeline.training.callbacks import Log, MetricsCallback, SnapshotCallback, WholeCheckpoints
+from pipeline.training.callbacks import SnapshotCallback, WholeCheckpoints
 from pipeline.training.check import micro_batches
 from pipeline.training.data import load_split, rl_rows, sft_rows, training_problems
 from pipeline.training.devices import one_device, trainer_arguments
 from pipeline.training.groups import Plan, RolloutGroups
 from pipeline.training.linearity import LinearityCallback
+from pipeline.training.metrics import Log, MetricsCallback
 from pipeline.training.reground import RegroundCallback
 from pipeline.training.rollouts import seed_rank, serve_by_vllm
 from pipeline.training.sft_noise import Sft

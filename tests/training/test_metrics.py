@@ -9,7 +9,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from pipeline.artifacts import read_jsonl
 from pipeline.errors import PipelineError
-from pipeline.training.callbacks import MetricsCallback
+from pipeline.training.metrics import MetricsCallback
 
 
 @pytest.mark.parametrize("key", ["loss", "grad_norm"])
