@@ -13,7 +13,7 @@ SHORTEST_LOOP = 64  # bytes; a shorter response says nothing about loops
 LOOP = 0.15  # deflated size over size, below which an end is a loop (docs/evaluate.md says why)
 SHORTEST_COPY = 12  # characters; a shorter response may be a word of the question by right
 GRAM = 8  # characters that are looked up in the question together
-COPY = 0.8  # share of a response's grams that are in the question, from which it is a copy
+COPY = 0.9  # share of a response's grams that are in the question, from which it is a copy
 
 
 def looping(text: str) -> bool:
@@ -33,14 +33,14 @@ def copied(text: str, question: str) -> bool:
     """Whether a response is a piece of its question, and little else.
 
     Case and spacing do not matter. A response that restates the question and then answers it is no
-    copy, since most of it is new.
+    copy, however short the answer: its end is new.
     """
     said, asked = _plain(text), _plain(question)
     if not SHORTEST_COPY <= len(said) <= 2 * len(asked):
         return False
     grams = [said[start : start + GRAM] for start in range(len(said) - GRAM + 1)]
     there = {asked[start : start + GRAM] for start in range(len(asked) - GRAM + 1)}
-    return sum(gram in there for gram in grams) >= COPY * len(grams)
+    return grams[-1] in there and sum(gram in there for gram in grams) >= COPY * len(grams)
 
 
 def _plain(text: str) -> str:

@@ -286,6 +286,9 @@ def test_copies_of_the_question() -> None:
     assert not copied("97", asked)
     assert not copied("36 is less than 52, which is less than 97, so it is 97.", asked)
     assert not copied(asked + " The three numbers in order are 36 < 52 < 97, hence 97.", asked)
+    long = "Natalia sold clips to 48 of her friends in April, and then half as many in May. " * 9
+    assert copied(long, long)
+    assert not copied(long + "72", long)
     assert not copied("", asked)
     assert not copied("anything at all, really", "")
 

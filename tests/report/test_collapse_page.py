@@ -11,6 +11,7 @@ from pipeline.report import collapse
 from pipeline.report.html import Album
 from pipeline.report.inputs import read_artefacts
 from pipeline.report.judgement import verdicts
+from pipeline.report.sections import file_names
 from pipeline.report.tables import score_table
 
 from .synthetic import write_run
@@ -67,3 +68,13 @@ def test_scores_of_an_earlier_version_still_give_a_page(tmp_path: Path) -> None:
     assert not collapse.section(found, Album(tmp_path)).present
     assert not collapse.without_labels(found).present
     score_table(found)
+
+
+def test_tasks_whose_names_are_alike_have_figures_of_their_own() -> None:
+    """Catches a figure that overwrites that of a task whose name differs in a sign or in case."""
+    assert file_names(["aime24", "aime24-a", "aime24_a", "AIME24"]) == [
+        "aime24",
+        "aime24_a",
+        "aime24_a_",
+        "AIME24_",
+    ]
