@@ -33,7 +33,7 @@ from pipeline.training.check import micro_batches
 from pipeline.training.data import load_split, rl_rows, sft_rows, training_problems
 from pipeline.training.devices import one_device, trainer_arguments
 from pipeline.training.groups import Plan, RolloutGroups
-from pipeline.training.linearity import LinearityCallback
+from pipeline.training.live_probe import LinearityCallback
 from pipeline.training.metrics import Log, MetricsCallback
 from pipeline.training.reground import RegroundCallback
 from pipeline.training.rollouts import seed_rank, serve_by_vllm
