@@ -34,6 +34,15 @@ def pipeline_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "pipeline", *arguments]
 
 
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Where the benchmark files lie; tests that need them are skipped where they are absent."""
+    folder = Path(os.environ.get("PIPELINE_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no benchmark files in {folder} (set PIPELINE_TEST_DATA)")
+    return folder
+
+
 def run_pipeline(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the pipeline as a user would, from the repository's root."""
     return subprocess.run(
