@@ -23,6 +23,7 @@ from pipeline.status.writer import DONE, FAILED, FILE, RUNS, STOPPED, WAITS
 
 QUEUED, DIED, SILENT, TODO = "queued", "died", "silent", "to do"
 ACTIVE = (RUNS, WAITS, QUEUED)  # may still change by themselves
+PARTS = ".parts"  # folder of a run, with a file for each part of its evaluation
 _TAIL = 4096  # bytes of a log that are looked at
 _DEEP = 4  # folders below the one that is given
 _SKIPPED = ("shared", "stale", "cache")
@@ -35,6 +36,7 @@ class Run:
     state: runs, waits (for another run), done, failed, stopped (from outside), died (without a
     word), silent (on another machine, which gives no sign of life), queued (not begun).
     stages: {stage: done, runs, waits, failed, or to do}; seconds: those of finished stages.
+    parts: of an evaluation in parts, how many are in which state; empty where it has none.
     progress: {label, done, total, unit, seconds_left} of the stage's present part.
     error, log: the last error line, and the file that has more.
     """
@@ -47,6 +49,7 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     progress: dict[str, Any] | None = None
     waits_for: dict[str, str] | None = None
+    parts: dict[str, int] = field(default_factory=dict)
     error: str | None = None
     log: str | None = None
 
@@ -93,7 +96,7 @@ def active(found: Run | Sweep) -> bool:
 def _search(path: Path, deep: int) -> Iterator[Run | Sweep]:
     if (path / SWEEP).exists() or (path / "multirun.yaml").exists():
         yield _sweep(path)
-    elif (path / FILE).exists() or (path / "config.yaml").exists():
+    elif any((path / name).exists() for name in (FILE, "config.yaml", PARTS)):
         yield _run(path)
     elif deep > 0:
         with os.scandir(path) as entries:
@@ -123,8 +126,8 @@ def _sweep(path: Path) -> Sweep:
 
 
 def _run(path: Path) -> Run:
-    said = _object(path / FILE)
-    run = Run(str(path), _state(path, said), stage=said.get("stage"), log=said.get("log"))
+    said, state, parts = _said(path)
+    run = Run(str(path), state, stage=said.get("stage"), log=said.get("log"), parts=parts)
     run.progress, run.waits_for = said.get("progress"), said.get("waits_for")
     wanted = said.get("stages") or []
     for stage in STAGES:
@@ -146,6 +149,32 @@ def _run(path: Path) -> Run:
     return run
 
 
+def part_states(path: Path) -> dict[str, dict[str, Any]]:
+    """What the parts of a run's evaluation say, by the name of the file."""
+    return {f"{PARTS}/{each.name}": _object(each) for each in (path / PARTS).glob("*of*.json")}
+
+
+def _said(path: Path) -> tuple[dict[str, Any], str, dict[str, int]]:
+    """What a run says of itself, its state, and the states of its parts where these spoke last:
+    then one at work speaks for all, else one that has failed, whose error is told in any case."""
+    said, parts = _object(path / FILE), part_states(path)
+    newest = max((_updated(part) for part in parts.values()), default=0.0)
+    if newest <= _updated(said):
+        return said, _state(path / FILE, said), {}
+    states = {name: _state(path / name, part) for name, part in parts.items()}
+    order = (RUNS, WAITS, FAILED, DIED, SILENT, STOPPED, DONE)
+    speaker = min(parts, key=lambda name: (order.index(states[name]), name))
+    said, state = parts[speaker], states[speaker]
+    if state == DONE:
+        state = STOPPED  # those that have come so far, and nobody has brought them together
+    return said, state, dict(Counter(states.values()))
+
+
+def _updated(said: dict[str, Any]) -> float:
+    value = said.get("updated")
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
 def _state(path: Path, said: dict[str, Any]) -> str:
     state = str(said.get("state", STOPPED))
     if state not in (RUNS, WAITS):
@@ -153,7 +182,7 @@ def _state(path: Path, said: dict[str, Any]) -> str:
     process = Process.from_json(said.get("process"))
     gone = None if process is None else ended(process)
     if gone is None:
-        age = time.time() - (path / FILE).stat().st_mtime
+        age = time.time() - path.stat().st_mtime
         return SILENT if age > PATIENCE else state
     return DIED if gone else state
 

@@ -14,7 +14,7 @@ from pipeline.errors import PipelineError
 from pipeline.estimates.memory import Training, host_states, states
 from pipeline.estimates.setting import setting_of
 from pipeline.estimates.shape import Shape, shape_of
-from pipeline.estimates.speed import Speed, decoding_seconds, pass_flops, training_seconds
+from pipeline.estimates.speed import Read, Speed, decoding_seconds, pass_flops, training_seconds
 from pipeline.estimates.words import duration, number, size
 from pipeline.records import load_stage
 from pipeline.stages.base import Context
@@ -131,7 +131,7 @@ def test_times_by_hand() -> None:
     assert training_seconds(1e6, True, speed, 2) == 2.0
     # 6 sequences, 3 at once: 2 x 5 positions, each reads 200 bytes and 3 caches of 2 x 2 x 4 x 2
     # bytes for 0 + 2.5 tokens
-    made = decoding_seconds(100, SHAPE, (6.0, 3, 0.0, 5.0), 2, speed)
+    made = decoding_seconds(Read.of([(100, SHAPE)], 2), (6.0, 3, 0.0, 5.0), speed)
     assert made == pytest.approx(10 * (200 + 3 * 32 * 2.5) / 1e3)
 
 

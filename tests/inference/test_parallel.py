@@ -17,7 +17,8 @@ from pipeline.errors import PipelineError
 from pipeline.inference import device
 from pipeline.inference.interface import Sampling, sampling_hash
 from pipeline.inference.open import open_engine
-from pipeline.inference.parallel import Candidate, Draw, Work, merge_parts, run_local
+from pipeline.inference.parallel import Candidate, Draw, Work, run_local
+from pipeline.inference.part_files import merge_parts
 from pipeline.inference.run import PromptItem, row_key, sample_to_jsonl
 from pipeline.trajectory.recipe import Recipe
 from tests.inference.pico import prompts_of
