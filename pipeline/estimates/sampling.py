@@ -268,8 +268,6 @@ def _engine_memory(
     pool = engine.kv_cache_gib * 2**30
     if setting.memory is not None:
         pool = max(0.0, engine.gpu_memory_utilization * setting.memory - parts["parameters"])
-    parts["KV cache"] = pool
-    room = (
-        engine.tensor_parallel * pool / (length * read.cache) if read.cache else engine.batch_size
-    )
-    return parts, max(1, min(engine.batch_size, int(room)))
+    one = length * read.cache / engine.tensor_parallel
+    parts["KV cache"] = max(pool, one)
+    return parts, min(engine.batch_size, int(pool / one) if one else engine.batch_size)
