@@ -47,10 +47,9 @@ export PYTHON
 # Finds mistakes now, and says which stages there are; as its words are ours to read, so are its errors.
 plan=$("$PYTHON" -m pipeline "${arguments[@]}" dry_run=true)
 run_dir=$(sed -n '1s/^dry run of [^/]* in \(\/.*\) (nothing is written)$/\1/p' <<<"$plan")
-config=$("$PYTHON" -m pipeline "${arguments[@]}" --cfg job --package compute)
-engine=$("$PYTHON" -m pipeline "${arguments[@]}" --cfg job --package engine)
-value() { sed -n "s/^$2: //p" <<<"$1"; }
-nodes=$(value "$config" nodes) processes=$(value "$config" processes) launcher=$(value "$config" launcher)
+config=$("$PYTHON" -m pipeline "${arguments[@]}" --cfg job)
+value() { sed -n "/^$1:/,/^[^ ]/s/^  $2: //p" <<<"$config"; } # SECTION KEY
+nodes=$(value compute nodes) processes=$(value compute processes) launcher=$(value compute launcher)
 [ "$nodes" = 1 ] || [ "$launcher" = srun ] || die "compute.nodes=$nodes: several nodes of a Slurm job need compute.launcher=srun"
 
 # has STAGE...: those of them that this run has, separated by commas.
@@ -107,8 +106,8 @@ submit() {
 
 engine_gpus=$processes
 [ "$launcher" != none ] || engine_gpus=1
-replicas=$(value "$engine" replicas) each=$(value "$engine" tensor_parallel)
-[ "$(value "$engine" name)" = vllm ] || each=1
+replicas=$(value engine replicas) each=$(value engine tensor_parallel)
+[ "$(value engine name)" = vllm ] || each=1
 [ "$replicas" != null ] || replicas=1
 train_gpus=$engine_gpus
 [ $((replicas * each)) -le "$engine_gpus" ] || engine_gpus=$((replicas * each))
