@@ -1,8 +1,8 @@
 """One function a figure: data in, PNG path out."""
 
 from pipeline.report.figures.activations import change_shares, hidden_state_r2
+from pipeline.report.figures.fits import r2_histogram, token_fits, weight_fits
 from pipeline.report.figures.heat_map import r2_heat_map
-from pipeline.report.figures.linearity import r2_histogram, token_fits, weight_fits
 from pipeline.report.figures.models import model_bars
 from pipeline.report.figures.scores import alpha_curve, horizon_curve
 from pipeline.report.figures.style import DARK, LIGHT, THEMES, Theme
