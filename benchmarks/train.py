@@ -153,8 +153,8 @@ def main() -> None:
     for _ in range(args.turns):
         for way in WAYS:
             found[way].append(turn(way, args.steps, overrides))
-    if args.json:
-        args.json.write_text(json.dumps(found))
+            if args.json:
+                args.json.write_text(json.dumps(found))
     print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores; seconds, median of steps\n")
     print(table(found))
 
