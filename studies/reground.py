@@ -1,6 +1,6 @@
 """Does re-grounding save real steps against plain RL at its own best learning rate?
 
-    python -m studies.reground --out outputs/studies/reground
+    python -m studies.reground --out outputs/studies
 
 Both sides are tuned on the validation accuracy of one seed, with the same number of tries: plain RL
 over nine learning rates; re-grounding over three (M, N) at three rates, since a jump multiplies
@@ -14,20 +14,15 @@ Writes docs/results/reground.json and docs/figures/reground.png, and prints the 
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import math
-import os
-import platform
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import write_json
 from pipeline.evaluation.students import mean_interval
 from pipeline.report.figures.style import LIGHT, sheet
-from studies.jobs import ROOT, Curve, Job, curve, run
+from studies.jobs import ROOT, Curve, Job, curve, folder_of_runs, run, save
 
 SHARED = (
     "+experiment=tiny",
@@ -193,9 +188,7 @@ def draw(tuning: dict[str, list[Curve]], sides: dict[str, list[Curve]], path: Pa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("outputs/studies/reground"))
-    out = parser.parse_args().out.absolute()
+    out = folder_of_runs(__doc__) / "reground"
     tuned, sides = study(out)
     curves, tuning = (
         {side: [curve(out / job.name) for job in jobs] for side, jobs in found.items()}
@@ -208,18 +201,8 @@ def main() -> None:
         for jobs in tuned.values()
         for job in jobs
     }
-    write_json(
-        ROOT / "docs" / "results" / "reground.json",
-        {
-            "command": "python -m studies.reground",
-            "date": datetime.date.today().isoformat(),
-            "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, no GPU",
-            "shared": SHARED,
-            "tuning": tries,
-            "reference": reference,
-            "rows": rows,
-        },
-    )
+    values = {"shared": SHARED, "tuning": tries, "reference": reference, "rows": rows}
+    save("reground", values)
     drawn = {side: found for side, found in curves.items() if side == DRAWN or side not in VARIANTS}
     draw(tuning, drawn, ROOT / "docs" / "figures" / "reground.png")
     print(table(rows))
