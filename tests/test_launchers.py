@@ -71,6 +71,7 @@ while true; do /bin/sleep 0.05; done
     ("given", "code", "requeued"),
     [
         ({"SIGNAL": "USR1"}, 75, True),
+        ({"SIGNAL": "USR1", "LEFT": "14:30"}, 1, False),  # warned at once: it would be so each time
         ({"SIGNAL": "TERM"}, 75, False),  # cancelled; after pre-emption Slurm requeues by itself
         ({"ENDS": "1"}, 1, False),
         ({"ENDS": "75"}, 75, False),
@@ -86,6 +87,7 @@ def test_the_batch_script_requeues_where_the_time_is_up(
     for name, script in (
         ("python", PIPELINE_STAND_IN),
         ("scontrol", '#!/usr/bin/env bash\necho "scontrol $@" >> "$LOG"\n'),
+        ("squeue", '#!/usr/bin/env bash\necho "${LEFT:-1-00:00:00}"\n'),
         ("sleep", "#!/usr/bin/env bash\n"),  # for Slurm to end the script
     ):
         (tmp_path / name).write_text(script)
