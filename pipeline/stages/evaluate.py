@@ -142,7 +142,7 @@ def run(context: Context) -> dict[str, Any]:
     tracker.artifact("scores", [context.stage_dir("evaluate") / "scores.json"], {})
     collapsed = sorted({row["model"] for row in scores["rows"] if row["collapsed"]})
     figures = judgement.summary(scores) | charts.best_on_validation(scores)
-    tracker.summary("evaluate", figures | {"collapsed": ", ".join(collapsed)})
+    tracker.summary("evaluate", figures | {"collapsed_models": ", ".join(collapsed)})
     return {"models": len(candidates), "collapsed": len(collapsed), **_headline(scores)}
 
 
