@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+PARTS  ?= linearity horizon rule reground
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -49,8 +50,8 @@ bench: setup ## benchmarks at small scale; fails if a ratio to the floor is 15 %
 	$(BIN)/python benchmarks/weights.py --scale small --where "page cache" \
 		$(addprefix --against ,$(wildcard benchmarks/weights.json))
 
-study: setup ## runs behind docs/results.md (hours; an interrupted one resumes)
-	$(BIN)/python -m studies.reground
+study: setup ## runs behind docs/results.md (hours; an interrupted one resumes; PARTS= some of them)
+	for part in $(PARTS); do $(BIN)/python -m studies.$$part || exit 1; done
 
 clean: ## caches and builds; outputs and the environment stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -6,14 +6,22 @@ interrupted at any time and started again by the same command.
 
 from __future__ import annotations
 
+import argparse
+import datetime
+import math
+import os
+import platform
+import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pipeline.artifacts import read_jsonl
+from pipeline.artifacts import read_jsonl, write_json
 from pipeline.errors import PipelineError
+from pipeline.evaluation.students import mean_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,15 +63,18 @@ class Curve:
         )
 
 
-def run(jobs: Sequence[Job], out: Path, shared: Sequence[str]) -> None:
+def run(jobs: Sequence[Job], out: Path, shared: Sequence[str], last: str = "rl_train") -> None:
     """Run each of `jobs` in `out`/NAME, with the overrides that all share.
+
+    Args:
+        last: the stage that a job ends with.
 
     Raises:
         PipelineError: a job failed; names its log.
     """
     for number, job in enumerate(jobs, 1):
         folder, log = out / job.name, out / f"{job.name}.log"
-        if (folder / "rl_train" / "done.json").exists():
+        if (folder / last / "done.json").exists():
             continue
         print(f"[{number}/{len(jobs)}] {job.name}", flush=True)
         out.mkdir(parents=True, exist_ok=True)
@@ -85,3 +96,29 @@ def curve(folder: Path) -> Curve:
             found.accuracies.append(row["validation_accuracy"])
             found.seconds.append(seconds)
     return found
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """Mean of repetitions with its 95 % interval (Student's t), none for a single one."""
+    found: dict[str, Any] = {"mean": statistics.mean(values), "values": list(values)}
+    if len(values) > 1:
+        found["ci95"] = list(mean_interval(values, low=-math.inf, high=math.inf))
+    return found
+
+
+def save(name: str, values: Mapping[str, Any]) -> None:
+    """docs/results/NAME.json: how, where and when, and what came out."""
+    head = {
+        "command": f"python -m studies.{name}",
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, no GPU",
+    }
+    write_json(ROOT / "docs" / "results" / f"{name}.json", {**head, **values})
+
+
+def folder_of_runs(doc: str | None) -> Path:
+    """The one option that a study has, `--out`: where the runs of all of them are."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("outputs/studies"))
+    out: Path = parser.parse_args().out
+    return out.absolute()

@@ -1,11 +1,12 @@
 """Does re-grounding save real steps against plain RL at its own best learning rate?
 
-    python -m studies.reground --out outputs/studies/reground
+    python -m studies.reground --out outputs/studies
 
 Both sides are tuned on the validation accuracy of one seed, with the same number of tries: plain RL
 over nine learning rates; re-grounding over three (M, N) at three rates, since a jump multiplies
 what the rate does. The best of each side are then run with two more seeds (each with a base model
-of its own), and variants of the best jumps with one: moments reset, and a guard.
+of its own), and so are variants of the best jumps: moments reset, a guard, momentum over the
+jumps, and jumps as long as the segment was straight.
 What counts is the number of real steps, and of seconds with the guard's in them, until an
 accuracy is reached, between two measurements along a straight line.
 Writes docs/results/reground.json and docs/figures/reground.png, and prints the table.
@@ -13,20 +14,15 @@ Writes docs/results/reground.json and docs/figures/reground.png, and prints the 
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import math
-import os
-import platform
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import write_json
 from pipeline.evaluation.students import mean_interval
 from pipeline.report.figures.style import LIGHT, sheet
-from studies.jobs import ROOT, Curve, Job, curve, run
+from studies.jobs import ROOT, Curve, Job, curve, folder_of_runs, run, save
 
 SHARED = (
     "+experiment=tiny",
@@ -49,10 +45,13 @@ SEEDS = (0, 1, 2)
 ACCURACIES = (0.5, 0.7, 0.8, 0.9)
 STEPS = 80
 FINALISTS = 2  # plain rates that get all seeds; of re-grounding one less, and its variants
+DRAWN = "guard"  # the variant that is drawn beside the finalists
 TUNED_TO = 0.9  # the accuracy whose steps decide the tuning
 VARIANTS = {
     "reset": ("rl_train.reground.optimizer=reset",),
     "guard": ("rl_train.reground.guard.problems=100", "rl_train.reground.guard.samples=2"),
+    "momentum": ("rl_train.reground.momentum=0.5",),
+    "adaptive": ("rl_train.reground.adaptive=true",),
 }
 
 
@@ -99,7 +98,7 @@ def study(out: Path) -> tuple[dict[str, list[Job]], dict[str, list[Job]]]:
         sides[name] = [jumps(*one, seed) for seed in SEEDS]
     for side in sides.values():
         run(side, out, SHARED)
-    variants = {name: [jumps(*chosen[0], 0, name)] for name in VARIANTS}
+    variants = {name: [jumps(*chosen[0], seed, name) for seed in SEEDS] for name in VARIANTS}
     for side in variants.values():
         run(side, out, SHARED)
     reference = min(
@@ -119,7 +118,7 @@ def summary(curves: dict[str, list[Curve]], reference: str) -> list[dict[str, An
             row: dict[str, Any] = {"side": side, "accuracy": accuracy}
             for place, unit in enumerate(("steps", "seconds")):
                 row[unit] = [None if r is None else round(r[place], 1) for r in reached]
-                pairs = zip(curves[reference], reached, strict=False)  # a variant has one seed
+                pairs = zip(curves[reference], reached, strict=True)
                 ratios = [
                     math.log(other[place] / mine[place])
                     for plain_curve, mine in pairs
@@ -189,9 +188,7 @@ def draw(tuning: dict[str, list[Curve]], sides: dict[str, list[Curve]], path: Pa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("outputs/studies/reground"))
-    out = parser.parse_args().out.absolute()
+    out = folder_of_runs(__doc__) / "reground"
     tuned, sides = study(out)
     curves, tuning = (
         {side: [curve(out / job.name) for job in jobs] for side, jobs in found.items()}
@@ -204,19 +201,10 @@ def main() -> None:
         for jobs in tuned.values()
         for job in jobs
     }
-    write_json(
-        ROOT / "docs" / "results" / "reground.json",
-        {
-            "command": "python -m studies.reground",
-            "date": datetime.date.today().isoformat(),
-            "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, no GPU",
-            "shared": SHARED,
-            "tuning": tries,
-            "reference": reference,
-            "rows": rows,
-        },
-    )
-    draw(tuning, curves, ROOT / "docs" / "figures" / "reground.png")
+    values = {"shared": SHARED, "tuning": tries, "reference": reference, "rows": rows}
+    save("reground", values)
+    drawn = {side: found for side, found in curves.items() if side == DRAWN or side not in VARIANTS}
+    draw(tuning, drawn, ROOT / "docs" / "figures" / "reground.png")
     print(table(rows))
 
 

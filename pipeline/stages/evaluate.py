@@ -129,9 +129,9 @@ def run(context: Context) -> dict[str, Any]:
             context, candidates, posed, groups, scores, made.start
         )
     write_json(context.stage_dir("evaluate") / "scores.json", scores)
-    columns = ["model", "task", "split", "avg@k", "low", "high", "chosen"]
+    columns = ["model", "task", "split", "avg@k", "low", "high", "chosen", "collapsed"]
     table = [
-        [r["model"], r["task"], r["split"], r["avg@k"], *r["ci95"], r["chosen"]]
+        [r["model"], r["task"], r["split"], r["avg@k"], *r["ci95"], r["chosen"], r["collapsed"]]
         for r in scores["rows"]
     ]
     tracker = context.tracker
@@ -140,8 +140,10 @@ def run(context: Context) -> dict[str, Any]:
     for chart in charts.charts(scores):
         tracker.chart(*chart)
     tracker.artifact("scores", [context.stage_dir("evaluate") / "scores.json"], {})
-    tracker.summary("evaluate", judgement.summary(scores) | charts.best_on_validation(scores))
-    return {"models": len(candidates), **_headline(scores)}
+    collapsed = sorted({row["model"] for row in scores["rows"] if row["collapsed"]})
+    figures = judgement.summary(scores) | charts.best_on_validation(scores)
+    tracker.summary("evaluate", figures | {"collapsed": ", ".join(collapsed)})
+    return {"models": len(candidates), "collapsed": len(collapsed), **_headline(scores)}
 
 
 def _headline(scores: dict[str, Any]) -> dict[str, Any]:

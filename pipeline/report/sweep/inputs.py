@@ -156,6 +156,7 @@ def _merged(seeds: Sequence[Sequence[Row]]) -> Row:
     """The row of one model, from those of its seeds; jobs of one seed have the same."""
     means = [sum(row["avg@k"] for row in rows) / len(rows) for rows in seeds]
     row = {**seeds[0][0], "avg@k": sum(means) / len(means), "seeds": len(means)}
+    row["collapsed"] = sum(any(r.get("collapsed") for r in rows) for rows in seeds)
     gains = [rows[0]["diff_to_last_rl"] for rows in seeds if rows[0].get("diff_to_last_rl")]
     if len(means) > 1:
         row["ci95"] = list(mean_interval(means))

@@ -166,7 +166,13 @@ def _scores(jobs: Jobs) -> Section:
 
 def _line(row: Row) -> Line:
     gain = words.gap(row["gain"]) if row.get("gain") else ""
-    cells = [Cell(str(row["model"])), score(row), Cell(gain, "n"), Cell(str(row["seeds"]), "n")]
+    lost = f"collapsed in {row['collapsed']} of {row['seeds']} seeds" if row["collapsed"] else ""
+    cells = [
+        Cell(str(row["model"]), "", lost),
+        score(row),
+        Cell(gain, "n"),
+        Cell(str(row["seeds"]), "n"),
+    ]
     return Line(cells, chosen=bool(row["chosen"]))
 
 
