@@ -24,16 +24,7 @@ from pipeline.checks import check
 from pipeline.config import STAGES, PipelineConfig
 from pipeline.errors import PipelineError
 from pipeline.faults import STDOUT, naming
-from pipeline.parts import (
-    DRAWING,
-    Busy,
-    Part,
-    all_done,
-    finishing,
-    parse,
-    preparing,
-    share_of,
-)
+from pipeline.parts import DRAWING, Busy, Part, all_done, finishing, parse, preparing, share_of
 from pipeline.quoting import literal
 from pipeline.records import Record
 from pipeline.sharing import Store

@@ -126,6 +126,54 @@ def test_parts_of_an_evaluation(
     assert not list(folder.glob("*/*part*"))
 
 
+STAND_IN = """#!/usr/bin/env bash
+trap 'exit 75' USR1
+trap 'exit 75' TERM
+echo "$@ [$PIPELINE_LOG]"
+[ "${SLURM_RESTART_COUNT:-0}" = 0 ] || { echo again; exit 0; }
+until [ -e "$(dirname "$0")/end" ]; do sleep 0.2; done
+echo first
+"""
+
+
+def test_a_task_of_an_array_comes_back_alone(tmp_path: Path) -> None:
+    """Would catch a requeue of the whole array by the task that has its number, and paths with
+    spaces that do not survive a job. Here the pipeline is a script."""
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    (folder / "py thon").write_text(STAND_IN)
+    (folder / "py thon").chmod(0o755)
+    script = ROOT / "launchers" / "slurm" / "evaluate.sbatch"
+    line = [
+        "sbatch",
+        "--parsable",
+        "--array=0-1",
+        f"--output={folder}/log %a",
+        str(script),
+        "x='a b'",
+    ]
+    known = {"PYTHON": str(folder / "py thon"), "PIPELINE_ROOT": str(ROOT)}
+    job = subprocess.run(
+        line, cwd=folder, env=os.environ | known, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    logs = [folder / f"log {task}" for task in (0, 1)]
+    until(lambda: all(log.exists() and "run.part" in log.read_text() for log in logs))
+    listed = subprocess.run(
+        ["squeue", "-h", "-r", "-j", job, "-o", "%A %K"], capture_output=True, text=True
+    )
+    named = dict(row.split() for row in listed.stdout.splitlines())
+    task = int(named[job])  # the one that has the array's number
+    subprocess.run(["scancel", "--signal=USR1", "--batch", f"{job}_{task}"], check=True)
+    until(lambda: "again" in logs[task].read_text())
+    (folder / "end").touch()
+    wait(job)
+    other = logs[1 - task].read_text()
+    assert "restart 1" not in other
+    assert other.splitlines()[-1] == "first"
+    words = f"-m pipeline x='a b' stages=[linear_probe,logit_extrap,evaluate] run.part={task}/2"
+    assert f"{words} [{logs[task]}]" in logs[task].read_text().splitlines()
+
+
 def sweep(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """A multirun whose jobs are Slurm's."""
     line = pipeline_command("--multirun", *arguments, "hydra/launcher=submitit_slurm")

@@ -44,19 +44,26 @@ hurried() {
   [ "$SECONDS" -lt 60 ] && [ "$(seconds "$(squeue -h -j "$job" -o %L)")" -lt 3600 ]
 }
 
+# pass SIGNAL: on to the pipeline, if it has started.
+pass() {
+  last=$1 signals=$((signals + 1))
+  [ -z "$child" ] || kill "-$1" "$child" 2>/dev/null || true # it has ended meanwhile
+}
+
 stages() {
-  local code=0
-  asked=0
+  local code before=-1
+  asked=0 signals=0 child='' last=
+  trap 'asked=1; pass USR1' USR1
+  trap 'pass TERM' TERM
   "${inside[@]}" "$@" &
   child=$!
-  trap 'asked=1; kill -USR1 "$child" 2>/dev/null' USR1
-  trap 'kill -TERM "$child" 2>/dev/null' TERM
-  while :; do
-    code=0
+  [ -z "$last" ] || pass "$last" # it came before there was anybody to hear it
+  while [ "$before" != "$signals" ]; do # a signal interrupts the waiting, whose code is then its own
+    before=$signals code=0
     wait "$child" || code=$?
-    kill -0 "$child" 2>/dev/null || break # else a signal has only interrupted the waiting
   done
   trap - USR1 TERM
+  [ "$code" != 138 ] || [ "$asked" = 0 ] || code=75 # USR1 came before it listened: nothing is lost
   if [ "$code" = 75 ] && [ "$asked" = 1 ]; then
     ! hurried || fail "job $job: not requeued, as it was warned of its end at once; give it more --time, or a warning that comes later (--signal=B:USR1@SECONDS; WARN of submit.sh)"
     echo "job $job: the time is up; requeued, to resume"

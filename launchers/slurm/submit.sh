@@ -118,7 +118,7 @@ if [ "$dry" = 0 ]; then
   mkdir -p "$run_dir" || die "run.dir: $run_dir cannot be made"
   exec 9>"$run_dir/.submit"
   flock -n 9 || die "$run_dir: submitted from elsewhere at this moment; look with squeue"
-  queued=$(squeue -h --me -o '%A %k' | awk -v mark="$mark" '{ id = $1; sub(/^[^ ]+ /, "") } $0 == mark { print id }' | sort -un | tr '\n' ' ')
+  queued=$(squeue -h --me -o '%A %k' | awk -v mark="$mark" '{ id = $1; sub(/^[^ ]+ /, "") } $0 == mark { print id }' | sort -un | paste -sd ' ' -)
   [ -z "$queued" ] || die "$run_dir: is in the queue already, as job(s) $queued; wait for them, or scancel $queued"
 fi
 submit train.sbatch "$(has sft_train rl_train)" "$nodes" "$train_gpus" "$(cpus "$train_gpus")" "$GPU_MEM" "$TIME" "$PARTITION"
