@@ -6,19 +6,19 @@ import torch
 from accelerate import PartialState
 
 
-def reduced(values: torch.Tensor, how: torch.distributed.RedOpType | None = None) -> torch.Tensor:
-    """`values` over all ranks, on the CPU; their sum if not told `how`."""
+def summed(values: torch.Tensor) -> torch.Tensor:
+    """The sum of `values` over all ranks, on the CPU."""
     state = PartialState()
     if state.num_processes == 1:
         return values
     on_device = values.to(state.device)
-    torch.distributed.all_reduce(on_device, how or torch.distributed.ReduceOp.SUM)
+    torch.distributed.all_reduce(on_device)
     return on_device.cpu()
 
 
 def any_rank(flag: bool) -> bool:
     """Whether the flag is set on some rank."""
-    return bool(reduced(torch.tensor(float(flag)), torch.distributed.ReduceOp.MAX))
+    return bool(summed(torch.tensor(float(flag))) > 0)
 
 
 def every_rank(flag: bool) -> bool:

@@ -28,7 +28,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from pipeline.artifacts import append_jsonl, read_own, write_json
 from pipeline.config import RegroundConfig
-from pipeline.training.agreement import reduced
+from pipeline.training.agreement import summed
 from pipeline.training.masters import forget, owned, replace_owned
 from pipeline.trajectory.segments import JUMPS
 
@@ -215,7 +215,7 @@ def measure(start: Parts, middle: Parts, end: Parts, names: list[str]) -> Line:
             sums[2] += first @ second
             sums[3] += first.square().sum()
             sums[4] += second.square().sum()
-    sums = reduced(sums)
+    sums = summed(sums)
     length = math.sqrt(float(sums[3] * sums[4]))
     straightness = float(sums[2]) / length if length > 0 else None
     base = math.sqrt(float(sums[0]))
