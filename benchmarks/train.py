@@ -1,12 +1,13 @@
 """Seconds of an RL step by what they go into, with rollouts by transformers' generate and by vLLM.
 
-    python benchmarks/train.py --steps 5 +experiment=smollm2            # SmolLM2, its own recipe
-    python benchmarks/train.py +experiment=smollm2 algorithm.max_response_tokens=128
-    python benchmarks/train.py --rollouts hf vllm hf vllm +experiment=smollm2    # two rounds
+    python benchmarks/train.py +experiment=smollm2            # SmolLM2, its own recipe
+    python benchmarks/train.py --steps 5 --turns 1 +experiment=smollm2 \\
+        algorithm.max_response_tokens=128
 
-Arguments that are not options are overrides of the pipeline's configuration. Each way trains in a
-process of its own, from the same weights on the same problems, and writes one snapshot a step. The
-first step, which warms up, is left out; the table has the median of the others:
+Arguments that are not options are overrides of the pipeline's configuration. The two ways take
+turns, each in a process of its own, from the same weights on the same problems, and write one
+snapshot a step. The first step of each, which warms up, is left out; the table has the median of
+the others of all turns, and the least and the greatest median of a turn:
 
     generate    drawing the responses, without the sync
     reward      grading them
@@ -33,6 +34,7 @@ from statistics import median
 from typing import Any, cast
 
 ROOT = Path(__file__).resolve().parents[1]
+WAYS = ("hf", "vllm")
 PARTS = ("generate", "reward", "update", "sync", "snapshot")
 
 
@@ -110,49 +112,64 @@ def measure(spec: Any) -> list[dict[str, float]]:
     return rows[1:]
 
 
-def table(found: list[tuple[str, list[dict[str, float]]]]) -> str:
-    """One line for each run; times relative to the first line's."""
-    lines = ["| rollouts | step | " + " | ".join(PARTS) + " | tokens/s | gap | times faster |"]
-    lines.append("|---|" + "--:|" * (len(PARTS) + 4))
-    first = median(row["step"] for row in found[0][1])
-    for name, rows in found:
+def table(found: dict[str, list[list[dict[str, float]]]]) -> str:
+    """One line for each way of drawing, from the steps of each of its turns; times faster than the
+    first line."""
+    lines = ["| rollouts | step | of the turns | " + " | ".join(PARTS) + " | tokens/s | gap |"]
+    lines[0] += " times faster |"
+    lines.append("|---|" + "--:|" * (len(PARTS) + 5))
+    first = 0.0
+    for name, turns in found.items():
+        rows = [row for turn in turns for row in turn]
         middle = {key: median(row[key] for row in rows) for key in rows[0]}
+        first = first or middle["step"]
+        each = [median(row["step"] for row in turn) for turn in turns]
         parts = " | ".join(f"{middle[part]:.2f}" for part in PARTS)
-        rate = middle["tokens"] / middle["generate"]
+        rate = median(row["tokens"] / row["generate"] for row in rows)
         lines.append(
-            f"| {name} | {middle['step']:.2f} | {parts} | {rate:.0f} | {middle['gap']:.1e} | "
-            f"{first / middle['step']:.2f} |"
+            f"| {name} | {middle['step']:.2f} | {min(each):.2f} to {max(each):.2f} | {parts} | "
+            f"{rate:.0f} | {middle['gap']:.1e} | {first / middle['step']:.2f} |"
         )
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Run each way in a child process, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Run each way in a child process, in turns, and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=4, help="the first one warms up")
-    parser.add_argument("--rollouts", nargs="+", choices=("hf", "vllm"), default=["hf", "vllm"])
-    parser.add_argument("--child", choices=("hf", "vllm"), help=argparse.SUPPRESS)
+    parser.add_argument("--turns", type=int, default=3, help="of each way")
+    parser.add_argument("--json", type=Path, help="write every step's figures there")
+    parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)
     args, overrides = parser.parse_known_args()
+    if args.steps < 2:
+        parser.error("--steps: at least 2, since the first one warms up")
     if args.child:
         with tempfile.TemporaryDirectory() as folder:
             spec = spec_of(overrides, args.steps, Path(folder), args.child == "vllm")
             rows = measure(spec)
         print(json.dumps(rows))
         return
-    found = []
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    for name in args.rollouts:
-        command = [sys.executable, __file__, "--child", name, "--steps", str(args.steps)]
-        done = subprocess.run(
-            [*command, *overrides],
-            env={**os.environ, "PYTHONPATH": paths},
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        found.append((name, json.loads(done.stdout.splitlines()[-1])))
+    found: dict[str, list[list[dict[str, float]]]] = {way: [] for way in WAYS}
+    for _ in range(args.turns):
+        for way in WAYS:
+            found[way].append(turn(way, args.steps, overrides))
+            if args.json:
+                args.json.write_text(json.dumps(found))
     print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores; seconds, median of steps\n")
     print(table(found))
+
+
+def turn(way: str, steps: int, overrides: list[str]) -> list[dict[str, float]]:
+    """The rows of `measure`, in a process of its own."""
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, __file__, "--child", way, "--steps", str(steps), *overrides],
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return list(json.loads(done.stdout.splitlines()[-1]))
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ class RunConfig:
     cache: str = MISSING  # what several runs share: converted models, the tiny base model
     shared: str | None = None  # finished stages that several runs share; null: a sweep's own
     discard: bool = False  # set aside more than a minute of work that other values have made
+    part: str | None = None  # INDEX/COUNT: this process draws that part of an evaluation
 
 
 @dataclass

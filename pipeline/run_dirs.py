@@ -86,20 +86,24 @@ def identity(values: dict[Any, Any]) -> str:
 
 
 @contextmanager
-def locked(run_dir: Path, wait: Callable[[], None] | None = None) -> Iterator[None]:
+def locked(
+    run_dir: Path, wait: Callable[[], None] | None = None, *, shared: bool = False
+) -> Iterator[None]:
     """Two processes in one run directory would write over each other.
 
     Args:
         wait: called if there is another one, whose end is then waited for.
+        shared: with others that say so, too: the parts of an evaluation.
 
     Raises:
         PipelineError: there is another one, and no `wait`.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    with open(run_dir / ".lock", "a") as file:
+    mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    with open(run_dir / ".lock", "a+") as file:  # a file server wants it open both ways
         try:
             with naming(run_dir / ".lock"):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, mode | fcntl.LOCK_NB)
         except BlockingIOError:
             if wait is None:
                 raise PipelineError(
@@ -107,7 +111,7 @@ def locked(run_dir: Path, wait: Callable[[], None] | None = None) -> Iterator[No
                 ) from None
             wait()
             with naming(run_dir / ".lock"):
-                fcntl.flock(file, fcntl.LOCK_EX)
+                fcntl.flock(file, mode)
         yield
 
 

@@ -20,17 +20,17 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline import progress, provenance, records, run_dirs
 from pipeline.arguments import check_keys, check_methods, check_spelling
 from pipeline.artifacts import read_own, write_json, write_text
-from pipeline.checks import check, check_shared
+from pipeline.checks import check
 from pipeline.config import STAGES, PipelineConfig
 from pipeline.errors import PipelineError
 from pipeline.faults import STDOUT, naming
+from pipeline.parts import DRAWING, Busy, Part, all_done, finishing, parse, preparing, share_of
 from pipeline.quoting import literal
 from pipeline.records import Record
 from pipeline.sharing import Store
-from pipeline.stages.base import DONE, RESUME, Context, Stage
+from pipeline.stages.base import DONE, RESUME, Context, Drawing, Stage
 from pipeline.status.writer import Status
 from pipeline.tracking import Tracker
-from pipeline.trajectory.share import Share
 from pipeline.waiting import Waiting
 
 _BUSY = "{}: another process works on this job; waits for its end"
@@ -53,9 +53,7 @@ def run(raw: DictConfig) -> float | None:
     check_methods(run_dirs.typed(), bool(config.extrapolations))
     run_dirs.expand_home(config)
     check(config)
-    share = Share.from_environment()
-    if share.world > 1:
-        check_shared(config, share.world, run_dirs.given() and not run_dirs.in_sweep())
+    share = share_of(config, run_dirs.given() and not run_dirs.in_sweep())
     run_dir = run_dirs.find(config)
     config.run.dir = str(run_dir)
     values = asdict(config)
@@ -64,6 +62,7 @@ def run(raw: DictConfig) -> float | None:
     status = Status(run_dir, config.name, names, totals, run_dirs.typed())
     tracker = Tracker(run_dir, config.name, values, config.tracking, status.step)
     work = _Work(Context(config, run_dir, tracker, share), status, run_dirs.store(config, run_dir))
+    part = None if config.run.part is None else parse(config.run.part)
     stages = [(name, records.load_stage(name)) for name in names]
     if config.dry_run:
         plans = _plan(work.context, stages, work.store)
@@ -74,6 +73,8 @@ def run(raw: DictConfig) -> float | None:
     elif share.rank > 0:
         _plan(work.context, stages)
         _help(work.context, stages)
+    elif part is not None:
+        _take_part(work, stages, values, part)
     else:
         _run(work, stages, values)
         return _worth(work.context)
@@ -87,6 +88,45 @@ class _Work:
     context: Context
     status: Status
     store: Store | None
+
+
+def _take_part(
+    work: _Work, stages: list[tuple[str, Stage]], values: dict[str, Any], part: Part
+) -> None:
+    """Draw one part of an evaluation; whoever is through last runs the stages on what is there."""
+    context, run_dir = work.context, work.context.run_dir
+    identity = run_dirs.identity(values)
+    names = [name for name, _ in stages if name in DRAWING]
+    told = run_dirs.typed()
+    with (
+        Status(run_dir, context.config.name, names, {}, told, part.file, identity) as status,
+        run_dirs.locked(run_dir, lambda: _say(_BUSY.format(run_dir)), shared=True),
+    ):
+        _say(f"{context.config.name}: {run_dir}, {part}")
+        plans = _plan(context, stages)
+        for (name, _), (_, state, _) in zip(stages, plans, strict=True):
+            if name in DRAWING and state != DONE:
+                status.stage(name)
+                _draw_part(context, name, part)
+    if not all_done(run_dir, part.count, identity):
+        _say(f"{part} is done; the last one to be through scores them all")
+        return
+    values["run"]["part"] = None
+    try:
+        with finishing(run_dir):
+            _run(work, stages, values)
+    except Busy as other:
+        _say(f"{part} is done; {other} scores them all")
+
+
+def _draw_part(context: Context, name: str, part: Part) -> None:
+    from pipeline.inference.parallel import run_part
+
+    with preparing(context.run_dir, lambda owner: None):
+        works = cast(Drawing, records.load_stage(name)).works(context)
+    engines = context.engine.replicas
+    added = sum(run_part(work, part.index, part.count, engines) for work in works)
+    _say(f"[{name}] {part}: {added} generations")
 
 
 def _run(work: _Work, stages: list[tuple[str, Stage]], values: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from pipeline.evaluation.candidates import (
 )
 from pipeline.evaluation.metrics import compare, score_groups
 from pipeline.evaluation.posing import Posed, pose
-from pipeline.evaluation.sampling import sample_mixtures, sample_models, sampling
+from pipeline.evaluation.sampling import mixture_works, models_work, sample, sampling
 from pipeline.evaluation.scoring import tally_draw
 from pipeline.evaluation.tally import Tally
 from pipeline.inference.parallel import Candidate, Draw
@@ -97,9 +97,8 @@ def measure(
     starts |= {mixture.name: f"rl-{last}" for mixture in mixtures}
     posed, draws = pose(found), _draws(found)
     start = export.start_folder(found.trajectory, found.exported)
-    sample_models(found, draws, single_models, posed.items, start)
-    if mixtures:
-        sample_mixtures(found, draws, mixtures, posed.items)
+    works = [models_work(found, draws, single_models, posed.items, start)]
+    sample(found, [*works, *mixture_works(found, draws, mixtures, posed.items)])
     candidates = [*single_models, *mixtures]
     others = {"against_seen": starts}
     if rival is not None:

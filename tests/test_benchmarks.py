@@ -15,6 +15,7 @@ from tests.conftest import ROOT
 
 sys.path.append(str(ROOT / "benchmarks"))  # as a script finds its neighbours
 
+import train
 from regressions import compare, ratios, worse
 from weights_jobs import CASES, make_checkpoints
 
@@ -93,3 +94,22 @@ def test_what_got_worse_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "worse: rank1" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"of --scale small, not 1\.5b"):
         worse(committed, figures(scale="1.5b"))
+
+
+def test_the_training_benchmark_takes_the_middle_of_all_turns() -> None:
+    """Would catch times that are one turn's, and a rate of other steps than the seconds."""
+
+    def turn(*steps: float) -> list[dict[str, float]]:
+        parts = dict.fromkeys(train.PARTS, 0.5)
+        return [{**parts, "step": step, "tokens": 40.0, "gap": 1e-6} for step in steps]
+
+    found = {"hf": [turn(6.0, 8.0), turn(9.0, 30.0)], "vllm": [turn(2.0, 2.5), turn(3.0)]}
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in train.table(found).split("\n")
+    ]
+    assert [row[:3] for row in rows[2:]] == [
+        ["hf", "8.50", "7.00 to 19.50"],
+        ["vllm", "2.50", "2.25 to 3.00"],
+    ]
+    assert [row[-3:] for row in rows[2:]] == [["80", "1.0e-06", "1.00"], ["80", "1.0e-06", "3.40"]]
+    assert {len(row) for row in rows} == {len(train.PARTS) + 6}

@@ -58,6 +58,10 @@ def test_local_script_runs_and_keeps_a_log(pico_run: Path, tmp_path: Path) -> No
 
 
 PIPELINE_STAND_IN = """#!/usr/bin/env bash
+if [ "${DEAF:-}" != "" ]; then
+  kill -$SIGNAL $PPID
+  while true; do /bin/sleep 0.05; done
+fi
 trap 'echo USR1 >> "$LOG"; exit 75' USR1
 trap 'echo TERM >> "$LOG"; exit 75' TERM
 echo "$@" >> "$LOG"
@@ -71,7 +75,9 @@ while true; do /bin/sleep 0.05; done
     ("given", "code", "requeued"),
     [
         ({"SIGNAL": "USR1"}, 75, True),
+        ({"SIGNAL": "USR1", "LEFT": "14:30"}, 1, False),  # warned at once: it would be so each time
         ({"SIGNAL": "TERM"}, 75, False),  # cancelled; after pre-emption Slurm requeues by itself
+        ({"SIGNAL": "USR1", "DEAF": "1"}, 75, True),  # it came while Python was starting
         ({"ENDS": "1"}, 1, False),
         ({"ENDS": "75"}, 75, False),
     ],
@@ -86,6 +92,7 @@ def test_the_batch_script_requeues_where_the_time_is_up(
     for name, script in (
         ("python", PIPELINE_STAND_IN),
         ("scontrol", '#!/usr/bin/env bash\necho "scontrol $@" >> "$LOG"\n'),
+        ("squeue", '#!/usr/bin/env bash\necho "${LEFT:-1-00:00:00}"\n'),
         ("sleep", "#!/usr/bin/env bash\n"),  # for Slurm to end the script
     ):
         (tmp_path / name).write_text(script)
@@ -102,9 +109,10 @@ def test_the_batch_script_requeues_where_the_time_is_up(
     done = subprocess.run(["bash", script, "+experiment=pico"], env=environment, timeout=60)
     assert done.returncode == code
     said = log.read_text().splitlines()
-    assert "-m pipeline +experiment=pico" in said
+    heard = "SIGNAL" in given and "DEAF" not in given
+    assert ("-m pipeline +experiment=pico" in said) == ("DEAF" not in given)
     assert ("scontrol requeue 7" in said) == requeued
-    assert (given.get("SIGNAL") in said) == ("SIGNAL" in given)
+    assert (given.get("SIGNAL") in said) == heard
 
 
 @pytest.mark.slurm

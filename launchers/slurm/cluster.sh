@@ -11,10 +11,11 @@ TIME=${TIME:-24:00:00}                     # a job that runs out of it is requeu
 CPU_TIME=${CPU_TIME:-04:00:00}
 WARN=${WARN:-900}                          # seconds before that at which it writes a checkpoint
 GPU_FLAG=${GPU_FLAG:---gpus-per-node}      # or --gres=gpu: where that is not known
-CPUS_PER_GPU=${CPUS_PER_GPU:-8}
-GPU_MEM=${GPU_MEM:-0}                      # of a node, with GPUs; 0: all of it
-CPU_CPUS=${CPU_CPUS:-16}                   # of a node without: extrapolation reads with all of them
-CPU_MEM=${CPU_MEM:-64G}
+CPUS_PER_GPU=${CPUS_PER_GPU-8}             # these four empty: the cluster's default
+GPU_MEM=${GPU_MEM-0}                       # of a node, with GPUs; 0: all of it
+CPU_CPUS=${CPU_CPUS-16}                    # of a node without: extrapolation reads with all of them
+CPU_MEM=${CPU_MEM-64G}
+EVALUATE_JOBS=${EVALUATE_JOBS:-}           # nodes that problems are dealt over; empty: as training
 EXCLUSIVE=${EXCLUSIVE:-1}                  # 1: whole nodes for GPU jobs
 
 # -- Software: one of these, or neither where PYTHON is all there is.

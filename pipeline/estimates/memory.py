@@ -95,6 +95,26 @@ def host_states(parameters: float, run: Training) -> float:
     return held
 
 
+def traffic(parameters: float, run: Training, passes: int) -> float:
+    """Bytes that one device sends in an update of `passes` micro-batches (a ring's share: nearly
+    all of the weights for each time that they are gathered, or gradients are added up).
+
+    - Without ZeRO: fp32 gradients are added up and handed back, once.
+    - ZeRO 1 gathers the new weights, and adds up gradients, once an update; ZeRO 2 adds them up in
+      every micro-batch; ZeRO 3 gathers each layer for the forward and the backward pass of it, too.
+    """
+    if run.ranks == 1:
+        return 0.0
+    trained, w = run.adapters or parameters, run.width
+    ring = (run.ranks - 1) / run.ranks
+    if run.zero_stage == 0:
+        return ring * 2 * FP32 * trained
+    if run.zero_stage == 1:
+        return ring * (FP32 + w) * trained
+    gathered = 2 * w * (parameters + run.adapters) * passes if run.zero_stage == 3 else w * trained
+    return ring * (w * trained * passes + gathered)
+
+
 def layer_activations(shape: Shape, run: Training) -> float:
     """Bytes that one layer keeps for its backward pass, for one micro-batch.
 
@@ -106,7 +126,8 @@ def layer_activations(shape: Shape, run: Training) -> float:
     - attention (sdpa, flash): query and output; key and value, repeated to the number of query
       heads (a single one stays as it is, unless it is cast). Scores are recomputed. sdpa keeps the
       mask of padded rows, a number for each pair of positions; flash attention has none.
-    - MLP: gate, up, silu(gate) and their product, 4 f.
+    - MLP: gate, up, silu(gate) and their product, 4 f; of a mixture for each expert that a token
+      passes through, whose input and output are copies.
     """
     w, h = run.width, shape.hidden
     autocast = run.bf16 and run.zero_stage == 0
@@ -114,7 +135,8 @@ def layer_activations(shape: Shape, run: Training) -> float:
     keys = 1 if shape.kv_heads == 1 and not autocast else shape.heads
     attention = 2 * (shape.heads + keys) * shape.width * w
     mask = run.tokens * w if run.masked and run.rows > 1 else 0
-    return run.rows * run.tokens * (norms + attention + mask + 4 * shape.intermediate * w)
+    mlp = (4 * shape.working + 2 * shape.active * h) * w
+    return run.rows * run.tokens * (norms + attention + mask + mlp)
 
 
 def activations(shape: Shape, run: Training) -> float:
@@ -131,7 +153,7 @@ def activations(shape: Shape, run: Training) -> float:
     layers = shape.layers * (residual * rows * shape.hidden if run.checkpointing else inside)
     if run.checkpointing:
         layers += inside
-    backward = 3 * rows * shape.intermediate * run.width
+    backward = 3 * rows * shape.working * run.width
     return layers + max(backward, _head(shape, run))
 
 

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import EngineConfig
-from pipeline.estimates import memory
-from pipeline.estimates.setting import WIDTHS, Setting, local_folder, setting_of
-from pipeline.estimates.speed import TEXT, decoding_seconds, pass_flops
+from pipeline.config import EngineConfig, ModelConfig
+from pipeline.estimates.setting import WIDTHS, Setting, local_folder, parts, setting_of
+from pipeline.estimates.shape import Shape, shape_of
+from pipeline.estimates.speed import TEXT, Read, decoding_seconds, pass_flops
 from pipeline.estimates.training import UNKNOWN
 from pipeline.estimates.words import duration, lines, number, size
 from pipeline.estimates.words import memory as memory_line
 from pipeline.evaluation import controls
+from pipeline.evaluation.members import step_of
 from pipeline.subject.found import Subject
 from pipeline.subject.problem_sets import ProblemSet
 
+Model = tuple[float, Shape | None]  # parameters, and shape where it is known
+# problems of data sets on the hub, in the revisions of conf/task, that are evaluated whole
+SIZES = {
+    "HuggingFaceH4/MATH-500": 500,
+    "HuggingFaceH4/aime_2024": 30,
+    "math-ai/aime25": 30,
+    "openai/openai_humaneval": 164,
+}
+TIGHT = "no room for one sequence at its limit (raise engine.tensor_parallel)"
 REPORTED = 3  # models that the sharpening control samples: start, end and what was chosen
 
 
@@ -87,7 +97,7 @@ def linear_probe(subject: Subject, probed: ProblemSet | None) -> str:
     )
     more = scored / (setting.sampling.flops * setting.engines) + read / setting.sampling.disk
     states = 8 * setting.parameters  # the base model twice in fp32
-    texts = _sampled(subject, setting, work, more)
+    texts = _sampled(subject, setting, work, more, jobs=1)
     if probe.activations:
         texts.insert(1, f"memory, hidden states: {size(states)}, two models in fp32")
     texts[-1] += f"; {number(kept)} tokens scored under {steps} checkpoints"
@@ -95,14 +105,40 @@ def linear_probe(subject: Subject, probed: ProblemSet | None) -> str:
 
 
 def logit_extrap(subject: Subject) -> str:
-    """Memory, disk, tokens and time of sampling mixtures; "" but in a dry run."""
+    """Memory, disk, tokens and time of sampling mixtures, of two checkpoints and of the user's
+    members; "" but in a dry run."""
     if not subject.config.dry_run:
         return ""
-    setting = _setting(subject)
+    setting, logit = _setting(subject), subject.config.logit_extrap
     if setting.parameters is None:
         return lines(UNKNOWN)
-    work = _evaluated(subject, len(subject.config.logit_extrap.alphas))
-    return lines(*_sampled(subject, setting, work, 0.0, members=2))
+    texts, own = [], (setting.parameters, setting.shape)
+    if logit.alphas:
+        work = _evaluated(subject, len(logit.alphas))
+        texts += _sampled(subject, setting, work, 0.0, [own, own])
+    if logit.members:
+        found, unknown = _members(subject, own)
+        if unknown:
+            texts.append(f"the members' mixture: without {unknown}, whose size is not known here")
+        else:
+            texts.append(f"the mixture of {len(found)} members:")
+            texts += _sampled(subject, setting, _evaluated(subject, 1), 0.0, found)
+    return lines(*texts)
+
+
+def _members(subject: Subject, own: Model) -> tuple[list[Model], str]:
+    """The members' sizes, and which of them nobody knows before they are fetched."""
+    found, unknown = [], []
+    for member in subject.config.logit_extrap.members:
+        folder = Path(member.model)
+        shape = shape_of(ModelConfig(name=member.model), folder)
+        if step_of(member.model) is not None:
+            found.append(own)
+        elif shape is not None:
+            found.append((float(shape.parameters), shape))
+        else:
+            unknown.append(member.model)
+    return found, ", ".join(unknown)
 
 
 def evaluate(subject: Subject) -> str:
@@ -174,52 +210,64 @@ def _count(wanted: ProblemSet, seed: int) -> int | None:
     """Problems of a set; None where all of a data set that is not at hand are wanted."""
     from pipeline import tasks
 
-    if wanted.limit is not None or not tasks.quick(wanted.task):
+    if wanted.limit is not None:
         return wanted.limit
+    if not tasks.quick(wanted.task):
+        whole = wanted.task.options.get("splits") == {wanted.split: 1.0}
+        return SIZES.get(wanted.task.source.path) if whole else None
     return len(tasks.load_problems(wanted.task, wanted.split, None, seed))
 
 
 def _sampled(
-    subject: Subject, setting: Setting, work: Work, more: float, members: int = 1
+    subject: Subject,
+    setting: Setting,
+    work: Work,
+    more: float,
+    models: Sequence[Model] | None = None,
+    jobs: int | None = None,
 ) -> list[str]:
     """Lines for memory, disk, tokens and time of drawing `work`.
 
     Args:
         more: seconds beside the sampling.
-        members: models in one engine.
+        models: in one engine; None: the run's, alone.
+        jobs: that the work is dealt over; None: as submit.sh does.
     """
-    config, shape, engines = subject.config, setting.shape, setting.engines
+    config = subject.config
+    engines = setting.engines * (parts(config) if jobs is None else jobs)
     assert setting.parameters is not None
     width, engine = WIDTHS[config.model.dtype], config.engine
-    weights = members * setting.parameters
-    length = work.prompt + work.response
-    parts, at_once = _engine_memory(setting, engine, weights, members, length, width)
-    row_share = (work.rows / engines, at_once, float(work.prompt), float(work.response))
-    seconds = work.models * decoding_seconds(weights, shape, row_share, width, setting.sampling)
+    read = Read.of(models or [(setting.parameters, setting.shape)], width)
+    held, at_once = _engine_memory(setting, engine, read, work.prompt + work.response)
+    row_share = (work.rows / engines, max(1, at_once), float(work.prompt), float(work.response))
+    ways = engine.tensor_parallel if engine.name == "vllm" else 1
+    seconds = work.models * decoding_seconds(read, row_share, setting.sampling.times(ways))
     tokens = work.models * work.rows * work.response
-    models = "1 model" if work.models == 1 else f"{work.models} models"
+    drawn = "1 model" if work.models == 1 else f"{work.models} models"
+    room = f"{at_once} sequences at once" if at_once else TIGHT
     texts: Iterable[str] = (
-        memory_line(f"{at_once} sequences at once", parts, setting.memory),
+        memory_line(room, held, setting.memory),
         f"disk: at most {size(tokens * TEXT)} of responses",
-        f"tokens: at most {number(tokens)} from {models}{work.unknown}",
-        f"time on {engines} x {setting.device}: at most {duration(seconds + more)} and the start",
+        f"tokens: at most {number(tokens)} from {drawn}{work.unknown}",
+        f"time on {engines * ways} x {setting.device}: at most {duration(seconds + more)} and the "
+        "start",
     )
     return list(texts)
 
 
 def _engine_memory(
-    setting: Setting, engine: EngineConfig, weights: float, members: int, length: int, width: int
+    setting: Setting, engine: EngineConfig, read: Read, length: int
 ) -> tuple[dict[str, float], int]:
-    """Bytes a device by part, and how many sequences of full length are drawn at once."""
-    parts = memory.sampling(weights, None, 0, 0, width)
-    cache = members * setting.shape.cache_bytes(width) if setting.shape is not None else 0
+    """Bytes a device by part, and how many sequences of full length are drawn at once: 0 where not
+    even one has room in vLLM's cache, which then stands for that one."""
+    parts = {"parameters": read.weights, "KV cache": 0.0}
     if engine.name == "hf":
-        parts["KV cache"] = float(engine.batch_size * length * cache)
+        parts["KV cache"] = engine.batch_size * length * read.cache
         return parts, engine.batch_size
     parts["parameters"] /= engine.tensor_parallel
     pool = engine.kv_cache_gib * 2**30
     if setting.memory is not None:
         pool = max(0.0, engine.gpu_memory_utilization * setting.memory - parts["parameters"])
-    parts["KV cache"] = pool
-    room = engine.tensor_parallel * pool / (length * cache) if cache else engine.batch_size
-    return parts, max(1, min(engine.batch_size, int(room)))
+    one = length * read.cache / engine.tensor_parallel
+    parts["KV cache"] = max(pool, one)
+    return parts, min(engine.batch_size, int(pool / one) if one else engine.batch_size)

@@ -66,10 +66,17 @@ def _engines(config: PipelineConfig, device: str) -> int:
     return max(1, (gpus() or config.compute.processes) // each)
 
 
+def parts(config: PipelineConfig) -> int:
+    """Jobs that submit.sh deals an evaluation over: as many as training has nodes."""
+    return config.compute.nodes if config.compute.launcher == "srun" else 1
+
+
 def _device(config: PipelineConfig) -> str:
     """The GPU that is here; else an H100 for ranks in bf16, which are meant for a cluster."""
     found = (gpu_name() or "").lower()
     known = next((name for name in DEVICES if name in found), None)
+    if known == "a100" and "40gb" in found:
+        known = "a100_40"
     if known is not None:
         return known
     compute = config.compute

@@ -6,7 +6,8 @@ that a run reaches are assumptions, marked so; `estimates.*` overrides any of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from pipeline.estimates.shape import Shape
 
@@ -31,6 +32,8 @@ DEVICES = {
     "h200": Device(141e9, 989e12, 67e12, 4.8e12),
     # NVIDIA A100 SXM 80 GB datasheet: 312 TFLOP/s bf16 dense, 19.5 fp32, 2.04 TB/s
     "a100": Device(80e9, 312e12, 19.5e12, 2.04e12),
+    # NVIDIA A100 SXM 40 GB datasheet: as with 80 GB, 1.555 TB/s
+    "a100_40": Device(40e9, 312e12, 19.5e12, 1.555e12),
     # assumption: one core with 256-bit FMA, at 3 GHz 96 GFLOP/s; bf16 no faster; 10 GB/s a core
     "cpu": Device(None, 96e9, 96e9, 10e9),
 }
@@ -48,14 +51,17 @@ class Speed:
     bandwidth: float
     disk: float
 
+    def times(self, devices: int) -> Speed:
+        """Of so many that share a model."""
+        return replace(self, flops=self.flops * devices, bandwidth=self.bandwidth * devices)
+
 
 def pass_flops(parameters: float, shape: Shape | None, tokens: float, length: float) -> float:
-    """FLOP of a forward pass over `tokens`, in rows of `length`: 2 a weight and token, and for each
-    token 2 x 2 x width x heads x (half the length) a layer of attention."""
-    attention = 0.0
-    if shape is not None:
-        attention = 2 * shape.layers * shape.heads * shape.width * length
-    return tokens * (2 * parameters + attention)
+    """FLOP of a forward pass over `tokens`, in rows of `length`: 2 a weight and token (of a mixture
+    of experts, of the weights that a token passes through), and for each token 2 x 2 x width x
+    heads x (half the length) a layer of attention."""
+    read = Read.of([(parameters, shape)], 0)
+    return tokens * (read.flops + read.attention * length)
 
 
 def training_seconds(flops: float, checkpointing: bool, speed: Speed, devices: int) -> float:
@@ -67,25 +73,43 @@ def training_seconds(flops: float, checkpointing: bool, speed: Speed, devices: i
     return flops * (4 if checkpointing else 3) / (speed.flops * devices)
 
 
-def decoding_seconds(
-    parameters: float,
-    shape: Shape | None,
-    work: tuple[float, int, float, float],
-    width: int,
-    speed: Speed,
-) -> float:
+@dataclass(frozen=True)
+class Read:
+    """What sampling reads: weights for each position of a batch, `cache` bytes for each token that
+    a sequence has behind it. Of the models of a mixture these are sums.
+
+    flops: of arithmetic for a token; attention: of that to each position of its row (half of them,
+    where it is the row's average).
+    """
+
+    weights: float
+    cache: float
+    flops: float
+    attention: float
+
+    @staticmethod
+    def of(models: Sequence[tuple[float, Shape | None]], width: int) -> Read:
+        """Of models by their parameters and shapes, with numbers of `width` bytes."""
+        known = [shape for _, shape in models if shape is not None]
+        return Read(
+            sum(parameters * width for parameters, _ in models),
+            float(sum(shape.cache_bytes(width) for shape in known)),
+            sum(2 * n * (1.0 if shape is None else shape.used) for n, shape in models),
+            float(sum(2 * shape.layers * shape.heads * shape.width for shape in known)),
+        )
+
+
+def decoding_seconds(read: Read, work: tuple[float, int, float, float], speed: Speed) -> float:
     """Seconds to sample on one device, whose weights are read once for each position, and whose
     cache is read for each token; arithmetic where that is slower.
 
     Args:
-        parameters: read for each position, of both models of a mixture.
         work: (sequences, most at once, prompt tokens, response tokens).
     """
     sequences, most, prompt, response = work
     at_once = min(sequences, most)
     waves = sequences / max(at_once, 1)
-    cache = 0.0 if shape is None else shape.cache_bytes(width) * (prompt + response / 2)
-    bytes_read = parameters * width + at_once * cache
-    step = max(bytes_read / speed.bandwidth, at_once * 2 * parameters / speed.flops)
-    prefill = pass_flops(parameters, shape, sequences * prompt, prompt) / speed.flops
+    bytes_read = read.weights + at_once * read.cache * (prompt + response / 2)
+    step = max(bytes_read / speed.bandwidth, at_once * read.flops / speed.flops)
+    prefill = sequences * prompt * (read.flops + read.attention * prompt) / speed.flops
     return waves * response * step + prefill

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from pipeline.config import AlgorithmConfig
 from pipeline.estimates import memory
 from pipeline.estimates.memory import Training
 from pipeline.estimates.setting import Setting, local_folder, setting_of
-from pipeline.estimates.speed import decoding_seconds, pass_flops, training_seconds
+from pipeline.estimates.speed import Read, decoding_seconds, pass_flops, training_seconds
 from pipeline.estimates.words import duration, lines, number, out_of, size
 from pipeline.estimates.words import memory as memory_line
 from pipeline.subject.found import Subject
@@ -61,13 +60,14 @@ def rl_train(subject: Subject, spec: RlSpec) -> str:
         memory_line("training", trained, setting.memory),
     ]
     if engine:
-        texts.append(
-            memory_line("rollouts" if asleep else "rollouts beside it", engine, setting.memory)
-        )
-    if engine and not asleep:
+        what = "rollouts" if asleep else "rollouts beside it"
+        if _room(setting, spec, run) == 0:
+            what += ", no room for one response at its limit (raise compute.vllm_tensor_parallel)"
+        texts.append(memory_line(what, engine, setting.memory))
+    if engine:
         held = {k: v for k, v in trained.items() if k != "activations"}
         peak = max(sum(trained.values()), sum(held.values()) + sum(engine.values()))
-        if spec.compute.vllm_rollouts:  # what it has reserved stays
+        if spec.compute.vllm_rollouts and not asleep:  # what it has reserved stays
             peak = sum(trained.values()) + sum(engine.values())
         texts.append(f"peak a device: {out_of(peak, setting.memory)}")
     if host := memory.host_states(setting.parameters, run):
@@ -76,7 +76,14 @@ def rl_train(subject: Subject, spec: RlSpec) -> str:
         texts.append("without activations and KV cache: give model.shape")
     if subject.config.model.parameters is None:
         texts.append(_disk(subject, setting.parameters))
-    return lines(*texts, *_tokens_and_time(setting, spec, run))
+    return lines(*texts, _network(setting, spec, run), *_tokens_and_time(setting, spec, run))
+
+
+def _network(setting: Setting, spec: RlSpec, run: Training) -> str:
+    assert setting.parameters is not None
+    _, passes = micro_batches(spec)
+    sent = spec.algorithm.updates_per_step * memory.traffic(setting.parameters, run, passes)
+    return f"network: each device sends {size(sent)} a step, in updates" if sent else ""
 
 
 def _disk(subject: Subject, parameters: float) -> str:
@@ -159,6 +166,16 @@ def _rollout_memory(setting: Setting, spec: RlSpec, run: Training) -> Mapping[st
     return {"KV cache": made["KV cache"]}
 
 
+def _room(setting: Setting, spec: RlSpec, run: Training) -> int | None:
+    """Responses at their limit that vLLM's cache has room for at once; None where there is none."""
+    compute, shape = spec.compute, setting.shape
+    cache = _rollout_memory(setting, spec, run).get("KV cache")
+    if not compute.vllm_rollouts or cache is None or shape is None:
+        return None
+    row = min(engine_tokens(spec), run.tokens) * shape.cache_bytes(run.width)
+    return int(cache * compute.vllm_tensor_parallel / row)
+
+
 def _tokens_and_time(setting: Setting, spec: RlSpec, run: Training) -> list[str]:
     algorithm, compute, steps = spec.algorithm, spec.compute, spec.steps
     size_, shape, world = setting.parameters, setting.shape, compute.world_size
@@ -171,22 +188,16 @@ def _tokens_and_time(setting: Setting, spec: RlSpec, run: Training) -> list[str]
         update += forward / (setting.training.flops * world)
     engines = max(1, world // compute.vllm_tensor_parallel) if compute.vllm_rollouts else world
     share = rollouts / engines
-    at_once = int(share)
-    if compute.vllm_rollouts and shape is not None:
-        cache = _rollout_memory(setting, spec, run).get("KV cache", 0.0)
-        room = cache * compute.vllm_tensor_parallel / shape.cache_bytes(run.width)
-        at_once = max(1, min(at_once, int(room / min(engine_tokens(spec), run.tokens))))
+    room = _room(setting, spec, run)
+    at_once = int(share) if room is None else min(int(share), room)
     work = (share, max(1, at_once), float(run.tokens - response), float(response))
-    speed = setting.training
-    if compute.vllm_rollouts and compute.vllm_tensor_parallel > 1:
-        ways = compute.vllm_tensor_parallel
-        speed = replace(speed, flops=speed.flops * ways, bandwidth=speed.bandwidth * ways)
+    speed = setting.training.times(compute.vllm_tensor_parallel if compute.vllm_rollouts else 1)
     if algorithm.trainer == "sft":
         return [
             f"tokens: at most {number(steps * rollouts * run.tokens)}",
             f"time on {world} x {setting.device}: at most {duration(steps * update)} and the start",
         ]
-    generate = decoding_seconds(size_, shape, work, run.width, speed)
+    generate = decoding_seconds(Read.of([(size_, shape)], run.width), work, speed)
     again = "; more where groups are drawn again" * bool(algorithm.dynamic_sampling)
     return [
         f"tokens: {number(rollouts * response)} a step, {number(steps * rollouts * response)} in "

@@ -16,7 +16,7 @@ def size(amount: float) -> str:
     """Bytes."""
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if amount >= scale:
-            return f"{amount / scale:.3g} {unit}"
+            return f"{_three(amount / scale)} {unit}"
     return f"{amount / 1e3:.3g} kB"
 
 
@@ -24,7 +24,7 @@ def number(amount: float) -> str:
     """A count: 52 900 000 000 is 52.9 G."""
     for unit, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if amount >= scale:
-            return f"{amount / scale:.3g} {unit}"
+            return f"{_three(amount / scale)} {unit}"
     return f"{amount:.3g}"
 
 
@@ -32,8 +32,13 @@ def duration(seconds: float) -> str:
     """Seconds, in the unit that one would use."""
     for unit, scale in (("h", 3600.0), ("min", 60.0)):
         if seconds >= scale:
-            return f"{seconds / scale:.3g} {unit}"
+            return f"{_three(seconds / scale)} {unit}"
     return f"{seconds:.2g} s"
+
+
+def _three(amount: float) -> str:
+    """Three digits that count, without an exponent."""
+    return f"{float(f'{amount:.3g}'):.10g}"
 
 
 def out_of(amount: float, available: float | None) -> str:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.evaluation.metrics import compare, score_groups
-from pipeline.evaluation.sampling import sample_mixtures, sample_models, sampling
+from pipeline.evaluation.sampling import mixture_works, models_work, sample, sampling
 from pipeline.evaluation.scoring import tally_draw
 from pipeline.evaluation.tally import Tally
 
@@ -90,9 +90,8 @@ def control(
     lower = draws(subject)
     single = [c for c in reported if c.source is not None]
     mixed = [c for c in reported if c.source is None]
-    sample_models(subject, lower, single, posed.items, start)
-    if mixed:
-        sample_mixtures(subject, lower, mixed, posed.items)
+    works = [models_work(subject, lower, single, posed.items, start)]
+    sample(subject, [*works, *mixture_works(subject, lower, mixed, posed.items)])
     by_temperature = {config.evaluate.temperature: groups} | {
         each.sampling.temperature: tally_draw(each, reported, posed) for each in lower
     }

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.intervals import difference_interval, score_interval
-from pipeline.evaluation.tally import Tally, spent, within
+from pipeline.evaluation.tally import SIGNS, Tally, spent, within
 from pipeline.evaluation.voting import distinct_share
 
 Array = NDArray[np.float64]
@@ -72,12 +72,16 @@ def paired_difference(
     low, high = difference_interval(one, other, samples, confidence)
     d = one - other
     moved = d[np.abs(d) > 1e-12]  # flipping a zero changes nothing
-    p = _sign_flip(moved, resamples, seed)
+    p = sign_flip(moved, resamples, seed)
     return {"diff": float(d.mean()), "ci95": [float(low), float(high)], "p": p}
 
 
-def _sign_flip(d: Array, resamples: int, seed: int) -> float:
-    """Share of sign assignments whose |sum| is at least the one seen."""
+def sign_flip(d: Array, resamples: int, seed: int) -> float:
+    """Share of sign assignments whose |sum| is at least the one seen.
+
+    Args:
+        d: [problems], paired differences in any unit, none of them zero.
+    """
     observed = abs(float(d.sum())) - 1e-9  # equal sums differ by rounding
     if d.size <= 13:
         masks = np.arange(2**d.size)[:, None] >> np.arange(d.size) & 1
@@ -179,10 +183,12 @@ def _score(group: Tally, pass_k: Sequence[int], confidence: float) -> dict[str, 
         "maj@k": group.majority(k),
         "distinct_share": float(np.mean([distinct_share(p) for p in group.predictions.values()])),
         "entropy": group.entropy,
-        "truncated_share": group.truncated / len(group.tokens),
+        "agreement": group.agreement if k > 1 else None,
+        "same_answer_share": group.commonest[1],
+        **{f"{sign}_share": group.share(sign) for sign in SIGNS},
         "tokens_mean": float(np.mean(group.tokens)),
         "grading_timeouts": group.timeouts,
-        "extraction_failures": group.unanswered,
+        "extraction_failures": sum(group.marks["no_answer"]),
         "no_reference": group.no_reference,
     }
 
@@ -192,14 +198,23 @@ def compare(
 ) -> dict[str, Any]:
     """Paired difference to the reference; McNemar too where both have one sample a problem."""
     problems = list(group.correct)
-    if set(problems) != set(reference.correct):
-        raise PipelineError(
-            f"scores: {group.first['model']} and {reference.first['model']} were run on different "
-            f"problems of {group.first['task']}/{group.first['split']}; rerun evaluate"
-        )
+    check_same_problems(group, reference)
     a, b = group.shares(problems), reference.shares(problems)
     samples = max(len(g.correct[problem]) for g in (group, reference) for problem in problems)
     result = paired_difference(a, b, confidence, resamples, seed, samples)
     if all(len(g.correct[p]) == 1 for g in (group, reference) for p in problems):
         result["mcnemar"] = mcnemar((a == 1).tolist(), (b == 1).tolist())
     return result
+
+
+def check_same_problems(group: Tally, reference: Tally) -> None:
+    """Two models can only be compared problem by problem.
+
+    Raises:
+        PipelineError: they were run on different problems.
+    """
+    if set(group.correct) != set(reference.correct):
+        raise PipelineError(
+            f"scores: {group.first['model']} and {reference.first['model']} were run on different "
+            f"problems of {group.first['task']}/{group.first['split']}; rerun evaluate"
+        )

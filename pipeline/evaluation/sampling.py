@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.inference.interface import Sampling
-    from pipeline.inference.parallel import Candidate, Draw
+    from pipeline.inference.parallel import Candidate, Draw, Work
     from pipeline.inference.run import PromptItem
     from pipeline.subject.found import Subject
 
@@ -28,30 +28,29 @@ def sampling(subject: Subject) -> Sampling:
     )
 
 
-def sample_models(
+def models_work(
     subject: Subject,
     draws: Sequence[Draw],
     candidates: Sequence[Candidate],
     items: Sequence[PromptItem],
     start: Path,
-) -> int:
-    """Append what the files lack of all models' responses; returns the rows added.
+) -> Work:
+    """The responses of single models, whose weights are exchanged in place.
 
     Args:
         draws: how to draw, each with the file that its rows go to.
-        candidates: single models, whose weights are exchanged in place.
         items: the problems (`posing.pose`).
         start: the folder that the engine is started on.
     """
-    return _sample(subject, subject.engine.arguments(start), draws, candidates, items)
+    return _work(subject.engine.arguments(start), draws, candidates, items)
 
 
-def sample_mixtures(
+def mixture_works(
     subject: Subject,
     draws: Sequence[Draw],
     candidates: Sequence[Candidate],
     items: Sequence[PromptItem],
-) -> int:
+) -> list[Work]:
     """The same of mixtures: of the checkpoints that the run extrapolates from, by their alpha, and
     of the user's members. An engine for each of the two sets of models.
     """
@@ -60,18 +59,25 @@ def sample_mixtures(
 
     pairs = [candidate for candidate in candidates if candidate.kind == "logit"]
     others = [candidate for candidate in candidates if candidate.kind == "mixture"]
-    added = 0
+    works = []
     if pairs:
         ends = subject.ends(subject.trajectory.steps)
         engine = subject.engine.arguments(*model_folders(subject, ends).values())
         engine["speculative"] = subject.config.logit_extrap.speculative
-        added += _sample(subject, engine, draws, pairs, items)
+        works.append(_work(engine, draws, pairs, items))
     if others:
         first, *rest = open_members(subject)
         engine = subject.engine.arguments(first) | {"others": [str(folder) for folder in rest]}
         engine["coefficients"] = coefficients(others[0])
-        added += _sample(subject, engine, draws, others, items)
-    return added
+        works.append(_work(engine, draws, others, items))
+    return works
+
+
+def sample(subject: Subject, works: Sequence[Work]) -> int:
+    """Append what the files lack of all models' responses; returns the rows added."""
+    from pipeline.inference.parallel import run_local
+
+    return sum(run_local(work, subject.engine.replicas) for work in works)
 
 
 def model_folders(subject: Subject, steps: Sequence[int]) -> dict[int, Path]:
@@ -90,19 +96,18 @@ def model_folders(subject: Subject, steps: Sequence[int]) -> dict[int, Path]:
     return folders
 
 
-def _sample(
-    subject: Subject,
+def _work(
     engine: Mapping[str, Any],
     draws: Sequence[Draw],
     candidates: Sequence[Candidate],
     items: Sequence[PromptItem],
-) -> int:
+) -> Work:
     """Rows say the engine and dtype that made them; the candidates' fingerprints hang on both."""
-    from pipeline.inference.parallel import Work, run_local
+    from pipeline.inference.parallel import Work
 
     made_by = {"engine": engine["name"], "dtype": engine["dtype"]}
     first: dict[str, Candidate] = {}  # of a model with two names
     for candidate in candidates:
         first.setdefault(candidate.fingerprint, candidate)
     noted = [replace(each, extra={**each.extra, **made_by}) for each in first.values()]
-    return run_local(Work(engine, noted, items, draws), subject.engine.replicas)
+    return Work(engine, noted, items, draws)

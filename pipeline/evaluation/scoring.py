@@ -7,13 +7,14 @@ its length, so a file of many gigabytes needs little memory.
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import append_jsonl, iter_jsonl, repair_jsonl
 from pipeline.errors import PipelineError
+from pipeline.evaluation import signs
 from pipeline.progress import bar
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.inference.parallel import Candidate, Draw
     from pipeline.inference.run import PromptItem
     from pipeline.subject.found import Subject
+    from pipeline.tasks import Problem
 
 BLOCK = 20_000  # responses graded at a time
 KEPT = ("task", "split", "problem_id", "sample", "tokens", "finish_reason", "logprob")
@@ -31,6 +33,7 @@ SHOWN = ("model", "task", "split", "problem", "response", "correct")  # what W&B
 EACH = 8  # responses of a model that are shown: the first to so many problems
 MIXED = ("logit", "mixture")  # kinds that logit_extrap samples
 Rows = list[dict[str, Any]]
+Place = tuple[str, str, str]  # task, split, problem id
 
 
 def copy_rows(source: Path, draw: Draw) -> None:
@@ -71,11 +74,18 @@ def tally_draw(
     """
     from pipeline.evaluation.tally import tally
     from pipeline.tasks import merge_votes
+    from pipeline.tasks.canonical import canonical
 
     graded = _graded(draw, candidates, posed, shown)
     merge_votes(*graded, posed.tasks)
     wanted = len(posed.items) * draw.sampling.n
-    return tally(*_named(*graded, _complete(candidates, wanted, graded[0])))
+    groups = tally(*_named(*graded, _complete(candidates, wanted, graded[0])))
+    golds: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for problem in posed.problems:
+        golds[problem.task, problem.split][problem.id] = canonical(problem.answer)
+    for (_, task, split), group in groups.items():
+        group.golds = golds[task, split]
+    return groups
 
 
 def score(
@@ -91,10 +101,12 @@ def score(
         last_rl: the end of the real RL run.
         start: the last checkpoint that extrapolation has seen.
     """
+    from pipeline.evaluation import collapse, label_free
     from pipeline.evaluation.metrics import score_groups
     from pipeline.evaluation.selection import choose
 
     config = subject.config
+    judged = collapse.judge(groups, start)
     scores = score_groups(
         groups,
         last_rl=last_rl,
@@ -103,12 +115,42 @@ def score(
         resamples=config.evaluate.bootstrap,
         seed=config.seed,
     )
+    for row in scores:
+        found = judged.get((row["model"], row["task"], row["split"]))
+        row["collapsed"] = bool(found and found.reasons)
+        row["collapse"] = found and found.to_json()
     chosen = choose(scores)
     names = {choice["model"] for choice in chosen.values()}
     for row in scores:
         row["chosen"] = row["model"] in names
         row["temperature"] = config.evaluate.temperature
-    return {"last_rl": last_rl, "start": start, "chosen": chosen, "rows": scores}
+    _warn(scores, chosen)
+    bootstrap = config.evaluate.bootstrap
+    free = label_free.choices(groups, scores, chosen, resamples=bootstrap, seed=config.seed)
+    result = {"last_rl": last_rl, "start": start, "chosen": chosen, "label_free": free}
+    return {**result, "rows": scores}
+
+
+def _warn(rows: Rows, chosen: Mapping[str, Mapping[str, Any]]) -> None:
+    """Say which models have collapsed, and first of all if one of them is chosen."""
+    lost: dict[str, str] = {}
+    for row in rows:
+        if row["collapsed"]:
+            lost.setdefault(row["model"], "; ".join(row["collapse"]["reasons"]))
+    names = {choice["model"] for choice in chosen.values()}
+    for model, reasons in lost.items():
+        if model in names:
+            logging.getLogger(__name__).warning(
+                "%s is best on validation, and has collapsed: %s; look at its responses before "
+                "you use it",
+                model,
+                reasons,
+            )
+    others = [model for model in lost if model not in names]
+    if others:
+        logging.getLogger(__name__).warning(
+            "collapsed (scores.json and the report say by which signs): %s", ", ".join(others)
+        )
 
 
 def _graded(
@@ -117,12 +159,15 @@ def _graded(
     posed: Posed,
     shown: list[list[Any]] | None = None,
 ) -> tuple[Rows, Rows]:
-    """Every response of this evaluation without its text, its model its fingerprint; and its grade.
+    """Every response of this evaluation without its text, its model its fingerprint; and its grade,
+    with what the text shows beside it (signs.py) and the answer that it amounts to by itself.
 
     A model with two names is graded once.
     """
     from pipeline.tasks import grade_rows
+    from pipeline.tasks.canonical import canonical
 
+    questions = {(p.task, p.split, p.id): _question(p) for p in posed.problems}
     names = {candidate.fingerprint: candidate.name for candidate in reversed(candidates)}
     fingerprints = set(names)
     total = len(fingerprints) * len(posed.items) * draw.sampling.n
@@ -131,14 +176,32 @@ def _graded(
     with bar(total, "grade", "response") as progress:
         for block in _blocks(_mine(draw, fingerprints, posed.items)):
             judged = grade_rows(block, posed.problems, posed.tasks, done=progress.update)
+            for grade in judged:
+                found = grade["prediction"]
+                grade["answer"] = None if found is None else canonical(found)
             grades += judged
             if shown is not None:
                 _show(shown, block, judged, names)
-            light += [
-                {key: row[key] for key in KEPT if key in row} | {"model": row["fingerprint"]}
-                for row in block
-            ]
+            light += [_light(row, questions) for row in block]
     return light, grades
+
+
+def _light(row: Mapping[str, Any], questions: Mapping[Place, str]) -> dict[str, Any]:
+    """A row without its text, and what the text shows."""
+    question = questions[row["task"], row["split"], row["problem_id"]]
+    return {
+        **{key: row[key] for key in KEPT if key in row},
+        "model": row["fingerprint"],
+        "looping": signs.looping(row["text"]),
+        "copied": signs.copied(row["text"], question),
+    }
+
+
+def _question(problem: Problem) -> str:
+    """What a problem asks, system prompt and examples included."""
+    if isinstance(problem.prompt, str):
+        return problem.prompt
+    return "\n".join(turn["content"] for turn in problem.prompt)
 
 
 def _show(shown: list[list[Any]], block: Rows, judged: Rows, names: Mapping[str, str]) -> None:

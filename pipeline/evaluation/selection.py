@@ -13,25 +13,32 @@ def choose(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
     Args:
         rows: of scores.json. With several validation tasks the mean over them decides. Of equal
-            models the shorter horizon is taken: it asks less of the line; of equal horizons, the
-            method that comes first.
+            models one that has not collapsed is taken, then the shorter horizon: it asks less of
+            the line; of equal horizons, the method that comes first.
 
     Returns:
-        {"weight": {"model", "validation avg@k", "step", ...}, "logit": {...}}; a kind without
-        rows on validation is absent, so nothing is ever chosen on test.
+        {"weight": {"model", "validation avg@k", "collapsed", "step", ...}, "logit": {...}}; a kind
+        without rows on validation is absent, so nothing is ever chosen on test. Accuracy decides:
+        where the best has collapsed it is chosen all the same, and `collapsed` says so.
     """
     chosen: dict[str, dict[str, Any]] = {}
     for kind in KINDS:
         scores: dict[str, list[float]] = {}
         first: dict[str, Mapping[str, Any]] = {}
+        lost: set[str] = set()
         for row in rows:
             if row["kind"] == kind and row["split"] == "validation":
                 scores.setdefault(row["model"], []).append(row["avg@k"])
                 first.setdefault(row["model"], row)
+                lost |= {row["model"]} if row.get("collapsed") else set()
         if not scores:
             continue
         means = {model: sum(values) / len(values) for model, values in scores.items()}
-        best = max(means, key=lambda model: (means[model], -first[model].get("step", 0)))
+        best = max(
+            means,
+            key=lambda model: (means[model], model not in lost, -first[model].get("step", 0)),
+        )
         extra = {k: first[best][k] for k in ("method", "step", "alpha") if k in first[best]}
         chosen[kind] = {"model": best, "validation avg@k": means[best], **extra}
+        chosen[kind]["collapsed"] = best in lost
     return chosen

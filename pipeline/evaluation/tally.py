@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.voting import majority_of
+from pipeline.evaluation.voting import agreement, majority_of
+from pipeline.tasks.canonical import canonical
 
 Array = NDArray[np.float64]
+
+
+SIGNS = ("truncated", "no_answer", "looping", "copied")  # marks of a response (signs.py)
 
 
 @dataclass
@@ -22,16 +26,33 @@ class Tally:
 
     first: Mapping[str, Any]  # its first generation: model, kind, alpha, step
     correct: dict[str, list[bool]]  # problem id -> samples
-    predictions: dict[str, list[str | None]]
+    predictions: dict[str, list[str | None]]  # equal wrong ones in one spelling, for maj@k
     tokens: list[int]
     logprobs: list[float] = field(default_factory=list)  # of responses, under what drew them
-    truncated: int = 0
+    places: list[str] = field(default_factory=list)  # the problem of each response
+    marks: dict[str, list[bool]] = field(default_factory=lambda: {sign: [] for sign in SIGNS})
+    answers: dict[str, list[str | None]] = field(default_factory=lambda: defaultdict(list))
+    golds: Mapping[str, str] = field(default_factory=dict)  # problem id -> canonical reference
     timeouts: int = 0
-    unanswered: int = 0
     no_reference: int = 0
 
     def shares(self, problems: Iterable[str]) -> Array:
         return np.array([np.mean(self.correct[problem]) for problem in problems])
+
+    def share(self, sign: str) -> float:
+        """Share of responses with a mark."""
+        return sum(self.marks[sign]) / len(self.tokens)
+
+    def by_problem(self, values: Sequence[float]) -> dict[str, float]:
+        """Means over the responses of each problem.
+
+        Args:
+            values: one for each response, in the order of `places`.
+        """
+        sums: dict[str, float] = defaultdict(float)
+        for place, value in zip(self.places, values, strict=True):
+            sums[place] += value
+        return {place: total / len(self.correct[place]) for place, total in sums.items()}
 
     @property
     def cost(self) -> float:
@@ -47,6 +68,23 @@ class Tally:
             return None
         return round(max(0.0, -sum(self.logprobs)) / max(1, sum(self.tokens)), 4)
 
+    @property
+    def agreement(self) -> float:
+        """Share of a problem's most frequent answer among its responses, averaged over problems.
+
+        No reference is looked at. A response without an answer agrees with none.
+        """
+        return float(np.mean([agreement(answers) for answers in self.answers.values()]))
+
+    @property
+    def commonest(self) -> tuple[str | None, float]:
+        """The answer that most responses give, whatever the problem, and their share."""
+        counts = Counter(a for answers in self.answers.values() for a in answers if a is not None)
+        if not counts:
+            return None, 0.0
+        answer, count = counts.most_common(1)[0]
+        return answer, count / len(self.tokens)
+
     def majority(self, m: int) -> float:
         """maj@m over the problems."""
         pairs = ((self.predictions[p], self.correct[p]) for p in self.correct)
@@ -59,8 +97,9 @@ def tally(
     """Samples by (model, task, split), in order of appearance; a row that comes twice counts once.
 
     Args:
-        generations: rows of generations.jsonl.
-        grades: one for each row: correct, status (tasks.problem.Status), prediction.
+        generations: rows of generations.jsonl; `looping` and `copied` (signs.py) count where given.
+        grades: one for each row: correct, status (tasks.problem.Status), prediction; `answer`, what
+            it amounts to without a look at the reference (None: the canonical prediction).
     """
     groups: dict[tuple[str, str, str], Tally] = {}
     seen: set[tuple[str, str, str, str, int]] = set()
@@ -74,13 +113,25 @@ def tally(
             groups[key] = Tally(row, defaultdict(list), defaultdict(list), [])
         group = groups[key]
         group.correct[row["problem_id"]].append(bool(grade["correct"]))
-        group.predictions[row["problem_id"]].append(grade.get("prediction"))
+        prediction = grade.get("prediction")
+        group.predictions[row["problem_id"]].append(prediction)
+        answer = grade.get("answer")
+        if answer is None and prediction is not None:
+            answer = canonical(prediction)
+        group.answers[row["problem_id"]].append(answer)
         group.tokens.append(int(row["tokens"]))
         if row.get("logprob") is not None:
             group.logprobs.append(float(row["logprob"]))
-        group.truncated += row["finish_reason"] == "length"
+        group.places.append(row["problem_id"])
+        marks = {
+            "truncated": row["finish_reason"] == "length",
+            "no_answer": grade["status"] == "no_answer",
+            "looping": bool(row.get("looping")),
+            "copied": bool(row.get("copied")),
+        }
+        for sign, mark in marks.items():
+            group.marks[sign].append(mark)
         group.timeouts += grade["status"] == "timeout"
-        group.unanswered += grade["status"] == "no_answer"
         group.no_reference += grade["status"] == "no_reference"
     if len(seen) < len(generations):
         logging.getLogger(__name__).warning(

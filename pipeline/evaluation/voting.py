@@ -38,6 +38,16 @@ def majority_of(m: int, predictions: Sequence[str | None], correct: Sequence[boo
     ) / len(starts)
 
 
+def agreement(answers: Sequence[str | None]) -> float:
+    """Share of the most frequent answer to one problem among its samples.
+
+    Args:
+        answers: canonical; None, no answer, agrees with nothing, itself included.
+    """
+    counts = Counter(answer for answer in answers if answer is not None)
+    return max(counts.values(), default=0) / len(answers)
+
+
 def distinct_share(predictions: Sequence[str | None]) -> float:
     """Different answers to one problem, equal ones counted once, as a share of its samples; samples
     without an answer count together as one."""

@@ -20,22 +20,22 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import append_jsonl, read_jsonl, read_own, repair_jsonl, write_json
+from pipeline.artifacts import read_own, repair_jsonl, write_json
 from pipeline.ending import one_line
 from pipeline.errors import PipelineError
 from pipeline.inference.device import claim_cores, worker_environments
 from pipeline.inference.interface import Engine, Sampling, Source
 from pipeline.inference.open import open_engine
+from pipeline.inference.part_files import merge_parts, part_of, parts_of
 from pipeline.inference.run import (
     PromptItem,
     missing_samples,
     own_file,
     read_keys,
-    row_key,
     sample_to_jsonl,
 )
 from pipeline.trajectory.recipe import Recipe
@@ -74,10 +74,21 @@ def coefficients(candidate: Candidate) -> list[float]:
 
 @dataclass(frozen=True)
 class Draw:
-    """How to draw (`sampling`), and the generations file that is for it (`path`)."""
+    """How to draw (`sampling`), and the generations file that is for it (`path`); rows in the files
+    `beside` it are made already."""
 
     sampling: Sampling
     path: Path
+    beside: tuple[Path, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        files = {"path": str(self.path), "beside": [str(path) for path in self.beside]}
+        return {"sampling": asdict(self.sampling), **files}
+
+    @staticmethod
+    def from_json(plain: Mapping[str, Any]) -> Draw:
+        beside = tuple(Path(path) for path in plain["beside"])
+        return Draw(Sampling(**plain["sampling"]), Path(plain["path"]), beside)
 
 
 @dataclass(frozen=True)
@@ -105,10 +116,7 @@ class Work:
                 "engine": dict(self.engine),
                 "candidates": candidates,
                 "items": [asdict(item) for item in self.items],
-                "draws": [
-                    {"sampling": asdict(draw.sampling), "path": str(draw.path)}
-                    for draw in self.draws
-                ],
+                "draws": [draw.to_json() for draw in self.draws],
             },
         )
 
@@ -120,7 +128,7 @@ class Work:
             plain["engine"],
             [Candidate(**{**c, "source": _source(c["source"])}) for c in plain["candidates"]],
             [PromptItem(**{**i, "token_ids": tuple(i["token_ids"])}) for i in plain["items"]],
-            [Draw(Sampling(**d["sampling"]), Path(d["path"])) for d in plain["draws"]],
+            [Draw.from_json(draw) for draw in plain["draws"]],
         )
 
 
@@ -136,26 +144,6 @@ def _source(plain: Any) -> Source | None:
     return None if plain is None else Path(plain)
 
 
-def _part(path: Path, rank: int, size: int) -> Path:
-    return path.with_name(f"{path.stem}.part{rank}of{size}.jsonl")
-
-
-def merge_parts(path: Path) -> int:
-    """Move the whole rows of every part file into `path`, each once; returns how many."""
-    repair_jsonl(path)
-    parts = sorted(path.parent.glob(f"{path.stem}.part*of*.jsonl"))
-    present = read_keys(path) if parts else set()
-    added = 0
-    for part in parts:
-        rows = {row_key(row): row for row in read_jsonl(part)}
-        fresh = [row for key, row in rows.items() if key not in present]
-        append_jsonl(path, fresh)
-        part.unlink()  # a kill before this line costs nothing: the rows are then known
-        present |= rows.keys()
-        added += len(fresh)
-    return added
-
-
 def sample_share(work: Work, rank: int, size: int) -> int:
     """Do the `rank`-th of `size` shares of the work; returns rows made.
 
@@ -163,11 +151,11 @@ def sample_share(work: Work, rank: int, size: int) -> int:
     is started if nothing is missing, and no weights are loaded of which nothing is.
     """
     items = list(work.items)[rank::size]
-    places = [(d, d.path if size == 1 else _part(d.path, rank, size)) for d in work.draws]
+    places = [(d, d.path if size == 1 else part_of(d.path, rank, size)) for d in work.draws]
     known = {}
     for draw, part in places:
         repair_jsonl(part)
-        known[part] = read_keys(draw.path) | read_keys(part)
+        known[part] = set().union(*map(read_keys, {draw.path, part, *draw.beside}))
     engine: Engine | None = None
     made = 0
     try:
@@ -256,6 +244,17 @@ def run_local(work: Work, workers: int) -> int:
                 "above); what was made is kept: run again"
             )
     return added
+
+
+def run_part(work: Work, index: int, count: int, workers: int) -> int:
+    """Do the part `index` of `count` of the work, with `workers` processes on this machine; returns
+    the rows added to the part's own files. What the targets or other parts have is not made again.
+    """
+    draws = [
+        Draw(draw.sampling, part_of(draw.path, index, count), (draw.path, *parts_of(draw.path)))
+        for draw in work.draws
+    ]
+    return run_local(replace(work, items=list(work.items)[index::count], draws=draws), workers)
 
 
 def _rank_and_size(args: argparse.Namespace) -> tuple[int, int]:

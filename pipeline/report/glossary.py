@@ -88,6 +88,21 @@ GLOSSARY = (
         "Share of responses cut off at the token limit before they ended.",
     ),
     (
+        "collapsed",
+        "Responses of a kind that no working model gives: cut, without an answer, in loops, all "
+        "alike, or noise; far more of them than at the last checkpoint that extrapolation has "
+        "seen, and beyond chance (p < 0.001).",
+    ),
+    (
+        "agreement",
+        "Share of a problem's most frequent answer among its samples, averaged over problems. "
+        "Needs no reference answer.",
+    ),
+    (
+        "regret",
+        "How much better on validation problems the choice with labels is than one without them.",
+    ),
+    (
         "ungraded",
         "Responses without an answer that could be found, gradings that hit the time limit, and "
         "responses to problems whose reference answer cannot be read. All count as wrong.",

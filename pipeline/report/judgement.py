@@ -43,7 +43,7 @@ def verdicts(scores: Mapping[str, Any]) -> list[Verdict]:
         control = controlled(scores, row)
         shown = judge(row.get("diff_to_last_rl"), control)
         text = _comparison(row, reference) + _meaning(row, shown, control)
-        text += _gain_over_start(row, scores)
+        text += _gain_over_start(row, scores) + _collapsed(row, scores)
         found.append(Verdict(row["kind"], str(row["task"]), shown, text))
     return found
 
@@ -138,6 +138,16 @@ def _gain_over_start(row: Row, scores: Mapping[str, Any]) -> str:
     if start in (None, scores["last_rl"]) or difference is None:
         return ""
     return f" Against {start}, the last checkpoint it has seen: {gap(difference)}."
+
+
+def _collapsed(row: Row, scores: Mapping[str, Any]) -> str:
+    """A warning if the model has collapsed on any problems, those that it was chosen on first."""
+    mine = [r for r in scores["rows"] if r["model"] == row["model"] and r.get("collapsed")]
+    mine.sort(key=lambda r: r["split"] != "validation")
+    if not mine:
+        return ""
+    reasons = "; ".join(mine[0]["collapse"]["reasons"]).replace(" %", "\u00a0%")
+    return f" It has collapsed ({mine[0]['task']}, {mine[0]['split']}): {reasons}."
 
 
 def continued(scores: Mapping[str, Any], last: int | None) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.artifacts import write_text
-from pipeline.report import linearity, sections, tables, verdict
+from pipeline.report import collapse, probe, sections, tables, verdict
 from pipeline.report.glossary import glossary
 from pipeline.report.html import Album, frame
 from pipeline.report.inputs import read_artefacts
@@ -38,9 +38,11 @@ def write_page(run_dir: Path) -> Path:
         sections.sharpening(run, album),
         sections.horizon(run, album),
         sections.logits(run, album),
-        linearity.weights(run, album),
-        linearity.logprobs(run, album),
-        linearity.activations(run, album),
+        collapse.section(run, album),
+        collapse.without_labels(run),
+        probe.weights(run, album),
+        probe.logprobs(run, album),
+        probe.activations(run, album),
         sections.training(run, album),
         tables.score_table(run),
         tables.facts(run),

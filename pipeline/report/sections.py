@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -96,12 +96,13 @@ def models(run: Artefacts, album: Album) -> Section:
         return absent_section("models", "Comparison of models", ["evaluate"])
     methods = methods_of(run)
     parts = []
-    for task in dict.fromkeys(str(row["task"]) for row in run.rows if row["split"] == "test"):
+    tasks = dict.fromkeys(str(row["task"]) for row in run.rows if row["split"] == "test")
+    for task, name in zip(tasks, file_names(tasks), strict=True):
         rows = compared(run, task)
         labels = [words.model_label(row) for row in rows]
         parts.append(
             album.figure(
-                f"models_{''.join(c if c.isalnum() else '_' for c in task)}",
+                f"models_{name}",
                 partial(figures.model_bars, rows, labels, str(scores["last_rl"]), methods=methods),
                 f"avg@k of the models on the test problems of {task} and paired differences",
                 f"{task}, test problems.",
@@ -114,6 +115,17 @@ def models(run: Artefacts, album: Album) -> Section:
     if not parts:
         parts.append(absent("Test scores", ["evaluate"]))
     return Section("models", "Models", title, Markup("").join(parts))
+
+
+def file_names(tasks: Iterable[str]) -> list[str]:
+    """A name for the figure of each task: letters, digits and _, and no two alike."""
+    names: list[str] = []
+    for task in tasks:
+        name = "".join(c if c.isalnum() else "_" for c in task)
+        while name.lower() in map(str.lower, names):  # some file systems know no case
+            name += "_"
+        names.append(name)
+    return names
 
 
 def sharpening(run: Artefacts, album: Album) -> Section:

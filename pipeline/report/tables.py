@@ -95,7 +95,7 @@ def _score_line(row: Row, ks: Sequence[int]) -> Line:
         str(ungraded),
     ]
     cells = [
-        Cell(words.model_label(row), "name"),
+        Cell(words.model_label(row), "name", "collapsed" if row.get("collapsed") else ""),
         score(row),
         *(Cell(text, "n") for text in before),
         _points(difference),

@@ -21,7 +21,7 @@ from pipeline.report.html import (
     words_table,
 )
 from pipeline.report.inputs import Artefacts
-from pipeline.report.linearity import driven
+from pipeline.report.probe import driven
 from pipeline.report.sections import compared
 
 _BADGES = {

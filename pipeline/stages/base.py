@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.artifacts import read_own
 from pipeline.subject.found import Subject
 from pipeline.tracking import Tracker
 from pipeline.trajectory.share import Share
+
+if TYPE_CHECKING:
+    from pipeline.inference.parallel import Work
 
 DONE, RESUME = "done", "resume"
 
@@ -56,3 +59,10 @@ class Stage(Protocol):
 
     def run(self, context: Context) -> dict[str, Any]:
         """Do it; returns the figures worth a line."""
+
+
+class Drawing(Protocol):
+    """A stage whose responses can be drawn in parts."""
+
+    def works(self, context: Context) -> list[Work]:
+        """What is drawn, ready for engines: what they start on has been written."""

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import write_json
 from pipeline.content import recorded_settings, task_data
 from pipeline.evaluation import members, named_models
 from pipeline.stages.base import Context
 from pipeline.subject.checkpoints import check_steps
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.evaluation.posing import Posed
+    from pipeline.inference.parallel import Candidate, Draw, Work
 
 SECTIONS = (
     "evaluate",
@@ -62,23 +69,54 @@ def plan(context: Context) -> str:
     )
 
 
-def run(context: Context) -> dict[str, Any]:
-    from pipeline.evaluation import controls, scoring
-    from pipeline.evaluation.candidates import logit_candidates, rl_candidates, weight_candidates
+@dataclass(frozen=True)
+class _Prepared:
+    """What is sampled: the models, how, the problems, and the folder that engines start on."""
+
+    candidates: list[Candidate]
+    draw: Draw
+    posed: Posed
+    start: Path
+
+
+def _prepare(context: Context) -> _Prepared:
+    from pipeline.evaluation.candidates import rl_candidates, weight_candidates
     from pipeline.evaluation.posing import pose
-    from pipeline.evaluation.sampling import sample_models, sampling
+    from pipeline.evaluation.sampling import sampling
     from pipeline.inference.parallel import Draw
-    from pipeline.report import charts, judgement
 
     steps, wanted = context.trajectory.steps, context.config.evaluate.checkpoints
-    first, last = context.ends(steps)
+    _, last = context.ends(steps)
     candidates = rl_candidates(context, None if wanted is None else [*wanted, last, steps[-1]])
     candidates += weight_candidates(context)
     named = named_models.open_checkpoints(context)
     candidates += named_models.named_candidates(context, named)
     draw = Draw(sampling(context), context.stage_dir("evaluate") / "generations.jsonl")
-    start, posed = named_models.start_folder(context, named), pose(context)
-    sample_models(context, [draw], candidates, posed.items, start)
+    return _Prepared(candidates, draw, pose(context), named_models.start_folder(context, named))
+
+
+def works(context: Context) -> list[Work]:
+    """What is drawn."""
+    return [_work(context, _prepare(context))]
+
+
+def _work(context: Context, made: _Prepared) -> Work:
+    from pipeline.evaluation.sampling import models_work
+
+    return models_work(context, [made.draw], made.candidates, made.posed.items, made.start)
+
+
+def run(context: Context) -> dict[str, Any]:
+    from pipeline.evaluation import controls, scoring
+    from pipeline.evaluation.candidates import logit_candidates
+    from pipeline.evaluation.sampling import sample
+    from pipeline.report import charts, judgement
+
+    steps = context.trajectory.steps
+    first, last = context.ends(steps)
+    made = _prepare(context)
+    sample(context, [_work(context, made)])
+    candidates, draw, posed = made.candidates, made.draw, made.posed
     if context.is_done("logit_extrap"):
         candidates += logit_candidates(context, first, last)
         candidates += members.mixture_candidates(context)
@@ -87,11 +125,13 @@ def run(context: Context) -> dict[str, Any]:
     groups = scoring.tally_draw(draw, candidates, posed, shown)
     scores = scoring.score(context, groups, f"rl-{steps[-1]}", f"rl-{last}")
     if controls.wanted(context.config.evaluate):
-        scores["controls"] = controls.control(context, candidates, posed, groups, scores, start)
+        scores["controls"] = controls.control(
+            context, candidates, posed, groups, scores, made.start
+        )
     write_json(context.stage_dir("evaluate") / "scores.json", scores)
-    columns = ["model", "task", "split", "avg@k", "low", "high", "chosen"]
+    columns = ["model", "task", "split", "avg@k", "low", "high", "chosen", "collapsed"]
     table = [
-        [r["model"], r["task"], r["split"], r["avg@k"], *r["ci95"], r["chosen"]]
+        [r["model"], r["task"], r["split"], r["avg@k"], *r["ci95"], r["chosen"], r["collapsed"]]
         for r in scores["rows"]
     ]
     tracker = context.tracker
@@ -100,8 +140,10 @@ def run(context: Context) -> dict[str, Any]:
     for chart in charts.charts(scores):
         tracker.chart(*chart)
     tracker.artifact("scores", [context.stage_dir("evaluate") / "scores.json"], {})
-    tracker.summary("evaluate", judgement.summary(scores) | charts.best_on_validation(scores))
-    return {"models": len(candidates), **_headline(scores)}
+    collapsed = sorted({row["model"] for row in scores["rows"] if row["collapsed"]})
+    figures = judgement.summary(scores) | charts.best_on_validation(scores)
+    tracker.summary("evaluate", figures | {"collapsed_models": ", ".join(collapsed)})
+    return {"models": len(candidates), "collapsed": len(collapsed), **_headline(scores)}
 
 
 def _headline(scores: dict[str, Any]) -> dict[str, Any]:

@@ -3,12 +3,15 @@ several checkpoints, one stream of tokens."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.content import recorded_settings, task_data
 from pipeline.estimates import sampling as estimates
 from pipeline.evaluation import members
 from pipeline.stages.base import Context
+
+if TYPE_CHECKING:
+    from pipeline.inference.parallel import Work
 
 SECTIONS = (
     "logit_extrap",
@@ -48,17 +51,24 @@ def plan(context: Context) -> str:
         parts.append(members.check(context))
     held = "two checkpoints" if logit.alphas else f"{len(logit.members)} models"
     text = f"{'; '.join(parts)}; {context.engine.check()} with {held}"
-    return text + (estimates.logit_extrap(context) if logit.alphas else "")
+    return text + estimates.logit_extrap(context)
+
+
+def works(context: Context) -> list[Work]:
+    """What is drawn; checkpoints that no engine can start on are written first."""
+    from pipeline.evaluation.candidates import logit_candidates
+    from pipeline.evaluation.posing import pose
+    from pipeline.evaluation.sampling import mixture_works, sampling
+    from pipeline.inference.parallel import Draw
+
+    draw = Draw(sampling(context), context.stage_dir("logit_extrap") / "generations.jsonl")
+    candidates = logit_candidates(context, *context.ends(context.trajectory.steps))
+    candidates += members.mixture_candidates(context)
+    return mixture_works(context, [draw], candidates, pose(context).items)
 
 
 def run(context: Context) -> dict[str, Any]:
-    from pipeline.evaluation.candidates import logit_candidates
-    from pipeline.evaluation.posing import pose
-    from pipeline.evaluation.sampling import sample_mixtures, sampling
-    from pipeline.inference.parallel import Draw
+    from pipeline.evaluation.sampling import sample
 
     first, last = context.ends(context.trajectory.steps)
-    draw = Draw(sampling(context), context.stage_dir("logit_extrap") / "generations.jsonl")
-    candidates = logit_candidates(context, first, last) + members.mixture_candidates(context)
-    added = sample_mixtures(context, [draw], candidates, pose(context).items)
-    return {"from": f"{first} to {last}", "generations": added}
+    return {"from": f"{first} to {last}", "generations": sample(context, works(context))}

@@ -6,8 +6,9 @@ left its last words in status.json.
 
 from __future__ import annotations
 
-import json
+import math
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,11 +19,15 @@ from typing import Any
 from pipeline.config import STAGES
 from pipeline.errors import PipelineError
 from pipeline.liveness import PATIENCE, Process, ended
+from pipeline.status.files import read_object
 from pipeline.status.sweep import FILE as SWEEP
 from pipeline.status.writer import DONE, FAILED, FILE, RUNS, STOPPED, WAITS
 
 QUEUED, DIED, SILENT, TODO = "queued", "died", "silent", "to do"
 ACTIVE = (RUNS, WAITS, QUEUED)  # may still change by themselves
+PARTS = ".parts"  # folder of a run, with a file for each part of its evaluation
+SUBMITTED = ".submit"  # what submit.sh leaves in a run's folder, before its first job has begun
+_PART = re.compile(r"\d+of(\d+)\.json")
 _TAIL = 4096  # bytes of a log that are looked at
 _DEEP = 4  # folders below the one that is given
 _SKIPPED = ("shared", "stale", "cache")
@@ -35,6 +40,7 @@ class Run:
     state: runs, waits (for another run), done, failed, stopped (from outside), died (without a
     word), silent (on another machine, which gives no sign of life), queued (not begun).
     stages: {stage: done, runs, waits, failed, or to do}; seconds: those of finished stages.
+    parts: of an evaluation in parts, how many are in which state; empty where it has none.
     progress: {label, done, total, unit, seconds_left} of the stage's present part.
     error, log: the last error line, and the file that has more.
     """
@@ -47,6 +53,7 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     progress: dict[str, Any] | None = None
     waits_for: dict[str, str] | None = None
+    parts: dict[str, int] = field(default_factory=dict)
     error: str | None = None
     log: str | None = None
 
@@ -93,24 +100,38 @@ def active(found: Run | Sweep) -> bool:
 def _search(path: Path, deep: int) -> Iterator[Run | Sweep]:
     if (path / SWEEP).exists() or (path / "multirun.yaml").exists():
         yield _sweep(path)
-    elif (path / FILE).exists() or (path / "config.yaml").exists():
+    elif _is_run(path):
         yield _run(path)
     elif deep > 0:
-        with os.scandir(path) as entries:
-            names = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
-        for name in names:
+        for name in _folders(path):
             if not name.startswith(".") and name not in _SKIPPED:
                 yield from _search(path / name, deep - 1)
 
 
+def _is_run(path: Path) -> bool:
+    """Many programs have a config.yaml; a run of a version that wrote no status has stages, too."""
+    if any((path / name).exists() for name in (FILE, PARTS, SUBMITTED)):
+        return True
+    return (path / "config.yaml").exists() and any((path / stage).is_dir() for stage in STAGES)
+
+
+def _folders(path: Path, links: bool = False) -> list[str]:
+    """Names of the folders in one; none where it is gone, or not for us to read."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted(e.name for e in entries if e.is_dir(follow_symlinks=links))
+    except OSError:
+        return []
+
+
 def _sweep(path: Path) -> Sweep:
-    sweep = _object(path / SWEEP)
+    sweep = read_object(path / SWEEP)
     common = {line.lower() for line in sweep.get("command") or []}
     found, given = {}, {}
-    for child in path.iterdir():
-        if child.is_dir() and ((child / FILE).exists() or (child / "config.yaml").exists()):
+    for child in (path / name for name in _folders(path, links=True)):
+        if _is_run(child):
             found[child.name] = run = _run(child)
-            given[child.name] = lines = _object(child / FILE).get("given") or []
+            given[child.name] = lines = read_object(child / FILE).get("given") or []
             # of a search, which chooses them as it goes
             run.job = " ".join(line for line in lines if line.lower() not in common)
     for number, overrides in enumerate(sweep.get("jobs") or []):
@@ -123,20 +144,22 @@ def _sweep(path: Path) -> Sweep:
 
 
 def _run(path: Path) -> Run:
-    said = _object(path / FILE)
-    run = Run(str(path), _state(path, said), stage=said.get("stage"), log=said.get("log"))
+    said, state, parts = _said(path)
+    run = Run(str(path), state, stage=said.get("stage"), log=said.get("log"), parts=parts)
     run.progress, run.waits_for = said.get("progress"), said.get("waits_for")
     wanted = said.get("stages") or []
     for stage in STAGES:
         done = path / stage / "done.json"
         if done.exists():
             run.stages[stage] = DONE
-            run.seconds[stage] = float(_object(done).get("seconds", 0.0))
+            run.seconds[stage] = float(read_object(done).get("seconds", 0.0))
         elif stage in wanted or (path / stage).exists():
             run.stages[stage] = run.state if stage == run.stage else TODO
     if not said:  # of a version that did not write it
         whole = run.stages and set(run.stages.values()) == {DONE}
         run.state = DONE if whole else STOPPED
+        if (path / SUBMITTED).exists() and not run.stages:
+            run.state = QUEUED
     if run.state not in (RUNS, WAITS):
         run.progress = run.waits_for = None
     if run.state in (FAILED, STOPPED):
@@ -146,22 +169,59 @@ def _run(path: Path) -> Run:
     return run
 
 
+def part_states(path: Path) -> dict[str, dict[str, Any]]:
+    """What the parts of a run's evaluation say, by the name of the file."""
+    found = (each for each in (path / PARTS).glob("*.json") if _PART.fullmatch(each.name))
+    return {f"{PARTS}/{each.name}": read_object(each) for each in found}
+
+
+def _said(path: Path) -> tuple[dict[str, Any], str, dict[str, int]]:
+    """What a run says of itself, its state, and the states of its parts where these spoke last:
+    then one at work speaks for all, else one that has failed, whose error is told in any case."""
+    said, parts = read_object(path / FILE), part_states(path)
+    newest = max((_updated(part) for part in parts.values()), default=0.0)
+    if not parts or newest <= _updated(said):
+        return said, _state(path / FILE, said), {}
+    states = {name: _state(path / name, part) for name, part in parts.items()}
+    order = (RUNS, WAITS, FAILED, DIED, SILENT, STOPPED, DONE)
+    speaker = min(parts, key=lambda name: (order.index(states[name]), name))
+    said, state = parts[speaker], states[speaker]
+    if state == DONE:
+        state = STOPPED  # those that have come so far, and nobody has brought them together
+    counts = [int(each[1]) for name in parts if (each := _PART.fullmatch(Path(name).name))]
+    missing = max(counts) - len(parts)
+    return said, state, dict(Counter(states.values())) | ({TODO: missing} if missing > 0 else {})
+
+
+def _updated(said: dict[str, Any]) -> float:
+    return float(said.get("updated", 0.0))
+
+
 def _state(path: Path, said: dict[str, Any]) -> str:
     state = str(said.get("state", STOPPED))
     if state not in (RUNS, WAITS):
-        return state
+        return state if state in (FAILED, STOPPED, DONE) else STOPPED
     process = Process.from_json(said.get("process"))
     gone = None if process is None else ended(process)
     if gone is None:
-        age = time.time() - (path / FILE).stat().st_mtime
-        return SILENT if age > PATIENCE else state
+        return SILENT if _age(path) > PATIENCE else state
     return DIED if gone else state
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file's last change; for ever where it has just gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return math.inf
 
 
 def _last_words(run: Run) -> str:
     words = "its process ended without a word: killed, or out of memory"
     if run.state == SILENT:
         words = f"no sign of life for more than {PATIENCE:.0f} s from another machine"
+    if not os.path.isfile(run.log or ""):  # noqa: PTH113  (a pipe has no end to read)
+        return words
     try:
         with open(run.log or "", "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
@@ -170,12 +230,3 @@ def _last_words(run: Run) -> str:
         return words
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return f"{words}; last line: {last}" if last else words
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """A file's JSON object; empty where there is none, or none yet."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -35,6 +35,9 @@ def _run(run: Run) -> list[str]:
         if stage == run.stage and run.state in (RUNS, WAITS):
             words = _progress(run)
         lines.append(f"  {stage:<14} {state:<7} {words}".rstrip())
+    if run.parts:
+        counts = ", ".join(f"{number} {state}" for state, number in run.parts.items())
+        lines.append(f"  parts of the evaluation: {counts}")
     return lines + [f"  {line}" for line in _why(run)]
 
 

@@ -36,6 +36,7 @@ class Status:
         stages: those that will run.
         totals: how many steps a stage has, of those that report steps.
         given: the overrides that the run was started with.
+        file: its name in the run directory; of a part, with `of`: what it is a part of.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class Status:
         stages: Sequence[str],
         totals: Mapping[str, int],
         given: Sequence[str] = (),
+        file: str = FILE,
+        of: str | None = None,
     ) -> None:
-        self._path = run_dir / FILE
+        self._path = run_dir / file
         self._values: dict[str, Any] = {"name": name, "stages": list(stages), "state": RUNS}
-        self._values["given"] = list(given)
+        self._values |= {"given": list(given)} | ({} if of is None else {"of": of})
         self._values |= {"process": this().to_json(), "since": time.time(), "log": log_path()}
         self._totals = totals
         self._written = 0.0

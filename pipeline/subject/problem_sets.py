@@ -29,7 +29,8 @@ def evaluation_sets(config: PipelineConfig) -> list[ProblemSet]:
     """All that is evaluated.
 
     Choices are made on the training task's validation split; reports are on the test splits. It is
-    one model that thinks, so the tasks share the mark that ends its thought.
+    one model that thinks, so the tasks share the mark that ends its thought. A task under two keys
+    is one.
 
     Raises:
         PipelineError: there are none, or two different tasks have one name.
@@ -41,7 +42,9 @@ def evaluation_sets(config: PipelineConfig) -> list[ProblemSet]:
     tests = sharing_mark(config.task, config.eval_tasks.values())
     if not tests and has_split(config.task, "test"):
         tests = [config.task]
-    sets += [ProblemSet(task, "test", evaluate.test_problems) for task in tests]
+    for task in tests:
+        wanted = ProblemSet(task, "test", evaluate.test_problems)
+        sets += [wanted] if wanted not in sets else []
     if not sets:
         raise PipelineError(
             "evaluate needs problems: give a task (task=addition, task=math500, ...) or eval_tasks"

@@ -27,6 +27,7 @@ WORKER = Path(__file__).with_name("grader_worker.py")
 PATIENCE = 10  # wall time over processor time, on a busy machine
 START_LIMIT = 300.0  # seconds for a worker to import its libraries on a busy machine
 MOST = 16  # workers that start by default; each takes 150 MB
+PACKAGES = {"ifeval": "lm-eval[ifeval]", "reasoning_gym": "reasoning-gym"}  # that graders import
 FAILED_STARTS = 3  # in a row, after which the fault is the installation and not the moment
 
 
@@ -192,7 +193,7 @@ class GraderPool:
             return 0
         self._failed_starts = 0
         self.close()
-        package = "reasoning-gym" if self.kind == "reasoning_gym" else "math-verify"
+        package = PACKAGES.get(self.kind, "math-verify")
         raise PipelineError(
             f"the {self.kind} grader does not start; is the package {package} installed? "
             f"try: {Path(sys.executable).name} {WORKER} {self.kind} 10"

@@ -56,9 +56,53 @@ def judge_gym(job: dict[str, Any]) -> dict[str, Any]:
     return {"correct": score >= job["threshold"], "score": score}
 
 
+def judge_ifeval(job: dict[str, Any]) -> dict[str, Any]:
+    """Which instructions a response follows."""
+    from lm_eval.tasks.ifeval.instructions_registry import INSTRUCTION_DICT
+
+    texts = _variants(job["response"]) if job["loose"] else [job["response"]]
+    followed = []
+    for instruction in job["instructions"]:
+        checker = INSTRUCTION_DICT[instruction["name"]](instruction["name"])
+        checker.build_description(**instruction["arguments"])
+        if "prompt" in (checker.get_instruction_args() or {}):
+            checker.build_description(prompt=job["prompt"])
+        followed.append(any(text.strip() and checker.check_following(text) for text in texts))
+    return {"followed": [bool(each) for each in followed]}
+
+
+def _variants(response: str) -> list[str]:
+    """What the benchmark's loose accuracy tries: without first and last line, without asterisks."""
+    lines = response.split("\n")
+    parts = [lines[1:], lines[:-1], lines[1:-1]]
+    texts = [response, *("\n".join(part).strip() for part in parts)]
+    return [*texts, *(text.replace("*", "") for text in texts)]
+
+
+def prepare(kind: str) -> None:
+    """Pay for the imports before the first job."""
+    if kind == "reasoning_gym":
+        import reasoning_gym  # noqa: F401
+    elif kind == "ifeval":
+        import langdetect
+        from lm_eval.tasks.ifeval import instructions_registry  # noqa: F401
+
+        langdetect.DetectorFactory.seed = 0  # else the same text has another language next time
+    else:
+        sys.path.append(str(ROOT))
+        import math_verify  # noqa: F401
+
+        judge_math({"answer": "1", "prediction": "2"})
+
+
 # What scorers raise on malformed answers: those are wrong answers, not failures of the grader.
 BAD_ANSWER = (ValueError, TypeError, LookupError, AttributeError, SyntaxError, ArithmeticError)
-JUDGES = {"math": judge_math, "math_audit": judge_audit, "reasoning_gym": judge_gym}
+JUDGES = {
+    "ifeval": judge_ifeval,
+    "math": judge_math,
+    "math_audit": judge_audit,
+    "reasoning_gym": judge_gym,
+}
 
 
 def main() -> None:
@@ -73,13 +117,7 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if kind != "reasoning_gym":  # pay for the imports before the first job
-        sys.path.append(str(ROOT))
-        import math_verify  # noqa: F401
-
-        judge_math({"answer": "1", "prediction": "2"})
-    else:
-        import reasoning_gym  # noqa: F401
+    prepare(kind)
     print(json.dumps({"ready": True}), file=out, flush=True)
     for line in sys.stdin:
         used = resource.getrusage(resource.RUSAGE_SELF)

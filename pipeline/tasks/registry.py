@@ -11,7 +11,16 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.tasks import arithmetic, differences, gym, humaneval, livecodebench, maths, mbpp
+from pipeline.tasks import (
+    arithmetic,
+    differences,
+    gym,
+    humaneval,
+    ifeval,
+    livecodebench,
+    maths,
+    mbpp,
+)
 from pipeline.tasks.kind import Done, Kind, Pairs
 from pipeline.tasks.problem import Grade, Problem, Request, after_thought
 from pipeline.tasks.rows import local_file
@@ -28,6 +37,7 @@ KINDS: dict[str, Kind] = {
     "math": maths.KIND,
     "reasoning_gym": gym.KIND,
     "humaneval": humaneval.KIND,
+    "ifeval": ifeval.KIND,
     "mbpp": mbpp.KIND,
     "livecodebench": livecodebench.KIND,
 }

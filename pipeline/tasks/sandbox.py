@@ -218,8 +218,8 @@ def spawn(
         visible: {path here: path there} that it may read besides the system and Python.
     """
     if mode == "none":
-        # what Python needs to find its packages; nothing secret
-        kept = ("HOME", "PYTHONPATH", "LD_LIBRARY_PATH")
+        # what Python needs to find its packages, and they their data; nothing secret
+        kept = ("HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "NLTK_DATA")
         inherited = {name: os.environ[name] for name in kept if name in os.environ}
         process = subprocess.Popen(
             command,

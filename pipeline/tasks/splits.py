@@ -57,7 +57,11 @@ def check_splits(request: Request, splits: Mapping[str, float]) -> None:
 
 
 def choose(problems: list[Problem], request: Request) -> list[Problem]:
-    """All problems in their order, or a seeded choice of `request.count`."""
+    """All problems in their order, or a seeded choice of `request.count`.
+
+    The task's name has no part in it: a data set under two names, with two prompts, say, is
+    compared on the same problems.
+    """
     if request.count is None:
         return problems
     if request.count > len(problems):
@@ -65,5 +69,5 @@ def choose(problems: list[Problem], request: Request) -> list[Problem]:
             f"task {request.task.name}: {request.count} problems wanted but the {request.split} "
             f"split has {len(problems)}; ask for fewer or change options.splits"
         )
-    rng = random.Random(f"{request.task.name}/{request.split}/{request.seed}")
+    rng = random.Random(f"{request.split}/{request.seed}")
     return rng.sample(problems, request.count)

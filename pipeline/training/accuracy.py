@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from trl.trainer.rloo_trainer import RLOOTrainer
 
 from pipeline.tasks import Problem
 from pipeline.training.metrics import MetricsCallback
+from pipeline.training.trl_trainers import RLOOTrainer
 
 Right = Callable[[list[tuple[Problem, str]]], list[bool]]
 

@@ -18,6 +18,11 @@ class Background:
         self._error: BaseException | None = None
         self.seconds: float | None = None
 
+    @property
+    def busy(self) -> bool:
+        """Whether a job is at work."""
+        return self._thread is not None and self._thread.is_alive()
+
     def start(self, job: Callable[[], None]) -> None:
         """Wait for the job before, then run `job` beside the caller."""
         self.wait()
@@ -43,7 +48,7 @@ class Background:
 
     def finished(self) -> float | None:
         """Seconds that a job took which has ended since the last call; None if none has."""
-        if self._thread is not None and self._thread.is_alive():
+        if self.busy:
             return None
         self.wait()
         seconds, self.seconds = self.seconds, None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
@@ -23,9 +24,11 @@ from transformers import (
 
 from pipeline.artifacts import write_json
 from pipeline.faults import naming
+from pipeline.training.agreement import every_rank
 from pipeline.training.background import Background
 from pipeline.training.checkpoints import mark_whole
 from pipeline.training.metrics import MetricsCallback
+from pipeline.training.parts import Parts, parts_of
 from pipeline.training.reground import RegroundCallback
 from pipeline.training.snapshots import (
     DeltaWriter,
@@ -43,8 +46,9 @@ class SnapshotCallback(TrainerCallback):
     """Writes `folder`/step_N after every `every`-th step, N counted in steps, and notes in
     trajectory.json beside `folder` which ones are there.
 
-    Deltas are copied to host memory, all that training waits for, and written by a thread of rank 0
-    while it goes on; a checkpoint of the same step or a later one counts only once they are whole.
+    Deltas are copied to host memory, all that training waits for, and written by a thread while it
+    goes on: under ZeRO by each rank its own part (see `parts`), else all by rank 0. A checkpoint of
+    the same step or a later one counts only once they are whole.
 
     `dtype` is one of `check.SNAPSHOT_DTYPES`; `base` is the folder that training started from;
     `metrics` are told how long training stood still and how long a thread wrote. Not `background`:
@@ -73,12 +77,15 @@ class SnapshotCallback(TrainerCallback):
         self.writer = Background()
         delta = dtype.startswith(DELTA)
         self.deltas = DeltaWriter(base, dtype.removeprefix(DELTA)) if delta else None
+        self.parts: Parts | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.deltas is not None:
-            self.deltas.shapes(kwargs["model"])  # refused now rather than after hours
+            model = kwargs["model"]
+            shapes = self.deltas.shapes(model)  # refused now rather than after hours
+            self.parts = parts_of(model, self.deltas, shapes)
         if state.is_world_process_zero:
             self._record()
 
@@ -90,6 +97,8 @@ class SnapshotCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         self._tell(self.writer.finished())
+        if self._pending and every_rank(self._written()):
+            self._finish()
         if state.global_step % self.every:
             return
         began = time.monotonic()
@@ -100,7 +109,36 @@ class SnapshotCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self.settle()
+
+    def settle(self) -> None:
+        """Return once all snapshots are whole; under ZeRO a collective."""
         self.writer.wait()
+        self._tell(self.writer.finished())
+        if self._pending:
+            every_rank(True)  # all are here, so all have written
+            self._finish()
+
+    @property
+    def _pending(self) -> bool:
+        return self.parts is not None and self.parts.pending is not None
+
+    def _written(self) -> bool:
+        """Whether this rank's part is on the disk; raises what kept it from getting there."""
+        if self.writer.busy:
+            return False
+        self.writer.wait()
+        return True
+
+    def _finish(self) -> None:
+        """Make a snapshot of the parts that all ranks have written."""
+        assert self.parts is not None
+        if PartialState().is_main_process:
+            folder = self.folder / f"step_{self.parts.pending}"
+            with naming(folder):
+                self.parts.finish(folder)
+            self._record()
+        self.parts.pending = None
 
     def _tell(self, written: float | None) -> None:
         if written is not None and self.metrics is not None:
@@ -109,14 +147,22 @@ class SnapshotCallback(TrainerCallback):
     def _take(self, model: Any, step: int, keep: bool) -> None:
         """The snapshot of a step, of which only the ranks with `keep` write something."""
         folder = self.folder / f"step_{step}"
+        if self.parts is not None:
+            self.settle()
+            job = self.parts.begin(folder, step, model, self.background)
+            if self.background:
+                self.writer.start(job)
+            else:
+                job()
+                self.settle()
+            return
         if self.deltas is not None:
             weights = stored(model, each_master_weight(model, keep))
             if not keep:
                 for _ in weights:
                     """Only its part in the gathering: it yields nothing."""
                 return
-            self.writer.wait()
-            self._tell(self.writer.finished())
+            self.settle()
             shapes = self.deltas.shapes(model)
             if self.background:
                 copies = list(weights)
@@ -180,7 +226,7 @@ class WholeCheckpoints(Trainer):
                 if isinstance(callback, RegroundCallback):
                     callback.save(folder, self.args.process_index)
                 if isinstance(callback, SnapshotCallback):
-                    callback.writer.wait()  # a run that resumes here has all snapshots before
+                    callback.settle()  # a run that resumes here has all snapshots before
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             mark_whole(folder, step // self.updates)

@@ -26,6 +26,21 @@ def owned(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             yield name, part
 
 
+def placed(model: nn.Module) -> Iterator[tuple[str, int, torch.Tensor]]:
+    """(name, first element, values [n] fp32) of this rank's part of every trained parameter.
+
+    The part is elements [first, first + n) of the parameter, flattened: without the padding at the
+    end of ZeRO 3's shards, and without parameters of which this rank has nothing.
+    """
+    named = dict(model.named_parameters())
+    for name, part in owned(model):
+        parameter = named[name]
+        start = _first(parameter)
+        part = part[: max(0, getattr(parameter, "ds_numel", parameter.numel()) - start)]
+        if len(part):
+            yield name, start, part
+
+
 def replace_owned(model: nn.Module, optimizer: Any, values: Mapping[str, torch.Tensor]) -> None:
     """Set this rank's master weights, and what the forward pass reads, to `values`.
 
@@ -71,6 +86,16 @@ def _part(parameter: nn.Parameter) -> torch.Tensor | None:
         mapping: Any = parameter._hp_mapping
         return None if mapping is None else mapping.get_hp_fragment().detach().view(-1)
     return parameter.detach().view(-1)
+
+
+def _first(parameter: nn.Parameter) -> int:
+    """The element of a parameter at which this rank's part begins."""
+    if hasattr(parameter, "ds_id"):
+        shard: Any = getattr(parameter, "ds_tensor")  # noqa: B009
+        rank: int = torch.distributed.get_rank(getattr(parameter, "ds_process_group"))  # noqa: B009
+        return rank * int(shard.ds_numel)
+    mapping: Any = getattr(parameter, "_hp_mapping", None)
+    return 0 if mapping is None else int(mapping.lp_fragment_address.start)
 
 
 def _publish(optimizer: Any) -> None:

@@ -28,6 +28,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from pipeline.artifacts import append_jsonl, read_own, write_json
 from pipeline.config import RegroundConfig
+from pipeline.training.agreement import summed
 from pipeline.training.masters import forget, owned, replace_owned
 from pipeline.trajectory.segments import JUMPS
 
@@ -214,22 +215,11 @@ def measure(start: Parts, middle: Parts, end: Parts, names: list[str]) -> Line:
             sums[2] += first @ second
             sums[3] += first.square().sum()
             sums[4] += second.square().sum()
-    sums = _over_ranks(sums)
+    sums = summed(sums)
     length = math.sqrt(float(sums[3] * sums[4]))
     straightness = float(sums[2]) / length if length > 0 else None
     base = math.sqrt(float(sums[0]))
     return Line(straightness, math.sqrt(float(sums[1])) / base if base > 0 else 0.0)
-
-
-def _over_ranks(sums: torch.Tensor) -> torch.Tensor:
-    from accelerate import PartialState
-
-    state = PartialState()
-    if state.num_processes == 1:
-        return sums
-    on_device = sums.to(state.device)
-    torch.distributed.all_reduce(on_device)
-    return on_device.cpu()
 
 
 def _copy(model: torch.nn.Module) -> Parts:

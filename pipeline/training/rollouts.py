@@ -22,19 +22,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch._dynamo.config
-from trl.generation import vllm_generation
-from trl.generation.vllm_generation import VLLMGeneration
 
 from pipeline.config import ComputeConfig
 from pipeline.errors import PipelineError
 from pipeline.inference.vllm.engine import import_vllm
 from pipeline.training.check import engine_tokens
 from pipeline.training.spec import RlSpec
+from pipeline.training.trl_trainers import vllm_generation, with_vllm
 
 BATCHED_TOKENS = 4096  # of a pass of the engine's, as TRL has it
 
 
-class Rollouts(VLLMGeneration):
+class Rollouts(vllm_generation.VLLMGeneration):
     """TRL's interface to vLLM, with the changes above.
 
     Attributes:
@@ -114,6 +113,7 @@ def serve_by_vllm(trainer: Any, spec: RlSpec) -> None:
             know, or there is no vLLM.
     """
     import_vllm()
+    with_vllm()
     if spec.algorithm.lora.rank and not torch.cuda.is_available():
         raise PipelineError(
             "compute.vllm_rollouts: vLLM on the CPU does not take adapters from the trainer; set "

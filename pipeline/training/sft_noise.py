@@ -15,9 +15,9 @@ import zlib
 from typing import Any
 
 import torch
-from trl.trainer.sft_trainer import SFTTrainer
 
 from pipeline.training.callbacks import WholeCheckpoints
+from pipeline.training.trl_trainers import SFTTrainer
 
 
 class Sft(WholeCheckpoints, SFTTrainer):

@@ -7,6 +7,7 @@ copy would round away most of what one RL step changes.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,7 +23,12 @@ from pipeline.errors import PipelineError
 from pipeline.faults import naming
 from pipeline.trajectory.checkpoint import Checkpoint
 from pipeline.trajectory.layouts import open_checkpoint
-from pipeline.trajectory.layouts.delta import stream_delta_snapshot
+from pipeline.trajectory.layouts.delta import (
+    finish_parts,
+    stream_delta_part,
+    stream_delta_snapshot,
+)
+from pipeline.trajectory.writer import check_space
 
 
 def master_weights(model: nn.Module, keep: bool) -> dict[str, torch.Tensor]:
@@ -156,6 +162,46 @@ class DeltaWriter:
         stream_delta_snapshot(partial, self.base, step, shapes, weights, self.dtype)
         _give_name(partial, folder)
 
+    def check_room(self, folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Raises PipelineError where the disk has less than a snapshot takes."""
+        check_space(folder, sum(map(math.prod, shapes.values())) * self.dtype.itemsize)
+
+    def write_part(
+        self,
+        folder: Path,
+        filename: str,
+        sizes: dict[str, int],
+        weights: Iterable[tuple[str, int, torch.Tensor]],
+    ) -> None:
+        """Write one rank's file of `folder`, which gets its name by `finish_parts`.
+
+        Args:
+            sizes: elements of this rank's part of each tensor.
+            weights: (name, first element, values [n] fp32 on the CPU) of each part.
+        """
+        partial = _unfinished(folder)
+        partial.mkdir(parents=True, exist_ok=True)  # what a killed run left there is gone
+        stream_delta_part(partial, filename, self.base, sizes, weights, self.dtype)
+
+    def finish_parts(
+        self,
+        folder: Path,
+        step: int,
+        shapes: dict[str, tuple[int, ...]],
+        parts: dict[str, dict[str, int]],
+    ) -> None:
+        """Give the snapshot its name; by one process, when all ranks have written their files.
+
+        Args:
+            parts: first element of each tensor's part, by file.
+
+        Raises:
+            PipelineError: files are missing, or do not make up the tensors.
+        """
+        partial = _unfinished(folder)
+        finish_parts(partial, self.base, step, shapes, parts)
+        _give_name(partial, folder)
+
 
 def stored(
     model: PreTrainedModel, weights: Iterable[tuple[str, torch.Tensor]]
@@ -165,9 +211,13 @@ def stored(
         yield from revert_weight_conversion(model, {name: weight}).items()
 
 
+def _unfinished(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.partial")
+
+
 def _begin(folder: Path) -> Path:
     """An empty folder beside `folder`, to fill before it gets its name."""
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = _unfinished(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     return partial

@@ -11,12 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pipeline.artifacts import write_text
 from pipeline.stopping import AGAIN, Requeue
+from pipeline.training.agreement import any_rank
 
 ASKED = "stop.txt"  # written by who waits for the ranks, read by the first of them
 STOPPED = "stopped.txt"  # written by the first rank: what it stopped with
@@ -79,15 +79,10 @@ class StopCallback(TrainerCallback):
 
     def _agreed(self) -> bool:
         """Whether any rank was asked (a collective)."""
-        state = PartialState()
         asked = self.heard is not None
-        if self.asked is not None and state.is_main_process:
+        if self.asked is not None and PartialState().is_main_process:
             asked = asked or self.asked.exists()
-        if state.num_processes == 1:
-            return asked
-        found = torch.tensor(float(asked), device=state.device)
-        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
-        return bool(found)
+        return any_rank(asked)
 
 
 def ask(output: Path, name: str) -> None:

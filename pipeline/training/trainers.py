@@ -17,11 +17,6 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_callback import PrinterCallback
-from trl.trainer.grpo_config import GRPOConfig
-from trl.trainer.grpo_trainer import GRPOTrainer
-from trl.trainer.rloo_config import RLOOConfig
-from trl.trainer.rloo_trainer import RLOOTrainer
-from trl.trainer.sft_config import SFTConfig
 
 from pipeline.config import AlgorithmConfig, LoraConfig
 from pipeline.errors import PipelineError
@@ -33,12 +28,19 @@ from pipeline.training.check import micro_batches
 from pipeline.training.data import load_split, rl_rows, sft_rows, training_problems
 from pipeline.training.devices import one_device, trainer_arguments
 from pipeline.training.groups import Plan, RolloutGroups
-from pipeline.training.linearity import LinearityCallback
+from pipeline.training.live_probe import LinearityCallback
 from pipeline.training.metrics import Log, MetricsCallback
 from pipeline.training.reground import RegroundCallback
 from pipeline.training.rollouts import seed_rank, serve_by_vllm
 from pipeline.training.sft_noise import Sft
 from pipeline.training.spec import RlSpec, SftSpec, Spec
+from pipeline.training.trl_trainers import (
+    GRPOConfig,
+    GRPOTrainer,
+    RLOOConfig,
+    RLOOTrainer,
+    SFTConfig,
+)
 
 RlArguments = GRPOConfig | RLOOConfig | SFTConfig
 

@@ -13,9 +13,17 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from transformers import AutoModelForCausalLM
 
-from pipeline.estimates.memory import Training, activations, layer_activations, states
+from pipeline.errors import PipelineError
+from pipeline.estimates.memory import (
+    Training,
+    activations,
+    layer_activations,
+    states,
+    traffic,
+)
 from pipeline.estimates.shape import Shape, from_architecture, from_config
 from pipeline.training.scratch import make_model
 from pipeline.training.spec import Architecture, build
@@ -134,3 +142,56 @@ def test_the_peak_of_a_training_is_as_estimated(tmp_path: Path) -> None:
     run = Training(rows=32, tokens=4 + 24, cuda=False)
     estimate = sum(states(shape.parameters, run).values()) + activations(shape, run)
     assert estimate == pytest.approx(peak, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra"),
+    [
+        ("Qwen3", {"head_dim": 16}),
+        ("Qwen3Moe", {"head_dim": 16, "num_experts": 6, "moe_intermediate_size": 24}),
+        ("Qwen2Moe", {"num_experts": 4, "moe_intermediate_size": 24,
+                      "shared_expert_intermediate_size": 40}),
+        ("Mixtral", {"num_local_experts": 4}),
+        ("Olmoe", {"num_experts": 4, "eos_token_id": 1}),
+    ],
+)  # fmt: skip
+def test_experts_are_counted_to_the_last_one(kind: str, extra: dict[str, Any]) -> None:
+    """A mixture that is planned with the weights of one expert, and arithmetic with all of them."""
+    sizes = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 48, "vocab_size": 50}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "num_experts_per_tok": 2}
+    config = getattr(transformers, f"{kind}Config")(tie_word_embeddings=False, **{**sizes, **extra})
+    model = getattr(transformers, f"{kind}ForCausalLM")(config)
+    shape = from_config(config.to_dict())
+    assert shape is not None
+    count = sum(p.numel() for p in model.parameters())
+    assert shape.parameters == count
+    experts = sum(p.numel() for name, p in model.named_parameters() if ".experts." in name)
+    share = 2 / max(shape.experts, 2)
+    assert shape.used == pytest.approx((count - experts * (1 - share)) / count)
+
+
+def test_layers_that_differ_have_no_shape() -> None:
+    """Latent attention, and mixtures in which some layers are dense."""
+    moe = {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "vocab_size": 9}
+    moe |= {"num_hidden_layers": 2, "hidden_size": 8, "moe_intermediate_size": 8}
+    moe |= {"num_attention_heads": 2}
+    assert from_config(moe) is not None
+    assert from_config({**moe, "mlp_only_layers": [0]}) is None
+    assert from_config({**moe, "decoder_sparse_step": 2}) is None
+    assert from_config({**moe, "model_type": "deepseek_v3"}) is None
+    assert from_config({**moe, "num_experts": 1, "intermediate_size": 8, "kv_lora_rank": 4}) is None
+    with pytest.raises(PipelineError, match="a token passes through"):
+        Shape(2, 8, 8, 2, 2, 9, experts=4)
+
+
+def test_what_ranks_send() -> None:
+    """A thousand weights, four ranks, bf16, three micro-batches, by hand: a ring passes 3/4."""
+    sent = {
+        stage: traffic(1000, Training(1, 1, ranks=4, zero_stage=stage, bf16=True), passes=3)
+        for stage in (0, 1, 2, 3)
+    }
+    assert sent[0] == 0.75 * 8 * 1000  # fp32, added up and handed back
+    assert sent[1] == 0.75 * (4 + 2) * 1000
+    assert sent[2] == 0.75 * (3 * 2 + 2) * 1000
+    assert sent[3] == 0.75 * 3 * (2 + 2 * 2) * 1000
+    assert traffic(1000, Training(1, 1), passes=3) == 0

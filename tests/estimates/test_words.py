@@ -8,18 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.artifacts import write_json
 from pipeline.checks import check
 from pipeline.config import CONF, PipelineConfig
 from pipeline.errors import PipelineError
 from pipeline.estimates.memory import Training, host_states, states
 from pipeline.estimates.setting import setting_of
 from pipeline.estimates.shape import Shape, shape_of
-from pipeline.estimates.speed import Speed, decoding_seconds, pass_flops, training_seconds
+from pipeline.estimates.speed import Read, Speed, decoding_seconds, pass_flops, training_seconds
 from pipeline.estimates.words import duration, number, size
 from pipeline.records import load_stage
 from pipeline.stages.base import Context
 from pipeline.tracking import Tracker
 from pipeline.trajectory.share import Share
+from tests.inference.pico import save_tokenizer
 from tests.test_configs import composed
 
 SHAPE = Shape(layers=2, hidden=8, intermediate=16, heads=2, kv_heads=1, vocab=10)
@@ -131,7 +133,7 @@ def test_times_by_hand() -> None:
     assert training_seconds(1e6, True, speed, 2) == 2.0
     # 6 sequences, 3 at once: 2 x 5 positions, each reads 200 bytes and 3 caches of 2 x 2 x 4 x 2
     # bytes for 0 + 2.5 tokens
-    made = decoding_seconds(100, SHAPE, (6.0, 3, 0.0, 5.0), 2, speed)
+    made = decoding_seconds(Read.of([(100, SHAPE)], 2), (6.0, 3, 0.0, 5.0), speed)
     assert made == pytest.approx(10 * (200 + 3 * 32 * 2.5) / 1e3)
 
 
@@ -139,3 +141,38 @@ def test_units() -> None:
     assert [size(x) for x in (1500, 2e6, 3.56e9, 2e12)] == ["1.5 kB", "2 MB", "3.56 GB", "2 TB"]
     assert [number(x) for x in (12, 1792, 33.6e6, 47e9)] == ["12", "1.79 k", "33.6 M", "47 G"]
     assert [duration(x) for x in (0.093, 59, 90, 7200)] == ["0.093 s", "59 s", "1.5 min", "2 h"]
+
+
+def test_members_of_a_mixture_are_counted(tmp_path: Path) -> None:
+    """By hand: a step of the run, and a folder of half its layers; one after the other engine."""
+    small = {"num_hidden_layers": 14, "hidden_size": 1536, "intermediate_size": 8960}
+    small |= {"num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936}
+    folder = tmp_path / "small"
+    folder.mkdir()
+    write_json(folder / "config.json", {**small, "model_type": "qwen2"})
+    (folder / "model.safetensors").touch()
+    save_tokenizer(folder)
+    members = f"[{{model: '1400', coefficient: 1.0}}, {{model: {folder}, coefficient: 0.5}}]"
+    given = (f"logit_extrap.members={members}", "logit_extrap.alphas=[]")
+    words = plan(published(*given), "logit_extrap", tmp_path)
+    alone = plan(published("logit_extrap.alphas=[1.5]"), "logit_extrap", tmp_path)
+    assert "the mixture of 2 members:" in words
+    # 1.777 G weights and 1.122 G, 2 bytes each; of 72 GB the rest is cache, 42 layers' a token
+    assert "72 GB of 80 GB: parameters 5.8 GB, KV cache 66.2 GB" in words
+    assert "44 sequences at once" in words
+    assert "parameters 7.11 GB" in alone
+    assert "32 sequences at once" in alone
+    hub = f"{members[:-1]}, {{model: a/b, coefficient: 0.1}}]"
+    words = plan(published(f"logit_extrap.members={hub}"), "logit_extrap", tmp_path)
+    assert "without a/b, whose size is not known here" in words
+
+
+def test_what_has_no_room_is_said(tmp_path: Path) -> None:
+    """32 billion weights on one GPU each leave no cache for a response at its limit: vLLM would say
+    so after the checkpoint is trained."""
+    given = ("model=r1_distill_qwen_32b", "compute=four_nodes_8_gpus")
+    assert "no room for one sequence at its limit" in plan(published(*given), "evaluate", tmp_path)
+    assert "no room for one response at its limit" in plan(published(*given), "rl_train", tmp_path)
+    more = (*given, "engine.tensor_parallel=4", "compute.vllm_tensor_parallel=4")
+    assert "no room" not in plan(published(*more), "evaluate", tmp_path)
+    assert "no room" not in plan(published(*more), "rl_train", tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from pipeline.errors import PipelineError
 from pipeline.inference import device
 from pipeline.inference.interface import Sampling, sampling_hash
 from pipeline.inference.open import open_engine
-from pipeline.inference.parallel import Candidate, Draw, Work, merge_parts, run_local
+from pipeline.inference.parallel import Candidate, Draw, Work, run_local, run_part
+from pipeline.inference.part_files import merge_parts
 from pipeline.inference.run import PromptItem, row_key, sample_to_jsonl
 from pipeline.trajectory.recipe import Recipe
 from tests.inference.pico import prompts_of
@@ -127,6 +129,25 @@ def test_work_survives_the_file(work: Work, tmp_path: Path) -> None:
     assert (tmp_path / "again.json").read_text() == (tmp_path / "work.json").read_text()
     assert again.items == list(work.items)
     assert again.draws == list(work.draws)
+
+
+def test_parts_make_what_one_process_makes(work: Work, tmp_path: Path) -> None:
+    """Problems in two parts or in none, and rows made again that the whole or another part has."""
+    path = tmp_path / "generations.jsonl"
+    assert run_local(work, workers=1) == 36
+    whole = path.read_text().splitlines()
+    path.write_text("".join(f"{line}\n" for line in whole[:5]))
+    first = run_part(work, 0, 2, workers=1)
+    assert run_part(work, 0, 2, workers=1) == 0
+    second = run_part(work, 1, 2, workers=1)
+    assert first + second == 36 - 5
+    assert path.read_text().splitlines() == whole[:5]  # others may be reading it
+    others = replace(work, candidates=work.candidates[:1])
+    assert run_part(others, 0, 3, workers=1) == 0  # another number of parts
+    assert run_local(work, workers=1) == 0
+    rows = {row_key(row): row["text"] for row in read_jsonl(path)}
+    assert len(rows) == len(path.read_text().splitlines()) == 36
+    assert rows == {row_key(row): row["text"] for row in map(json.loads, whole)}
 
 
 def test_ranks_of_slurm(work: Work, tmp_path: Path) -> None:

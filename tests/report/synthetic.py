@@ -259,11 +259,46 @@ def scores(gains: dict[str, float]) -> dict[str, Any]:
             rows.append(row(f"logit-{alpha:g}", "logit", split, level, final, **extra))
     for each in rows:
         each["temperature"] = 1.0
+        each |= signs(each)
     return {
         "rows": rows,
         "chosen": {"weight": {"model": "two_point-120"}, "logit": {"model": "logit-1.5"}},
+        "label_free": {"weight": {"agreement": label_free()}},
         "last_rl": "rl-100",
         "controls": controls(rows),
+    }
+
+
+def signs(row: dict[str, Any]) -> dict[str, Any]:
+    """The farthest predictions have collapsed on test problems; base is not judged."""
+    lost = row["model"] in ("two_point-150", "logit-3") and row["split"] == "test"
+    reason = "83 % of responses hit the limit of tokens (0.2 % at rl-60)"
+    collapse = {"against": "rl-60", "reasons": [reason] if lost else [], "without_labels": []}
+    return {
+        "collapsed": lost,
+        "collapse": None if row["kind"] == "base" else collapse,
+        "truncated_share": 0.83 if lost else 0.002,
+        "no_answer_share": 0.0,
+        "looping_share": 0.0,
+        "copied_share": 0.0,
+        "same_answer_share": 0.1,
+        "entropy": 0.4,
+    }
+
+
+def label_free() -> dict[str, Any]:
+    """A choice that is not the labelled one."""
+    return {
+        "model": "two_point-100",
+        "value": 0.7,
+        "validation avg@k": 0.339,
+        "labelled": "two_point-120",
+        "same": False,
+        "regret": {"diff": 0.004, "ci95": [-0.003, 0.011]},
+        "rank_correlation": 0.8,
+        "candidates": 3,
+        "left_out": 1,
+        "test": [{"task": "arithmetic", "diff": -0.001, "ci95": [-0.01, 0.008], "p": 0.8}],
     }
 
 

@@ -69,6 +69,7 @@ def groups_of(models: Mapping[str, Logits], temperature: float) -> dict[Any, Tal
                     drawn = np.array([logits[problem].argmax()])
                 tally.correct[str(problem)] = [bool(answer == 0) for answer in drawn]
                 tally.predictions[str(problem)] = [str(answer) for answer in drawn]
+                tally.answers[str(problem)] = [str(answer) for answer in drawn]
                 tally.tokens += [5] * n
             groups[name, "world", split] = tally
     return groups

@@ -31,6 +31,7 @@ BINS = LOGPROBS["r2_by_base_probability"], LOGPROBS["r2_by_change"]
 SCORES = synthetic.scores({"weight": 0.01, "logit": 0.03})
 REWARDS = synthetic.rewards(RNG)
 TEST_ROWS = [row for row in SCORES["rows"] if row["split"] == "test"][-4:]
+SIGNS = [row for row in SCORES["rows"] if row["split"] == "test"]
 LABELS = [row["model"] for row in TEST_ROWS]
 REPORTED = ("base", "rl-100", "two_point-120", "logit-1.5")
 CONTROLS = [row for row in SCORES["controls"]["rows"] if row["split"] == "test"]
@@ -52,6 +53,8 @@ ALL: dict[str, tuple[Draw, str]] = {
         lambda p, t: figures.temperature_curve(CONTROLS, {m: m for m in REPORTED}, p, t),
         "logit",
     ),
+    "collapse": (lambda p, t: figures.collapse_signs(SIGNS, "step", p, t), "rl"),
+    "collapse_alpha": (lambda p, t: figures.collapse_signs(SIGNS, "alpha", p, t), "logit"),
     "models": (lambda p, t: figures.model_bars(TEST_ROWS, LABELS, "rl-100", p, t), "logit"),
 }
 

@@ -17,6 +17,7 @@ from pipeline.artifacts import read_json, read_jsonl, write_json, write_text
 from pipeline.errors import PipelineError
 from pipeline.evaluation.students import mean_interval, quantile
 from pipeline.report.sweep.inputs import read_jobs
+from pipeline.report.sweep.page import write_sweep_page
 from tests.conftest import ROOT
 from tests.report.synthetic import config, row
 
@@ -152,3 +153,35 @@ def test_an_interval_keeps_to_its_range() -> None:
     assert mean_interval([0.5, 0.5]) == (0.5, 0.5)
     with pytest.raises(PipelineError, match="needs two"):
         mean_interval([0.5])
+
+
+def test_logits_do_not_depend_on_the_method(tmp_path: Path) -> None:
+    """Would catch a line over α for each method that predicts weights, all of the same mixtures,
+    and the best of these copies chosen; the steps that they are made from do tell them apart."""
+    number = 0
+    for method in ("two_point", "rank1"):
+        for last in (40, 60):
+            folder, number = tmp_path / "sweep" / str(number), number + 1
+            write_job(folder, 0, last, 80, logit_extrap={"alphas": [1.25, 1.5], "speculative": 0})
+            values = yaml.safe_load((folder / "config.yaml").read_text())
+            values["extrapolation"] |= {"method": method, "name": method}
+            write_text(folder / "config.yaml", yaml.safe_dump(values))
+            scores = read_json(folder / "evaluate" / "scores.json")
+            for split in ("validation", "test"):
+                for alpha in (1.25, 1.5):
+                    made = row(f"logit-{alpha}", "logit", split, 0.2 + last / 1000, 0.28, step=80)
+                    scores["rows"].append({**made, "alpha": alpha})
+            write_json(folder / "evaluate" / "scores.json", scores)
+    write_json(tmp_path / "sweep" / "sweep.json", {"command": [], "jobs": []})
+    jobs = read_jobs([tmp_path / "sweep"])
+    logits = [each for each in jobs.rows if each["kind"] == "logit"]
+    assert {each["method"] for each in logits} == {"logit (last=40)", "logit (last=60)"}
+    assert len(logits) == 2 * 2 * 2
+    weights = {each["method"] for each in jobs.rows if each["kind"] == "weight"}
+    assert len(weights) == 2  # both jobs call theirs two_point in scores.json
+    page = write_sweep_page([tmp_path / "sweep"]).read_text()
+    assert len(list((tmp_path / "sweep" / "report").glob("alpha_*_[0-9].png"))) == 2
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page, re.S)
+    ringed = [caption for caption in captions if "over α" in caption and "The ring" in caption]
+    assert len(ringed) == 1  # only one of the two figures has the one that was chosen
+    assert "last=60" in ringed[0]

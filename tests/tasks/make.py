@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.tasks import DatasetConfig, TaskConfig
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.tasks import DatasetConfig, TaskConfig, check_task
 
 
 def task(
@@ -36,3 +39,11 @@ def task(
         grade_after=grade_after,
         options=options,
     )
+
+
+def needs_ifeval() -> None:
+    """Skip the test where the published checkers or the data that they read are not there."""
+    try:
+        check_task(task("ifeval", dataset={"path": "google/IFEval"}))
+    except PipelineError as error:
+        pytest.skip(str(error))

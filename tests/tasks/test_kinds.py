@@ -13,7 +13,7 @@ from pipeline.tasks import DatasetConfig, Problem, TaskConfig, load_problems, re
 from pipeline.tasks.registry import KINDS
 from pipeline.tasks.rewards import training_rows
 from tests.conftest import ROOT
-from tests.tasks.make import task
+from tests.tasks.make import needs_ifeval, task
 from tests.tasks.shared import content
 
 
@@ -21,6 +21,8 @@ def example_task(name: str, folder: Path) -> TaskConfig:
     """The task that the example of a kind is of, its record in a file of its own."""
     if name == "reasoning_gym":
         pytest.importorskip("reasoning_gym")
+    if name == "ifeval":
+        needs_ifeval()
     example = KINDS[name].example
     file = None
     if example.record is not None:

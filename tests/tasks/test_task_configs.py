@@ -11,7 +11,7 @@ from pipeline.config import CONF
 from pipeline.errors import PipelineError
 from pipeline.subject.problem_sets import has_split
 from pipeline.tasks import TaskConfig, check_task, load_problems
-from tests.tasks.make import task
+from tests.tasks.make import needs_ifeval, task
 from tests.test_configs import composed
 
 NAMES = [path.stem for path in sorted((CONF / "task").glob("*.yaml")) if path.stem != "none"]
@@ -33,6 +33,8 @@ def real(name: str) -> TaskConfig:
     found = composed(f"task={name}").task
     if found.kind == "reasoning_gym":
         pytest.importorskip("reasoning_gym")
+    if found.kind == "ifeval":
+        needs_ifeval()
     there = {"sandbox"} & found.options.keys()
     return replace(found, options=found.options | dict.fromkeys(there, "none"))
 

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from pipeline.artifacts import read_json, read_jsonl
 from pipeline.errors import PipelineError
 from pipeline.training import callbacks
+from pipeline.training import launch as launching
 from pipeline.training.checkpoints import resumable
 from pipeline.training.launch import launch
 from pipeline.training.snapshots import DeltaWriter
@@ -110,7 +111,8 @@ def test_base_plus_delta_is_the_fp32_snapshot(
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_two_ranks_with_masters_from_a_bf16_copy(base: Path, tmp_path: Path, stage: int) -> None:
-    """Catches a delta from the bf16 copy that DeepSpeed's masters start from, or of one shard.
+    """Catches a delta from the bf16 copy that DeepSpeed's masters start from, of one shard, or at
+    another place of its tensor.
 
     The truth is read from the optimizer files of the checkpoint of the same step.
     """
@@ -121,8 +123,66 @@ def test_two_ranks_with_masters_from_a_bf16_copy(base: Path, tmp_path: Path, sta
     assert found is not None
     start, truth = weights(base), values(found.entries)
     assert_close(snapshot(tmp_path, base, 2), {n: truth[n] for n in start}, start, 24)
+    folder = tmp_path / "snapshots/step_2"
+    assert not (folder / "delta.safetensors").exists()
+    deltas = joined(folder)
+    assert all(torch.equal(deltas[name], truth[name] - start[name]) for name in start)
+    assert {p.name for p in folder.iterdir()} == {
+        "delta.json",
+        "delta.safetensors.index.json",
+        "delta-00001-of-00002.safetensors",
+        "delta-00002-of-00002.safetensors",
+    }
     rounded = {n: t.bfloat16().float() for n, t in start.items()}
     assert any(not torch.equal(rounded[n], start[n]) for n in start)  # or this tests nothing
+
+
+def joined(folder: Path) -> Tensors:
+    """The deltas of a snapshot in parts, put together by the index alone."""
+    index = read_json(folder / "delta.safetensors.index.json")
+    parts = {file: load_file(folder / file) for file in index["parts"]}
+    found = {}
+    for name, shape in index["shapes"].items():
+        held = [(s[name], parts[file][name]) for file, s in index["parts"].items() if name in s]
+        held.sort(key=lambda part: part[0])
+        found[name] = torch.cat([part for _, part in held]).view(shape)
+    return found
+
+
+def test_killed_two_ranks_write_what_one_gathers(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches half a snapshot under its final name, a part of another moment or run, and rounding
+    that depends on who writes. (Stage 1 has masters of another kind, DeepSpeed's BF16_Optimizer.)
+    """
+    ranks = compute(launcher="torchrun", processes=2, zero_stage=1, bf16=True)
+    spec = rl_spec(tmp_path / "dead", base, steps=4, compute=ranks)
+    spec = changed(spec, snapshot_dtype="delta_bfloat16")
+    with monkeypatch.context() as patch:
+        patch.setattr(launching, "MODULE", "tests.training.other_rank")
+        patch.setenv("OTHER_RANK", "die")
+        with pytest.raises(PipelineError, match="SIGKILL"):
+            launch(spec)
+        found = {path.name for path in (tmp_path / "dead/snapshots").iterdir()}
+        assert found == {".step_4.partial", "step_2"}
+        resumed = resumable(spec)
+        assert resumed is not None
+        assert resumed[1] == 2
+        patch.setenv("OTHER_RANK", "gather")
+        launch(changed(spec, output=str(tmp_path / "gathered")))
+    launch(spec)
+    assert {path.name for path in (tmp_path / "dead/snapshots").iterdir()} == {"step_2", "step_4"}
+    rows = read_jsonl(tmp_path / "dead/metrics.jsonl")
+    assert [row["step"] for row in rows if "snapshot_stall_seconds" in row] == [2, 4]
+    record = read_json(tmp_path / "dead/trajectory.json")
+    assert [row["step"] for row in record["snapshots"]] == [2, 4]
+    for step in (2, 4):
+        deltas = joined(tmp_path / f"dead/snapshots/step_{step}")
+        whole = load_file(tmp_path / f"gathered/snapshots/step_{step}/delta.safetensors")
+        assert deltas.keys() == whole.keys()
+        assert all(torch.equal(deltas[name], whole[name]) for name in whole)
+        one, two = (snapshot(tmp_path / name, base, step) for name in ("dead", "gathered"))
+        assert all(torch.equal(one[name], two[name]) for name in two)
 
 
 def test_killed_in_a_write_and_started_again(base: Path, tmp_path: Path) -> None:

@@ -65,6 +65,9 @@ def horizon_curve(
         steps = [float(row["step"]) for row in panel if row["kind"] != "base"]
         targets = [float(row["step"]) for row in panel if row["kind"] == "weight"]
         data_ticks(axes, steps, inches, [*([] if last is None else [float(last)]), *targets])
+        low, high = axes.get_xlim()  # room for the outermost marks, which are put aside
+        room = (high - low) * 2.0 * max(0, len(methods) - 1) / 72 / inches
+        axes.set_xlim(low - room, high + room)
         axes.set_xlabel("RL step, or step extrapolated to")
 
     return _panels(wanted, draw, path, theme)

@@ -27,6 +27,11 @@ HORIZON = (
 )
 # what decides a prediction, but not the RL run that it is compared with
 PREDICTION = ("extrapolation", "extrapolations", "weight_extrap", "logit_extrap")
+ENDS = (
+    "extrapolation.first",
+    "extrapolation.last",
+)  # all that logits have from a method's settings
+NAMED = ("extrapolation.name", "extrapolation.method")  # the method's name says it
 
 
 @dataclass(frozen=True)
@@ -124,15 +129,23 @@ def _over_seeds(jobs: Sequence[Job], varying: Sequence[str]) -> list[Row]:
 def _labelled(row: Mapping[str, Any], job: Job, varying: Sequence[str]) -> Row:
     """A row under a name that is its own among all jobs."""
     training = _words(job, [k for k in varying if k.partition(".")[0] not in PREDICTION])
-    words = training
-    if row["kind"] in ("weight", "logit", "mixture"):
-        named = ("extrapolation.name", "extrapolation.method")  # the method's name says it
-        words = _words(job, [k for k in varying if row["kind"] != "weight" or k not in named])
+    words = _words(job, [k for k in varying if _decides(k, str(row["kind"]))])
     if row["kind"] == "mixture":
         words = ", ".join(part for part in (members(row), words) if part)
     line = str(row.get("method") or row["kind"]) + (f" ({words})" if words else "")
     model = str(row["model"]) + (f" ({words})" if words else "")
     return {**row, "model": model, "method": line, "training": training, "last_rl": job.last_rl}
+
+
+def _decides(key: str, kind: str) -> bool:
+    """Whether a setting that varies tells models of a kind apart: a mixture of logits is the same
+    whichever method predicts weights, and so is the RL run."""
+    section = key.partition(".")[0]
+    if section not in PREDICTION:
+        return True
+    if kind == "weight":
+        return section != "logit_extrap" and key not in NAMED
+    return section == "logit_extrap" or (kind == "logit" and key in ENDS)
 
 
 def _words(job: Job, keys: Sequence[str]) -> str:
@@ -143,6 +156,7 @@ def _merged(seeds: Sequence[Sequence[Row]]) -> Row:
     """The row of one model, from those of its seeds; jobs of one seed have the same."""
     means = [sum(row["avg@k"] for row in rows) / len(rows) for rows in seeds]
     row = {**seeds[0][0], "avg@k": sum(means) / len(means), "seeds": len(means)}
+    row["collapsed"] = sum(any(r.get("collapsed") for r in rows) for rows in seeds)
     gains = [rows[0]["diff_to_last_rl"] for rows in seeds if rows[0].get("diff_to_last_rl")]
     if len(means) > 1:
         row["ci95"] = list(mean_interval(means))

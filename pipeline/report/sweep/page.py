@@ -95,6 +95,12 @@ def _intervals(rows: Sequence[Row]) -> str:
     return f"Intervals are 95 % over up to {counts[-1]} seeds (Student's t){some}."
 
 
+def _ring(rows: Sequence[Row], kind: str) -> str:
+    """Of the mark in a figure, where there is one."""
+    there = any(row["chosen"] for row in rows if row["kind"] == kind)
+    return " The ring marks what was chosen on validation." if there else ""
+
+
 def _trainings(jobs: Jobs, kind: str) -> list[tuple[str, list[Row]]]:
     """The rows of each training that has predictions of a kind."""
     names = dict.fromkeys(str(row["training"]) for row in jobs.rows if row["kind"] == kind)
@@ -111,7 +117,7 @@ def _horizon(jobs: Jobs, album: Album) -> Section:
                 "avg@k against the step, real RL and weight extrapolation of all jobs",
                 training or "Accuracy over the horizon.",
                 "Blue is real RL, each other line a method with its settings, over the steps that "
-                f"it predicts. {_intervals(rows)} The ring marks what was chosen on validation.",
+                f"it predicts. {_intervals(rows)}{_ring(rows, 'weight')}",
             )
         )
     if not parts:
@@ -132,9 +138,8 @@ def _alpha(jobs: Jobs, album: Album) -> Section:
                     f"alpha_{number}_{place}",
                     partial(figures.alpha_curve, mine, anchor),
                     "avg@k of logit extrapolation against α, over all jobs",
-                    line if line != "logit" else "Accuracy over α.",
-                    f"Blue is {anchor}. {_intervals(mine)} The ring marks what was chosen on "
-                    "validation.",
+                    "Accuracy over α" + line.removeprefix("logit") + ".",
+                    f"Blue is {anchor}. {_intervals(mine)}{_ring(mine, 'logit')}",
                 )
             )
     if not parts:
@@ -161,7 +166,13 @@ def _scores(jobs: Jobs) -> Section:
 
 def _line(row: Row) -> Line:
     gain = words.gap(row["gain"]) if row.get("gain") else ""
-    cells = [Cell(str(row["model"])), score(row), Cell(gain, "n"), Cell(str(row["seeds"]), "n")]
+    lost = f"collapsed in {row['collapsed']} of {row['seeds']} seeds" if row["collapsed"] else ""
+    cells = [
+        Cell(str(row["model"]), "", lost),
+        score(row),
+        Cell(gain, "n"),
+        Cell(str(row["seeds"]), "n"),
+    ]
     return Line(cells, chosen=bool(row["chosen"]))
 
 

@@ -7,6 +7,7 @@ into stairs. A bf16 delta has the same size and keeps eight significant bits of 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ from pipeline.artifacts import read_json, write_json
 from pipeline.errors import PipelineError
 from pipeline.trajectory.checkpoint import Checkpoint, Found
 from pipeline.trajectory.layouts import hf
+from pipeline.trajectory.layouts.delta_parts import INDEX, read_parts, write_parts_index
 from pipeline.trajectory.shards import Entry, Files, read_header
 from pipeline.trajectory.share import Share
 from pipeline.trajectory.stream import PIECE, Piece, pieces, run
@@ -77,33 +79,92 @@ def stream_delta_snapshot(
         PipelineError: the disk is full, or one of `shapes` did not come.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    planned = [Entry(name, dtype, shape, ()) for name, shape in shapes.items()]
-    shard = plan_shard(WEIGHTS, planned)
-    check_space(folder, shard.nbytes)
-    output = ShardFile(folder, shard, Share())
-    missing = set(shapes)
-    with Files() as files:
-        for name, weight in weights:
-            entry = base.entries[name]
-            make = partial(_subtracter, files, entry, weight.reshape(-1), output, dtype)
-            run(list(pieces([entry])), make)
-            missing.discard(name)
-    if missing:
-        raise PipelineError(f"{folder}: tensor {min(missing)} is not among the model's weights")
-    for marker in folder.glob(".*"):
-        marker.unlink()
+    check_space(folder, sum(map(math.prod, shapes.values())) * dtype.itemsize)
+    _stream(folder, WEIGHTS, base, shapes, ((n, 0, weight) for n, weight in weights), dtype)
     _write_record(folder, base.folder, step, base.entries)
 
 
+def stream_delta_part(
+    folder: Path,
+    filename: str,
+    base: Checkpoint,
+    sizes: Mapping[str, int],
+    weights: Iterable[tuple[str, int, torch.Tensor]],
+    dtype: torch.dtype = torch.bfloat16,
+) -> None:
+    """One rank's file of a snapshot (see `delta_parts`), beside those of other ranks.
+
+    Args:
+        sizes: elements of the part of each tensor that will come.
+        weights: (name, first element, θ_t fp32 [n] on the CPU) of each part.
+
+    Raises:
+        PipelineError: one of `sizes` did not come.
+    """
+    _stream(folder, filename, base, {n: (size,) for n, size in sizes.items()}, weights, dtype)
+
+
+def finish_parts(
+    folder: Path,
+    base: Checkpoint,
+    step: int,
+    shapes: Mapping[str, tuple[int, ...]],
+    parts: Mapping[str, Mapping[str, int]],
+) -> None:
+    """Make the ranks' files a snapshot, as `write_parts_index` and the record beside it say.
+
+    Raises:
+        PipelineError: a rank's file is not here, where all should write.
+    """
+    for file in parts:
+        if not (folder / file).exists():
+            raise PipelineError(
+                f"{folder / file}: written, but not to this disk; choose a run.dir on a file "
+                "system that all nodes share"
+            )
+    write_parts_index(folder, shapes, parts)
+    _write_record(folder, base.folder, step, base.entries)
+
+
+def _stream(
+    folder: Path,
+    filename: str,
+    base: Checkpoint,
+    shapes: Mapping[str, tuple[int, ...]],
+    weights: Iterable[tuple[str, int, torch.Tensor]],
+    dtype: torch.dtype,
+) -> None:
+    """Write one file of differences; each of `weights` begins at that element of its tensor."""
+    shard = plan_shard(filename, [Entry(name, dtype, shape, ()) for name, shape in shapes.items()])
+    output = ShardFile(folder, shard, Share())
+    missing = set(shapes)
+    with Files() as files:
+        for name, start, weight in weights:
+            flat = weight.reshape(-1)
+            part = Entry(name, dtype, tuple(flat.shape), ())
+            make = partial(_subtracter, files, base.entries[name], start, flat, output, dtype)
+            run(list(pieces([part])), make)
+            missing.discard(name)
+    if missing:
+        raise PipelineError(f"{folder}: tensor {min(missing)} is not among the model's weights")
+    (folder / f".{filename}.0-of-1").unlink()  # the writer's note that it is whole
+
+
 def _subtracter(
-    files: Files, entry: Entry, weight: torch.Tensor, output: ShardFile, dtype: torch.dtype
+    files: Files,
+    entry: Entry,
+    first: int,
+    weight: torch.Tensor,
+    output: ShardFile,
+    dtype: torch.dtype,
 ) -> Callable[[Piece], None]:
-    """One thread's work on a tensor: weight fp32 [n] minus the base's values, piece by piece."""
+    """One thread's work on a tensor, piece by piece: weight fp32 [n] minus the base's values from
+    element `first` on."""
     theta_0, raw = torch.empty(PIECE), torch.empty(PIECE * 8, dtype=torch.uint8)
 
     def work(piece: Piece) -> None:
         start = theta_0[: len(piece)]
-        files.load(entry, piece.start, piece.stop, start, raw)
+        files.load(entry, first + piece.start, first + piece.stop, start, raw)
         delta = torch.sub(weight[piece.start : piece.stop], start, out=start)
         output.write(entry.name, piece.start, delta.to(dtype))
 
@@ -167,9 +228,12 @@ def read(source: Path, base: Checkpoint) -> Found:
             f"{source}: taken from other weights than those in {folder}; give the model that "
             f"training started from ({record['base']}) as snapshot.base"
         )
-    deltas = read_header(source / WEIGHTS)
+    parted = (source / INDEX).exists()
+    deltas = read_parts(source) if parted else read_header(source / WEIGHTS)
     if not deltas:
-        raise PipelineError(f"{source / WEIGHTS}: no tensors in it; copy the snapshot again")
+        raise PipelineError(
+            f"{source / (INDEX if parted else WEIGHTS)}: no tensors in it; copy the snapshot again"
+        )
     entries = entries | tied_heads(
         deltas, entries, base.ties
     )  # a head that the run trains by itself

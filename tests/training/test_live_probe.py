@@ -10,7 +10,7 @@ import torch
 
 from pipeline.artifacts import read_jsonl
 from pipeline.config import RegroundConfig
-from pipeline.training.linearity import sampled
+from pipeline.training.live_probe import sampled
 from pipeline.training.worker import run
 from pipeline.trajectory.linearity import probe_weights
 from pipeline.trajectory.sources import discover

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.report.figures.activations import drivers
-from pipeline.report.linearity import driven
+from pipeline.report.probe import driven
 
 from .synthetic import driver
 
