@@ -79,7 +79,7 @@ def indexed(rows: Sequence[Mapping[str, Any]]) -> Rows:
 def curve(found: Sequence[Rows], models: Mapping[str, str], temperature: float) -> dict[str, Any]:
     """Test accuracy over the seeds of each point {label: model}."""
     return {
-        label: over_seeds([rows[(model, "test", temperature)]["avg@k"] for rows in found])
+        label: over_seeds([rows[(model, "test", temperature)]["avg@k"] for rows in found], 0.0, 1.0)
         for label, model in models.items()
     }
 
@@ -107,7 +107,7 @@ def choice(found: Sequence[Rows], models: Mapping[str, str], temperature: float)
     return {
         "best on test": best,
         "chosen": chosen,
-        "score": over_seeds(scores),
+        "score": over_seeds(scores, 0.0, 1.0),
         **minus,
         "over problems": problems,
     }
@@ -170,14 +170,15 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         ):
             _line(axes, at["real RL"], "real RL", LIGHT.rl, "-")
             for place, option in enumerate(MOVING):
-                colour = LIGHT.method(place)
+                colour = [*LIGHT.methods, LIGHT.base][place]
                 for name, style in ((option, "-"), (f"{option}, trust region", ":")):
                     label = name if style == "-" else None
                     _line(axes, at["methods"][name]["curve"], label, colour, style)
             axes.axvline(STEPS, color=LIGHT.muted, linewidth=0.8)
             axes.set(title=f"{words} (dotted: trust region)", xlabel="step", ylim=(0, 100))
         figure.axes[0].set_ylabel("test accuracy, %")
-        figure.axes[1].legend(loc="lower left", fontsize=7.5)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4)
 
 
 def _line(axes: Axes, at: Mapping[str, Any], label: str | None, colour: str, style: str) -> None:

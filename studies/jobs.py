@@ -98,11 +98,17 @@ def curve(folder: Path) -> Curve:
     return found
 
 
-def over_seeds(values: Sequence[float]) -> dict[str, Any]:
-    """Mean of repetitions with its 95 % interval (Student's t), none for a single one."""
+def over_seeds(
+    values: Sequence[float], low: float = -math.inf, high: float = math.inf
+) -> dict[str, Any]:
+    """Mean of repetitions with its 95 % interval (Student's t), none for a single one.
+
+    Args:
+        low, high: what the mean cannot leave.
+    """
     found: dict[str, Any] = {"mean": statistics.mean(values), "values": list(values)}
     if len(values) > 1:
-        found["ci95"] = list(mean_interval(values, low=-math.inf, high=math.inf))
+        found["ci95"] = list(mean_interval(values, low=low, high=high))
     return found
 
 

@@ -12,6 +12,7 @@ Writes docs/results/linearity.json and docs/figures/linearity.png, and prints th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from studies.jobs import ROOT, Job, folder_of_runs, over_seeds, save
 from studies.measured import features, logprobs, rounded, subject
 from studies.tiny_runs import FAST, NOISE, SEEDS, VARIANTS, rl, sft
 
+BOUNDS = {"relative_movement": (0.0, math.inf), "straightness": (-1.0, 1.0)}  # others: 0 to 1
 SHOWN = {  # of the table
     "r2_median": "median R²",
     "r2_median_unfiltered": "unfiltered",
@@ -66,7 +68,10 @@ def summary(found: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]]) ->
     result: dict[str, Any] = {}
     for name, runs in found.items():
         result[name] = {
-            place: {key: over_seeds([run[place][key] for run in runs]) for key in figures}
+            place: {
+                key: over_seeds([run[place][key] for run in runs], *BOUNDS.get(key, (0.0, 1.0)))
+                for key in figures
+            }
             for place, figures in runs[0].items()
         }
         if name != "RL" and len(runs) == len(found["RL"]):
@@ -111,7 +116,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         }
         for place, (key, title) in zip(axes, titles.items(), strict=True):
             _panel(place, result, key)
-            place.set(title=title, xlabel="signal to noise of token losses, dB")
+            place.set(title=title, xlabel="signal to noise of token losses, dB", xticks=[*NOISE])
         axes[0].set(ylabel="median R² of the weights", ylim=(0, 1))
         axes[0].legend(loc="lower left", ncols=2)
 

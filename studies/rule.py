@@ -43,6 +43,7 @@ FEATURES = {  # what may stand in a rule: without a length, with it, and instead
     "shape and length": (*SHAPE, "relative_movement", "reach"),
     "accuracy seen": ("seen", "factor"),
 }
+TICKS = (0.001, 0.01, 0.1)
 OUTCOMES = ("gains", "loses", "collapses")
 TEMPERATURES = {"greedy": 0.0, "sampled": 1.0}
 
@@ -204,10 +205,14 @@ def draw(points: Sequence[Mapping[str, Any]], path: Path) -> None:
                     label=kind,
                 )
             axes.set(
-                title=words, xscale="log", xlabel="step beyond the last checkpoint / |weights|"
+                title=words,
+                xscale="log",
+                xticks=TICKS,
+                xticklabels=[f"{tick:g}" for tick in TICKS],
+                xlabel="step beyond the last checkpoint / |weights|",
             )
         figure.axes[0].set_ylabel("median R² of all weights")
-        figure.axes[1].legend(loc="lower right")
+        figure.axes[1].legend(loc="lower left")
 
 
 def _kind(found: Mapping[str, Any]) -> str:
@@ -221,10 +226,12 @@ def main() -> None:
         for each in runs(out)
         for point in measured(each.folder, each.lasts)
     ]
-    result = summary(points)
+    rl = [point for point in points if point["setting"].startswith("RL")]
+    result = {"all": summary(points), "RL alone": summary(rl)}
     save("rule", {"rules": result, "points": points})
     draw(points, ROOT / "docs" / "figures" / "rule.png")
-    print(table(result))
+    for name, rows in result.items():
+        print(f"{name}\n{table(rows)}\n")
 
 
 if __name__ == "__main__":

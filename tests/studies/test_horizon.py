@@ -18,13 +18,14 @@ Scores = dict[str, tuple[float, float]]  # model: validation, test
 def rows(scores: Scores) -> Rows:
     return indexed(
         [
-            {"model": model, "split": split, "temperature": 0.0, "avg@k": value}
+            {"model": model, "split": split, "temperature": 0.0, "avg@k": value, **PAIRED}
             for model, pair in scores.items()
             for split, value in zip(("validation", "test"), pair, strict=True)
         ]
     )
 
 
+PAIRED = {"ci95": [0.0, 1.0], "against_seen": {"diff": 0.1}, "against_rival": {"diff": -0.1}}
 REAL: Scores = {"rl-120": (0.4, 0.4), "rl-240": (0.9, 0.9)}
 
 
@@ -37,6 +38,7 @@ def test_the_horizon_is_chosen_on_validation_and_reported_on_test() -> None:
     assert made["chosen"] == ["160", "240"]
     assert made["best on test"] == ["240", "240"]
     assert made["score"]["values"] == [0.5, 0.7]
+    assert made["over problems"] == [PAIRED, PAIRED]
     assert made["minus best"]["values"] == pytest.approx([-0.3, 0.0])
     assert made["minus rl-120"]["values"] == pytest.approx([0.1, 0.3])
     assert made["minus rl-240"]["values"] == pytest.approx([-0.4, -0.2])
