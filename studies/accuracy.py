@@ -69,14 +69,16 @@ def measure(
     *,
     alphas: Sequence[float] = (),
     last: int | None = None,
+    rival: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows by model, split and temperature (0 and 1), with the paired difference to the last
-    checkpoint that the prediction has seen.
+    """Rows by model, split and temperature (0 and 1), with paired differences: `against_seen`, to
+    the last checkpoint that a prediction has seen, and `against_rival`.
 
     Args:
         folder: of a finished run.
         checkpoints: of real training that are measured as well.
         alphas: of logit mixtures of the first checkpoint and `last`.
+        rival: a step of real training that predictions are compared with as well.
     """
     found = subject(folder)
     evaluate = EvaluateConfig(
@@ -87,6 +89,7 @@ def measure(
     )
     found = _with(replace(found, config=replace(found.config, evaluate=evaluate)), last, alphas)
     seen = {one.last for one in asked} | ({last} if last is not None else set())
+    seen |= {rival} if rival is not None else set()
     single_models = rl_candidates(found, sorted({*checkpoints, *seen}))
     starts = {one.name: f"rl-{one.last}" for one in asked}
     single_models += _predictions(found, asked)
@@ -97,7 +100,10 @@ def measure(
     works = [models_work(found, draws, single_models, posed.items, start)]
     sample(found, [*works, *mixture_works(found, draws, mixtures, posed.items)])
     candidates = [*single_models, *mixtures]
-    return [row for draw in draws for row in _rows(draw, candidates, posed, starts)]
+    others = {"against_seen": starts}
+    if rival is not None:
+        others["against_rival"] = dict.fromkeys(starts, f"rl-{rival}")
+    return [row for draw in draws for row in _rows(draw, candidates, posed, others)]
 
 
 def _with(found: Subject, last: int | None, alphas: Sequence[float]) -> Subject:
@@ -148,7 +154,10 @@ def method(one: Asked) -> Method:
 
 
 def _rows(
-    draw: Draw, candidates: Sequence[Candidate], posed: Posed, starts: Mapping[str, str]
+    draw: Draw,
+    candidates: Sequence[Candidate],
+    posed: Posed,
+    others: Mapping[str, Mapping[str, str]],
 ) -> list[dict[str, Any]]:
     groups = tally_draw(draw, candidates, posed)
     rows = []
@@ -156,9 +165,10 @@ def _rows(
         place = (row["task"], row["split"])
         kept = {key: row[key] for key in ("model", "kind", "split", *FIGURES)}
         kept["temperature"] = draw.sampling.temperature
-        if row["model"] in starts:
-            own: Tally = groups[(row["model"], *place)]
-            before = compare(own, groups[(starts[row["model"]], *place)], 0.95, FLIPS, 0)
-            kept["against_seen"] = {key: before[key] for key in ("diff", "ci95")}
+        for key, names in others.items():
+            if row["model"] in names:
+                own: Tally = groups[(row["model"], *place)]
+                kept[key] = compare(own, groups[(names[row["model"]], *place)], 0.95, FLIPS, 0)
+                del kept[key]["p"]
         rows.append(kept)
     return rows

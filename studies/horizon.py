@@ -62,7 +62,9 @@ def measured(folder: Path) -> list[dict[str, Any]]:
     if not kept.exists():
         wanted = [one for each in asked().values() for one in each]
         steps = [0, 60, STEPS, *(t for t in range(STEPS, LONG + 1, 20))]
-        write_json(kept, measure(folder, wanted, steps, SIZE, alphas=ALPHAS, last=STEPS))
+        write_json(
+            kept, measure(folder, wanted, steps, SIZE, alphas=ALPHAS, last=STEPS, rival=LONG)
+        )
     rows: list[dict[str, Any]] = read_own(kept)
     return rows
 
@@ -84,10 +86,10 @@ def curve(found: Sequence[Rows], models: Mapping[str, str], temperature: float) 
 
 def choice(found: Sequence[Rows], models: Mapping[str, str], temperature: float) -> dict[str, Any]:
     """Which point {label: model} is best on test, which one validation chooses, by seed, and what
-    the chosen one is worth on test, against real RL too."""
+    the chosen one is worth on test, against real RL too: over seeds, and for each over problems."""
     best, chosen = [], []
     against: dict[str, list[float]] = {"best": [], f"rl-{STEPS}": [], f"rl-{LONG}": []}
-    scores = []
+    scores, problems = [], []
     for rows in found:
         test, validation = (
             {x: rows[(m, split, temperature)]["avg@k"] for x, m in models.items()}
@@ -96,11 +98,19 @@ def choice(found: Sequence[Rows], models: Mapping[str, str], temperature: float)
         best.append(max(test, key=lambda label: test[label]))
         chosen.append(max(validation, key=lambda label: validation[label]))
         scores.append(test[chosen[-1]])
+        own_row = rows[(models[chosen[-1]], "test", temperature)]
+        problems.append({key: own_row[key] for key in ("ci95", "against_seen", "against_rival")})
         for other, differences in against.items():
             own = test[best[-1]] if other == "best" else rows[(other, "test", temperature)]["avg@k"]
             differences.append(scores[-1] - own)
     minus = {f"minus {other}": over_seeds(each) for other, each in against.items()}
-    return {"best on test": best, "chosen": chosen, "score": over_seeds(scores), **minus}
+    return {
+        "best on test": best,
+        "chosen": chosen,
+        "score": over_seeds(scores),
+        **minus,
+        "over problems": problems,
+    }
 
 
 def summary(found: Sequence[Rows]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from pipeline.report.figures.style import LIGHT, sheet
 from studies import tiny_runs
 from studies.jobs import ROOT, Job, folder_of_runs, over_seeds, save
 from studies.measured import features, logprobs, rounded, subject
-from studies.tiny_runs import NOISE, SEEDS, VARIANTS, rl, sft
+from studies.tiny_runs import FAST, NOISE, SEEDS, VARIANTS, rl, sft
 
 SHOWN = {  # of the table
     "r2_median": "median R²",
@@ -38,7 +38,11 @@ SHOWN = {  # of the table
 def groups() -> dict[str, list[Job]]:
     """What is compared: a name, and a job a seed."""
     found = {"RL": [rl(seed) for seed in SEEDS], "SFT": [sft(seed) for seed in SEEDS]}
-    found |= {f"SFT, {noise:+d} dB": [sft(s, noise) for s in SEEDS] for noise in NOISE}
+    found |= {
+        f"SFT, {noise:+d} dB": [sft(seed, noise) for seed in seeds]
+        for noise, seeds in NOISE.items()
+    }
+    found[f"SFT, rate {FAST}"] = [sft(0, rate=FAST)]
     return found | {f"RL, {variant}": [rl(0, variant)] for variant in VARIANTS}
 
 
@@ -116,7 +120,7 @@ def _panel(axes: Axes, result: Mapping[str, Any], key: str) -> None:
     for dtype, line in (("fp32", "-"), ("bf16", "--")):
         noisy = [result[f"SFT, {noise:+d} dB"][dtype][key] for noise in NOISE]
         axes.plot(
-            NOISE,
+            [*NOISE],
             [each["mean"] for each in noisy],
             line,
             color=LIGHT.methods[0],

@@ -14,6 +14,7 @@ Writes docs/results/rule.json and docs/figures/rule.png, and prints the table.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +37,12 @@ LASTS = (80, 120)
 LONG_LASTS = (40, 80, 120, 160, 240)
 FINALISTS = ("3.2e-4", "6.4e-4")  # rates of studies.reground that have all seeds
 SIZE = Size(validation=1, test=300, samples=2)
-PATH = (  # what may stand in a rule
-    *("r2_median", "r2_median_unfiltered", "relative_movement", "rank1_share", "straightness"),
-    *("noise", "reach", "factor"),
-)
+SHAPE = ("r2_median_unfiltered", "rank1_share", "straightness", "noise", "factor")
+FEATURES = {  # what may stand in a rule: without a length, with it, and instead of the path
+    "shape": SHAPE,
+    "shape and length": (*SHAPE, "relative_movement", "reach"),
+    "accuracy seen": ("seen", "factor"),
+}
 OUTCOMES = ("gains", "loses", "collapses")
 TEMPERATURES = {"greedy": 0.0, "sampled": 1.0}
 
@@ -136,49 +139,52 @@ def outcome(seen: Mapping[str, Any], predicted: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def table_of(points: Sequence[Mapping[str, Any]]) -> Table:
-    return {key: np.array([float(point[key]) for point in points]) for key in PATH}
+def table_of(points: Sequence[Mapping[str, Any]], keys: Sequence[str], words: str) -> Table:
+    """The features of all points; `seen` is the last checkpoint's accuracy at that temperature."""
+    rows = [{**point, "seen": point[words]["seen"]} for point in points]
+    return {key: np.array([float(row[key]) for row in rows]) for key in keys}
 
 
-def summary(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """For each temperature, outcome, and number of thresholds: the rule that is best on all points,
-    and how those that had not seen a setting did on it."""
+def summary(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For each temperature, outcome, set of features and number of thresholds: the rule that is
+    best on all points, and how those that had not seen a setting did on it."""
     settings = [str(point["setting"]) for point in points]
-    table = table_of(points)
-    result: dict[str, Any] = {}
-    for words in TEMPERATURES:
-        for name in OUTCOMES:
-            truth = np.array([bool(point[words][name]) for point in points])
-            if truth.all() or not truth.any():
-                result[f"{words} {name}"] = {"yes": int(truth.sum()), "points": len(points)}
-                continue
-            result[f"{words} {name}"] = {
-                f"{parts} threshold{'s' * (parts > 1)}": {
-                    "rule": str(fit(table, truth, parts)),
-                    **judged(left_out(table, truth, settings, parts), truth, settings),
+    rows = []
+    for words, name in itertools.product(TEMPERATURES, OUTCOMES):
+        truth = np.array([bool(point[words][name]) for point in points])
+        for (features_of, keys), parts in itertools.product(FEATURES.items(), (1, 2)):
+            values = table_of(points, keys, words)
+            rows.append(
+                {
+                    "temperature": words,
+                    "outcome": name,
+                    "features": features_of,
+                    "thresholds": parts,
+                    "rule": str(fit(values, truth, parts)),
+                    **judged(left_out(values, truth, settings, parts), truth, settings),
                 }
-                for parts in (1, 2)
-            }
-    return result
-
-
-def table(result: Mapping[str, Any]) -> str:
-    lines = [
-        "| outcome | of | fitted on all | hits on unseen settings | always the same | balanced |",
-        "|---|--:|---|--:|--:|--:|",
-    ]
-    for name, each in result.items():
-        for found in each.values():
-            if not isinstance(found, Mapping):
-                continue
-            low, high = (100 * bound for bound in found["hit_rate_ci95"])
-            least, most = (100 * bound for bound in found["balanced_ci95"])
-            lines.append(
-                f"| {name} | {found['yes']}/{found['points']} | {found['rule']} "
-                f"| {100 * found['hit_rate']:.0f} % [{low:.0f}, {high:.0f}] "
-                f"| {100 * found['always_the_same']:.0f} % "
-                f"| {100 * found['balanced']:.0f} % [{least:.0f}, {most:.0f}] |"
             )
+    return rows
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown, a line for each rule."""
+    lines = [
+        "| | of | features | rule fitted on all | hits on unseen settings, % | always the same "
+        "| balanced |",
+        "|---|--:|---|---|--:|--:|--:|",
+    ]
+    for row in rows:
+        low, high, least, most = (
+            100 * bound for bound in (*row["hit_rate_ci95"], *row["balanced_ci95"])
+        )
+        lines.append(
+            f"| {row['temperature']} {row['outcome']} | {row['yes']}/{row['points']} "
+            f"| {row['features']} | {row['rule']} "
+            f"| {100 * row['hit_rate']:.0f} [{low:.0f}, {high:.0f}] "
+            f"| {100 * row['always_the_same']:.0f} "
+            f"| {100 * row['balanced']:.0f} [{least:.0f}, {most:.0f}] |"
+        )
     return "\n".join(lines)
 
 

@@ -17,7 +17,8 @@ SEEDS = (0, 1, 2)
 STEPS = 120
 LONG = 240
 EVERY = 20
-NOISE = (-20, -10, -5, 0, 10)  # signal to noise of token losses, dB
+RATE = "2e-5"  # of the experiment
+NOISE = {-20: SEEDS[:1], -10: SEEDS, 0: SEEDS}  # signal to noise of token losses, dB: seeds
 SHARED = (
     "+experiment=tiny",
     "stages=[sft_train,rl_train,snapshot,linear_probe]",
@@ -29,15 +30,11 @@ SHARED = (
     "weight_extrap.dtype=float32",
     "compute.threads=1",
 )
+FAST = "3.2e-4"  # a rate near the best for plain RL (studies.reground)
 VARIANTS = {  # of RL; what is not named is as in `rl`
-    "rate 8e-5": ("algorithm.learning_rate=8e-5",),
-    "rate 1.6e-4": ("algorithm.learning_rate=1.6e-4",),
-    "rate 3.2e-4": ("algorithm.learning_rate=3.2e-4",),
+    f"rate {FAST}": (f"algorithm.learning_rate={FAST}",),
     "SGD": ("algorithm.optimizer=sgd", "algorithm.learning_rate=0.05"),
-    "groups of 4": ("algorithm.prompts_per_step=64", "algorithm.rollouts_per_prompt=4"),
-    "groups of 16": ("algorithm.prompts_per_step=16", "algorithm.rollouts_per_prompt=16"),
-    "GSPO": ("algorithm=gspo", "algorithm.learning_rate=2e-5"),
-    "rate 5e-6": ("algorithm.learning_rate=5e-6",),
+    "GSPO": ("algorithm=gspo", f"algorithm.learning_rate={RATE}"),
 }
 
 
@@ -53,13 +50,14 @@ def long(seed: int) -> Job:
     return Job(f"long-s{seed}", rl(seed, steps=LONG).overrides)
 
 
-def sft(seed: int, noise: int | None = None) -> Job:
-    """Supervised training on right answers to the same problems, at the same rate and batch."""
+def sft(seed: int, noise: int | None = None, rate: str = RATE) -> Job:
+    """Supervised training on right answers to the same problems, with the batch that RL has."""
     rest: tuple[str, ...] = ("algorithm=sft",)
     if noise is not None:
         rest = ("algorithm=sft_noise", f"algorithm.sft_noise_db={noise}")
-    batch = ("algorithm.prompts_per_step=256", "algorithm.learning_rate=2e-5")
+    batch = ("algorithm.prompts_per_step=256", f"algorithm.learning_rate={rate}")
     name = "sft" if noise is None else f"sft{noise:+d}dB"
+    name += "" if rate == RATE else f"-rate-{rate}"
     return Job(f"{name}-s{seed}", (f"seed={seed}", f"rl_train.steps={STEPS}", *rest, *batch))
 
 
