@@ -82,6 +82,8 @@ def test_every_figure_is_embedded_and_lies_beside_the_page(finished_run: Path) -
         "activations_change",
         "activations_r2",
         "alpha",
+        "collapse_alpha",
+        "collapse_step",
         "horizon",
         "logprobs_bins",
         "logprobs_r2",
