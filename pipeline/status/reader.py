@@ -23,7 +23,7 @@ from pipeline.status.files import read_object
 from pipeline.status.sweep import FILE as SWEEP
 from pipeline.status.writer import DONE, FAILED, FILE, RUNS, STOPPED, WAITS
 
-QUEUED, DIED, SILENT, TODO = "queued", "died", "silent", "to do"
+QUEUED, DIED, SILENT, AHEAD = "queued", "died", "silent", "to do"
 ACTIVE = (RUNS, WAITS, QUEUED)  # may still change by themselves
 PARTS = ".parts"  # folder of a run, with a file for each part of its evaluation
 SUBMITTED = ".submit"  # what submit.sh leaves in a run's folder, before its first job has begun
@@ -154,7 +154,7 @@ def _run(path: Path) -> Run:
             run.stages[stage] = DONE
             run.seconds[stage] = float(read_object(done).get("seconds", 0.0))
         elif stage in wanted or (path / stage).exists():
-            run.stages[stage] = run.state if stage == run.stage else TODO
+            run.stages[stage] = run.state if stage == run.stage else AHEAD
     if not said:  # of a version that did not write it
         whole = run.stages and set(run.stages.values()) == {DONE}
         run.state = DONE if whole else STOPPED
@@ -190,7 +190,7 @@ def _said(path: Path) -> tuple[dict[str, Any], str, dict[str, int]]:
         state = STOPPED  # those that have come so far, and nobody has brought them together
     counts = [int(each[1]) for name in parts if (each := _PART.fullmatch(Path(name).name))]
     missing = max(counts) - len(parts)
-    return said, state, dict(Counter(states.values())) | ({TODO: missing} if missing > 0 else {})
+    return said, state, dict(Counter(states.values())) | ({AHEAD: missing} if missing > 0 else {})
 
 
 def _updated(said: dict[str, Any]) -> float:

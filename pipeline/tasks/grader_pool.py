@@ -22,6 +22,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.tasks import sandbox
+from pipeline.tasks.problem import Grade
 
 WORKER = Path(__file__).with_name("grader_worker.py")
 PATIENCE = 10  # wall time over processor time, on a busy machine
@@ -218,6 +219,38 @@ class GraderPool:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def grade_answers(
+    pool: GraderPool,
+    answers: Sequence[str | None],
+    jobs: Sequence[Mapping[str, Any]],
+    right: Callable[[Mapping[str, Any]], bool],
+    done: Callable[[], object] | None = None,
+) -> list[Grade]:
+    """A grade for each answer: "no_answer" without a job where it is None, "timeout" where the
+    pool came to no verdict.
+
+    Args:
+        jobs: of the answers that are there, in their order.
+        right: what a verdict says.
+        done: called once for each answer.
+    """
+    verdicts = iter(pool.run(jobs, done))
+    grades = []
+    for answer in answers:
+        if answer is None:
+            grades.append(Grade(False, "no_answer"))
+            if done is not None:
+                done()
+            continue
+        verdict = next(verdicts)
+        grades.append(
+            Grade(False, "timeout", answer)
+            if verdict is None
+            else Grade(right(verdict), "ok", answer)
+        )
+    return grades
 
 
 def default_workers() -> int:

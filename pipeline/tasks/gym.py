@@ -17,7 +17,7 @@ from pipeline.errors import PipelineError
 from pipeline.tasks.answers.notation import join_digits
 from pipeline.tasks.arithmetic import NUMBER
 from pipeline.tasks.boxed import last_boxed
-from pipeline.tasks.grader_pool import shared_pool
+from pipeline.tasks.grader_pool import grade_answers, shared_pool
 from pipeline.tasks.kind import Done, Example, Kind, Pairs
 from pipeline.tasks.problem import Grade, Problem, Request
 from pipeline.tasks.sandbox import check_mode
@@ -147,21 +147,7 @@ def grade_gym(task: TaskConfig, pairs: Pairs, o: GymOptions, done: Done = None) 
         if prediction is not None
     ]
     pool = shared_pool("reasoning_gym", o.workers, o.limit, o.sandbox)
-    verdicts = iter(pool.run(jobs, done))
-    grades = []
-    for prediction in predictions:
-        if prediction is None:
-            grades.append(Grade(False, "no_answer"))
-            if done is not None:
-                done()
-            continue
-        verdict = next(verdicts)
-        grades.append(
-            Grade(False, "timeout", prediction)
-            if verdict is None
-            else Grade(verdict["correct"], "ok", prediction)
-        )
-    return grades
+    return grade_answers(pool, predictions, jobs, lambda verdict: bool(verdict["correct"]), done)
 
 
 KIND = Kind(

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.tasks.grader_pool import shared_pool
+from pipeline.tasks.grader_pool import grade_answers, shared_pool
 from pipeline.tasks.kind import Done, Example, Kind, Pairs
 from pipeline.tasks.problem import Grade, Problem, Request
 from pipeline.tasks.rows import column, load_rows
@@ -148,7 +148,7 @@ def grade_ifeval(
 ) -> list[Grade]:
     """Grade (problem, response) pairs in worker processes; "no_answer" for an empty response."""
     check_packages(task, o)
-    texts = [text.strip() for _, text in pairs]
+    texts = [text.strip() or None for _, text in pairs]
     jobs = [
         {
             "prompt": problem.meta["prompt"],
@@ -156,24 +156,11 @@ def grade_ifeval(
             "response": text,
             "loose": o.loose,
         }
-        for (problem, text) in pairs
-        if text.strip()
+        for (problem, _), text in zip(pairs, texts, strict=True)
+        if text is not None
     ]
-    verdicts = iter(shared_pool("ifeval", o.workers, o.limit).run(jobs, done))
-    grades = []
-    for text in texts:
-        if not text:
-            grades.append(Grade(False, "no_answer"))
-            if done is not None:
-                done()
-            continue
-        verdict = next(verdicts)
-        grades.append(
-            Grade(False, "timeout", text)
-            if verdict is None
-            else Grade(all(verdict["followed"]), "ok", text)
-        )
-    return grades
+    pool = shared_pool("ifeval", o.workers, o.limit)
+    return grade_answers(pool, texts, jobs, lambda verdict: all(verdict["followed"]), done)
 
 
 KIND = Kind(
