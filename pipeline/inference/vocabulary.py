@@ -81,11 +81,15 @@ def _tokens(folder: Path) -> dict[str, int]:
 
 
 def _difference(tokens: Mapping[str, int], wanted: Mapping[str, int]) -> str:
-    """One token that the two number differently."""
-    token = min(
-        (token for token in {*tokens, *wanted} if tokens.get(token) != wanted.get(token)),
-        key=lambda token: min(tokens.get(token, 1 << 62), wanted.get(token, 1 << 62)),
-    )
+    """One token that the two number differently: of the lowest number, the same one every time."""
+    absent = 1 << 62
+
+    def order(token: str) -> tuple[int, int, str]:
+        here, there = tokens.get(token, absent), wanted.get(token, absent)
+        return min(here, there), here, token
+
+    differ = (token for token in {*tokens, *wanted} if tokens.get(token) != wanted.get(token))
+    token = min(differ, key=order)
     here, there = (
         f"is {found[token]}" if token in found else "is absent" for found in (tokens, wanted)
     )
