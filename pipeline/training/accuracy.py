@@ -47,7 +47,9 @@ class Accuracy:
 
     def __call__(self, seed: int) -> float:
         state = PartialState()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(
+            [torch.cuda.current_device()] if state.device.type == "cuda" else []
+        ):
             torch.manual_seed(1_000_003 * seed + state.process_index)
             said = [
                 text
