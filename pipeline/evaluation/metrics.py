@@ -23,11 +23,6 @@ OPTIONAL = ("method", "step", "alpha", "members", "coefficient_sum")  # what onl
 CHUNK = 1_000_000  # random numbers held at a time: what fits the cache is fastest
 
 
-def avg_at_k(correct: Sequence[int], total: Sequence[int]) -> Array:
-    """Share of right samples of each problem, [problems]; its mean is avg@k."""
-    return np.asarray(correct, dtype=np.float64) / np.asarray(total, dtype=np.float64)
-
-
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Unbiased probability that at least one of k samples is right, from c right ones of n.
 
