@@ -6,13 +6,12 @@ file is in it, and the marker is written after every rank has finished.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 from pathlib import Path
 
-from pipeline.artifacts import read_jsonl, read_own, write_json, write_text
+from pipeline.artifacts import read_jsonl, read_own, write_json, write_jsonl
 from pipeline.errors import PipelineError
 from pipeline.faults import naming
 from pipeline.training.spec import RlSpec, Spec, fingerprint
@@ -129,8 +128,4 @@ def _cut_rows(path: Path, step: int) -> None:
     rows = read_jsonl(path)
     kept = [row for row in rows if row["step"] <= step]
     if path.exists() and (len(kept) < len(rows) or not path.read_bytes().endswith(b"\n")):
-        write_text(path, "".join(_line(row) for row in kept))
-
-
-def _line(row: dict[str, object]) -> str:
-    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        write_jsonl(path, kept)

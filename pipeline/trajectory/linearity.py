@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,7 @@ def probe_weights(
         gram.add(grams[row["name"]])
         row |= describe(steps, grams[row["name"]])
     return {
-        **_report(probe.total, steps, filters),
+        **probe.total.r2.report(probe.total.constant, steps, asdict(filters)),
         **describe(steps, gram),
         "rank1_curve": rank1_curve(gram.matrix),
         "segment_cosines": segment_cosines(gram.matrix),
@@ -133,20 +133,10 @@ class _Probe:
             self.left[piece.name] -= len(piece)
             if self.left[piece.name] == 0:
                 done = self.tallies.pop(piece.name)
-                self.rows[piece.name] = self.row(piece.name, done)
+                self.rows[piece.name] = {"name": piece.name, **done.r2.figures()}
                 if done.spot is not None:
                     self.spots[piece.name] = done.spot
                 self.total.add(done)
-
-    def row(self, name: str, tally: Tally) -> dict[str, Any]:
-        r2 = tally.r2
-        return {
-            "name": name,
-            "kept": r2.kept,
-            "total": r2.total,
-            **r2.summary(filtered=True),
-            "unfiltered": r2.summary(filtered=False),
-        }
 
 
 def path_so_far(values: NDArray[np.float32], steps: Sequence[float]) -> dict[str, float]:
@@ -211,20 +201,6 @@ class _Kernel:
         return r2, flags, gram
 
 
-def _report(total: Tally, steps: Sequence[float], filters: Filters) -> dict[str, Any]:
-    r2 = total.r2
-    return {
-        "scalars_total": r2.total,
-        "scalars_kept": r2.kept,
-        "share_dropped": 1 - r2.kept / r2.total if r2.total else None,
-        **r2.summary(filtered=True),
-        "unfiltered": {**r2.summary(filtered=False), "constant": total.constant},
-        "histogram": r2.histogram(),
-        "steps": list(steps),
-        "filters": {"min_change": filters.min_change, "min_unique": filters.min_unique},
-    }
-
-
 def _weight_example(trajectory: Trajectory, files: Files, spot: Spot) -> dict[str, Any]:
     value, raw = torch.empty(1), torch.empty(8, dtype=torch.uint8)
     values = []
@@ -281,7 +257,8 @@ def probe_series(
     counts = R2Counts()
     counts.add_values(r2, flags)
     spots = [Spot("", int(i)) for i in np.flatnonzero(flags & kernels.KEPT)]
-    return _report(Tally(counts, _constant(flags)), steps, Filters(min_change, min_unique)) | {
+    filters = {"min_change": min_change, "min_unique": min_unique}
+    return counts.report(_constant(flags), steps, filters) | {
         "tensors": [],
         "examples": [
             {"index": spot.index, **line_fit(steps, np.asarray(values)[:, spot.index].tolist())}
