@@ -7,8 +7,8 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from pipeline.config import AlgorithmConfig, RlConfig
 from pipeline.errors import PipelineError
+from pipeline.training.schema import AlgorithmConfig, RlConfig
 from pipeline.training.spec import DELTA, RlSpec
 
 if TYPE_CHECKING:

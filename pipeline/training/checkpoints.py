@@ -66,20 +66,16 @@ def missing_snapshots(spec: Spec, until: int) -> list[int]:
     return [step for step in due if not (folder / f"step_{step}").is_dir()]
 
 
-def trained_steps(spec: Spec) -> int:
-    """How many steps metrics.jsonl tells of."""
-    rows = read_jsonl(Path(spec.output) / "metrics.jsonl")
-    return max((int(row["step"]) for row in rows), default=0)
-
-
 def finished(spec: Spec) -> bool:
     """Whether an RL run of the same fingerprint has made all that `spec` asks for, and maybe more.
 
     Never true of SFT, whose last act is to write the model.
     """
-    if not isinstance(spec, RlSpec) or trained_steps(spec) < spec.steps:
+    if not isinstance(spec, RlSpec):
         return False
-    return not missing_snapshots(spec, spec.steps)
+    rows = read_jsonl(Path(spec.output) / "metrics.jsonl")
+    trained = max((int(row["step"]) for row in rows), default=0)
+    return trained >= spec.steps and not missing_snapshots(spec, spec.steps)
 
 
 def check_output(spec: Spec) -> None:

@@ -18,7 +18,6 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_callback import PrinterCallback
 
-from pipeline.config import AlgorithmConfig, LoraConfig
 from pipeline.errors import PipelineError, first_line
 from pipeline.tasks import Problem, grade_many, reward_function, training_rows
 from pipeline.training.accuracy import Accuracy, ValidationCallback
@@ -32,6 +31,7 @@ from pipeline.training.live_probe import LinearityCallback
 from pipeline.training.metrics import Log, MetricsCallback
 from pipeline.training.reground import RegroundCallback
 from pipeline.training.rollouts import seed_rank, serve_by_vllm
+from pipeline.training.schema import AlgorithmConfig, LoraConfig
 from pipeline.training.sft_noise import Sft
 from pipeline.training.spec import RlSpec, SftSpec, Spec
 from pipeline.training.trl_trainers import (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.artifacts import read_object
 from pipeline.errors import PipelineError
-from pipeline.trajectory.shards import Entry
+from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.tying import has_own_head, may_drop_head
 
 MODEL_LAYOUTS = ("safetensors", "torch bin")  # a folder of these is a HF model

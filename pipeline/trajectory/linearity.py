@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from pipeline.errors import PipelineError
 from pipeline.progress import bar
 from pipeline.trajectory import kernels, stream
+from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.fits import Spot, line_fit, spread
 from pipeline.trajectory.gram import Gram, describe, rank1_curve, segment_cosines
 from pipeline.trajectory.histogram import R2Counts
 from pipeline.trajectory.measure import GramTable
 from pipeline.trajectory.reader import Reader, Values
-from pipeline.trajectory.shards import Entry, Files
+from pipeline.trajectory.shards import Files
 from pipeline.trajectory.sources import Trajectory
 from pipeline.trajectory.stream import Piece, counted, pieces, run
 

@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable, Sequence
 
 from pipeline.trajectory.checkpoint import Checkpoint
+from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.gram import Gram
 from pipeline.trajectory.kernels import moments
 from pipeline.trajectory.reader import Reader
-from pipeline.trajectory.shards import Entry, Files
+from pipeline.trajectory.shards import Files
 from pipeline.trajectory.stream import Piece, pieces, run
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.trajectory.shards import Entry
+from pipeline.trajectory.entries import Entry
 
 WRAPPERS = (  # anywhere in a name: torch.compile, FSDP, activation checkpointing
     "_orig_mod.",

@@ -21,7 +21,8 @@ import torch
 
 from pipeline.artifacts import read_object
 from pipeline.errors import PipelineError
-from pipeline.trajectory.shards import Entry, Files
+from pipeline.trajectory.entries import Entry
+from pipeline.trajectory.shards import Files
 from pipeline.trajectory.stream import PIECE, pieces
 
 # The last module of a head's and of an embedding's name in the models of transformers (their
@@ -75,8 +76,9 @@ def resolve_ties(folder: Path, entries: Mapping[str, Entry]) -> dict[str, str]:
         PipelineError: a head is absent and the configuration says that it is not the embedding.
     """
     ties = {}
-    for alias, target in stored_pairs(entries):
-        if _may_be_tied(folder) and equal(entries[alias], entries[target]) and says_tied(folder):
+    plain = set(_flags(read_object(folder / "config.json"))) == {False}  # says: two tensors
+    for alias, target in () if plain else stored_pairs(entries):
+        if equal(entries[alias], entries[target]) and says_tied(folder):
             ties[alias] = target
     return ties | _absent(folder, entries)
 
@@ -204,12 +206,6 @@ def _flags(config: Mapping[str, Any]) -> Iterator[bool]:
     for nested in config.values():
         if isinstance(nested, dict):
             yield from _flags(nested)
-
-
-def _may_be_tied(folder: Path) -> bool:
-    """False where the configuration says plainly that head and embedding are two tensors."""
-    flags = set(_flags(read_object(folder / "config.json")))
-    return flags != {False}
 
 
 def _has_head(folder: Path) -> bool:

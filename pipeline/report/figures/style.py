@@ -225,8 +225,6 @@ def printable(text: str) -> str:
     face = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
     known = face.get_charmap()
     shown = text.replace("\r\n", "⏎").replace("\n", "⏎").replace("\t", "⇥")
-    return "".join(c if c == " " or ord(c) in known else _escaped(c) for c in shown)
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
+    return "".join(
+        c if c == " " or ord(c) in known else c.encode("unicode_escape").decode() for c in shown
+    )

@@ -15,8 +15,8 @@ from typing import Any
 from pipeline.artifacts import read_json
 from pipeline.errors import PipelineError
 from pipeline.trajectory.checkpoint import Found
+from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.pickles import Opaque, Stored, load_records
-from pipeline.trajectory.shards import Entry
 from pipeline.trajectory.spellings import unwrapped
 
 SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")

@@ -17,11 +17,12 @@ from pathlib import Path
 from pipeline.artifacts import read_object
 from pipeline.errors import PipelineError
 from pipeline.trajectory.checkpoint import Checkpoint, Found
+from pipeline.trajectory.entries import Entry, LowRank
 from pipeline.trajectory.layouts import hf
 from pipeline.trajectory.layouts.lora_config import CONFIG, MERGE, AdapterConfig, read_config
 from pipeline.trajectory.layouts.lora_targets import check_complete
 from pipeline.trajectory.respell import base_names
-from pipeline.trajectory.shards import Entry, LowRank, read_header
+from pipeline.trajectory.shards import read_header
 from pipeline.trajectory.spellings import unwrapped
 
 # Beside each place for a model, where verl's merger puts one, too.

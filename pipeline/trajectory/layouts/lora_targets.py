@@ -13,8 +13,8 @@ from typing import Any
 
 from pipeline.artifacts import read_object
 from pipeline.errors import PipelineError
+from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.layouts.lora_config import AdapterConfig
-from pipeline.trajectory.shards import Entry
 
 VOCABULARY = ("lm_head", "embed_tokens", "wte", "word_embeddings", "embed_in", "embed_out")
 REMEDY = "the adapter is incomplete: copy it again, or save it with all its shards gathered"

@@ -15,7 +15,7 @@ import torch
 
 from pipeline.artifacts import read_object
 from pipeline.errors import PipelineError
-from pipeline.trajectory.shards import Entry
+from pipeline.trajectory.entries import Entry
 
 KEYS = ("quantization_config", "compression_config")
 # Names that only quantised models have: GPTQ and AWQ, compressed-tensors and fp8, bitsandbytes,
