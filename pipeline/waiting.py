@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pipeline.progress import bar
+from pipeline.status.files import read_object
 from pipeline.status.writer import FILE, Status
 from pipeline.turns import Owner
 
@@ -50,7 +50,7 @@ class Waiting:
             self._say(f"[{self._stage}] waits: {owner} makes it for {owner.run}")
         if time.monotonic() - self._looked > _EVERY:
             self._looked = time.monotonic()
-            self._show(_progress(Path(owner.run)))
+            self._show(read_object(Path(owner.run) / FILE).get("progress") or {})
 
     def end(self) -> None:
         """Nothing is waited for any more."""
@@ -67,13 +67,3 @@ class Waiting:
             self._bar = bar(part[1], f"{self._stage}, elsewhere", str(part[2]))
             self._part = part
         self._bar.update(shown.get("done", 0) - self._bar.n)
-
-
-def _progress(run_dir: Path) -> dict[str, Any]:
-    """How far a run says it is; empty if it does not."""
-    try:
-        values = json.loads((run_dir / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    found = values.get("progress") if isinstance(values, dict) else None
-    return found if isinstance(found, dict) else {}

@@ -10,9 +10,9 @@ import torch
 from accelerate import DistributedType, PartialState
 from transformers import TrainingArguments
 
-from pipeline.config import AlgorithmConfig, ComputeConfig
 from pipeline.errors import PipelineError
 from pipeline.training.check import micro_batches
+from pipeline.training.schema import AlgorithmConfig, ComputeConfig
 from pipeline.training.spec import SftSpec, Spec
 
 # seconds that a rank may wait for the others: for one that has drawn the longest responses, or that

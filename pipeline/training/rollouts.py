@@ -23,10 +23,10 @@ import numpy as np
 import torch
 import torch._dynamo.config
 
-from pipeline.config import ComputeConfig
 from pipeline.errors import PipelineError
 from pipeline.inference.vllm.engine import import_vllm
 from pipeline.training.check import engine_tokens
+from pipeline.training.schema import ComputeConfig
 from pipeline.training.spec import RlSpec
 from pipeline.training.trl_trainers import vllm_generation, with_vllm
 

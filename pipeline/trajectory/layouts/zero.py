@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.trajectory.checkpoint import Checkpoint, Found
+from pipeline.trajectory.entries import Entry, Extent
 from pipeline.trajectory.layouts.zero_files import (
     SLICES,
     model_states,
@@ -23,7 +24,6 @@ from pipeline.trajectory.layouts.zero_files import (
     tag_folder,
 )
 from pipeline.trajectory.pickles import Stored
-from pipeline.trajectory.shards import Entry, Extent
 
 
 def read(source: Path, base: Checkpoint | None) -> Found:
