@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import subprocess
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +17,7 @@ from pipeline import records, runner
 from pipeline.artifacts import read_json, write_json
 from pipeline.errors import PipelineError
 from pipeline.stages.base import Context
-from tests.conftest import on_checkpoints, pipeline_command, run_pipeline
+from tests.conftest import WARM, on_checkpoints, run_pipeline
 from tests.stages.contexts import context_of
 
 
@@ -29,9 +28,7 @@ def source(pico_run: Path) -> list[str]:
 
 
 def run_in(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        pipeline_command(*arguments), cwd=folder, capture_output=True, text=True, timeout=120
-    )
+    done = WARM.run(arguments, folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -136,9 +136,10 @@ def sheet(path: Path, height: float, theme: Theme, width: float = WIDTH) -> Iter
     """
     look: Any = settings(theme)
     with matplotlib.rc_context(look):
-        figure = Figure(figsize=(width, height))
+        figure = Figure(figsize=(width, height), dpi=DPI)
         FigureCanvasAgg(figure)
         yield figure
+        _lay_out(figure)
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
 
@@ -150,6 +151,14 @@ def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Axe
     for axes in grid[count:]:
         axes.set_visible(False)
     return grid[:count]
+
+
+def _lay_out(figure: Figure) -> None:
+    """Find the places of everything now: `savefig` would draw the whole figure once more for it."""
+    engine = figure.get_layout_engine()
+    if engine is not None and figure.axes:
+        engine.execute(figure)
+    figure.set_layout_engine("none")
 
 
 def pick_ticks(
