@@ -65,8 +65,8 @@ def _check_room(context: Context) -> None:
     Raises:
         PipelineError: names the setting.
     """
-    room, wanted = gpu_memory(), sampling.hidden_states(context)
-    if room and wanted is not None and wanted > room and not context.config.dry_run:
+    room = 0 if context.config.dry_run else gpu_memory()
+    if room and (wanted := sampling.hidden_states(context) or 0) > room:
         raise PipelineError(
             f"linear_probe.activations: two models in fp32 take {size(wanted)}, and the GPU has "
             f"{size(room)}; set linear_probe.activations=false"
