@@ -15,6 +15,7 @@ import pwd
 import re
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -51,6 +52,11 @@ _REMEDIES = {
     errno.EAGAIN: f"raise the limit of processes (ulimit -u), {AGAIN}",
     errno.EXDEV: "choose a run.dir that lies on one disk",
 }
+# of a GPU; torch is not imported to find out
+_SMALLER = (
+    "lower algorithm.micro_batch or compute.vllm_memory for training, engine.batch_size or "
+    f"engine.gpu_memory_utilization for sampling (dry_run=true says what each takes), {AGAIN}"
+)
 # What a library's error of another kind may stem from; the rest of them could hide a bug.
 _SURROUNDINGS = {errno.EPIPE, *_REMEDIES} - {errno.ENOENT, errno.EEXIST, errno.EPERM, errno.EAGAIN}
 _FROM_RUST = re.compile(r"\(os error (\d+)\)(?: at path \"(.+?)\")?")
@@ -91,6 +97,9 @@ def describe(error: BaseException) -> str | None:
         return " ".join(str(error).split())
     if isinstance(error, MemoryError):
         return f"out of memory: {_REMEDIES[errno.ENOMEM]}"
+    if (torch := sys.modules.get("torch")) and isinstance(error, torch.OutOfMemoryError):
+        said = ". ".join(" ".join(str(error).split()).split(". ")[:2])
+        return f"{said}: {_SMALLER}"
     for link in _chain(error):
         found = link if isinstance(link, OSError) else _carried(link)
         if found is None or not (link is error or found.errno in _SURROUNDINGS):

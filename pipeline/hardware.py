@@ -20,6 +20,13 @@ def gpu_name() -> str | None:
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
 
 
+def gpu_memory() -> int:
+    """Bytes that the first of them has, used or not; 0 on a CPU."""
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
+
+
 def give_back_memory() -> None:
     """Give GPU memory that this process has no use for any more back to the machine.
 

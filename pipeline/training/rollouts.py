@@ -186,26 +186,26 @@ def _start(start: Any, ours: dict[str, Any], **theirs: Any) -> Any:
 
 def _engine_arguments(compute: ComputeConfig, cuda: bool) -> dict[str, Any]:
     """Arguments of `vllm.LLM` that TRL does not pass on."""
-    dtype = "bfloat16" if compute.bf16 else "float32"
-    if cuda:
-        # TRL writes new weights into the tensors that vLLM holds. Of a mixture of experts those are
-        # in the order of the kernels: Triton's alone is that of a checkpoint, where FlashInfer's
-        # (vLLM's own choice on an A100 or a B200) would take gates for values without a word.
-        return {"dtype": dtype, "moe_backend": "triton"}
     from pipeline.inference.device import vllm_settings
 
     settings = vllm_settings(
-        torch.device("cpu"),
+        torch.device("cuda" if cuda else "cpu"),
         threads=None,
         tensor_parallel=1,
         kv_cache_gib=compute.vllm_kv_cache_gib,
         gpu_memory_utilization=compute.vllm_memory,
-        enforce_eager=True,
+        enforce_eager=not cuda,
     )
     os.environ.update(settings.environment)
+    arguments = {"dtype": "bfloat16" if compute.bf16 else "float32", **settings.arguments}
+    if cuda:
+        # TRL writes new weights into the tensors that vLLM holds. Of a mixture of experts those are
+        # in the order of the kernels: Triton's alone is that of a checkpoint, where FlashInfer's
+        # (vLLM's own choice on an A100 or a B200) would take gates for values without a word.
+        return {**arguments, "moe_backend": "triton"}
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # its threads are the trainer's
     torch._dynamo.config.disable = True  # vLLM would compile small functions, see `vllm.cpu`
-    return {"dtype": dtype, "max_num_batched_tokens": BATCHED_TOKENS, **settings.arguments}
+    return {**arguments, "max_num_batched_tokens": BATCHED_TOKENS}
 
 
 @contextmanager

@@ -123,7 +123,9 @@ def test_an_engine_draws_no_more_at_once_than_vllm_takes(tmp_path: Path) -> None
 
 
 @pytest.mark.vllm
-def test_experts_on_a_gpu_stay_in_the_order_of_a_checkpoint() -> None:
+def test_experts_on_a_gpu_stay_in_the_order_of_a_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """TRL writes into vLLM's tensors: where its kernels want gates and values the other way round,
     new weights would go to the wrong places, and nothing would say so."""
     oracle = pytest.importorskip("vllm.model_executor.layers.fused_moe.oracle.unquantized")
@@ -137,7 +139,11 @@ def test_experts_on_a_gpu_stay_in_the_order_of_a_checkpoint() -> None:
         )[0]
         return made
 
+    for name in ("VLLM_WORKER_MULTIPROC_METHOD", "TRITON_F32_DEFAULT"):
+        monkeypatch.setenv(name, "")  # put back at the end
     arguments = _engine_arguments(compute(bf16=True, **ENGINE), cuda=True)
+    assert os.environ["TRITON_F32_DEFAULT"] == "ieee"  # else fp32 would be TF32 in attention
+    assert arguments["enforce_eager"] is False
     asked = oracle.map_unquantized_backend(arguments["moe_backend"])
     assert held(asked).equal(gates)
     assert not held(oracle.UnquantizedMoeBackend.FLASHINFER_CUTLASS).equal(gates)
