@@ -24,6 +24,7 @@ from pipeline.checks import check
 from pipeline.config import STAGES, PipelineConfig
 from pipeline.errors import PipelineError
 from pipeline.faults import STDOUT, naming
+from pipeline.hardware import give_back_memory
 from pipeline.parts import DRAWING, Busy, Part, all_done, finishing, parse, preparing, share_of
 from pipeline.quoting import literal
 from pipeline.records import Record
@@ -243,6 +244,7 @@ def _make(work: _Work, stage: Stage, wanted: Record, state: str) -> None:
     _say(f"[{name}] {'resumes' if state == RESUME else 'starts'}: {stage.plan(context)}")
     start = time.monotonic()
     summary = stage.run(context)
+    give_back_memory()
     seconds = time.monotonic() - start
     write_json(
         context.stage_dir(name) / "done.json",

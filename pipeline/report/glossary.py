@@ -22,6 +22,16 @@ GLOSSARY = (
         "‖θ(last) − θ(first)‖ / ‖θ(first)‖ over all weights: how far training moved the model.",
     ),
     (
+        "straightness",
+        "The cosine between the two halves of the path that extrapolation sees: 1 is a straight "
+        "line, 0 a right angle. The halves part at the snapshot nearest to half-way.",
+    ),
+    (
+        "reach",
+        "Of a target: how far the line goes on beyond the last snapshot seen, in norms of the "
+        "weights: relative movement × (target − last) / (last − first).",
+    ),
+    (
         "hidden states",
         "The residual stream of the model after its embedding and after each layer, at every "
         "position of fixed texts; one component at one position is one value.",

@@ -6,7 +6,7 @@ there but lacks a key was written by another version or by hand, and is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class Artefacts:
     run_dir: Path
     config: Mapping[str, Any]
     steps: list[int]
+    times: Sequence[float]  # where they lie on the line of a run that jumped; else the steps
     parameters: int | None
     weights: Mapping[str, Any] | None
     logprobs: Mapping[str, Any] | None
@@ -88,10 +89,12 @@ def read_artefacts(run_dir: Path) -> Artefacts:
     logprobs = _probe(probe / "logprobs.json", ("tensors",))
     trajectory = _optional(run_dir / "snapshot" / "trajectory.json", ("steps",))
     extras = _optional(probe / "examples.json", ())
+    steps = sorted(int(step) for step in trajectory["steps"]) if trajectory else []
     return Artefacts(
         run_dir=run_dir,
         config=read_config(run_dir / "config.yaml"),
-        steps=sorted(int(step) for step in trajectory["steps"]) if trajectory else [],
+        steps=steps,
+        times=(trajectory or {}).get("virtual_steps") or steps,
         parameters=_parameters(trajectory, weights),
         weights=weights,
         logprobs=logprobs,

@@ -8,11 +8,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from pipeline.errors import PipelineError
 from pipeline.report import figures, words
 from pipeline.report.figures.activations import drivers
-from pipeline.report.html import Album, Section, absent_section
+from pipeline.report.html import Album, Section, absent_section, words_table
 from pipeline.report.inputs import Artefacts
 from pipeline.report.tensor_names import cells
+from pipeline.trajectory.prospects import STUDY, asked, prospects
 
 
 def weights(run: Artefacts, album: Album) -> Section:
@@ -57,7 +59,29 @@ def weights(run: Artefacts, album: Album) -> Section:
                 "that R² refers to. Titles name the tensor and the position in it.",
             )
         )
+    parts.append(before(run))
     return Section("weights", "Weights", title, Markup("").join(parts))
+
+
+def before(run: Artefacts) -> Markup:
+    """What the path says of the predictions before any is evaluated; nothing where an earlier
+    version has measured it, or other checkpoints were."""
+    probe, extrap = run.weights or {}, run.section("weight_extrap")
+    if "gram" not in probe or probe["steps"] != run.times or run.last_step is None:
+        return Markup("")
+    first, last = run.first_step, run.last_step
+    targets = asked(extrap.get("targets") or [], extrap.get("alphas") or [], first, last)
+    try:
+        found = prospects(probe, run.steps, first, last, targets)
+    except PipelineError as error:  # a run that jumped: its path is no line to follow
+        return words_table([("Before evaluation", f"Nothing is said: {error}.")])
+    told = {
+        "Path": found.path,
+        "Predictions": "; ".join(filter(None, (found.far, found.beyond))),
+        "To compare": STUDY.words,
+    }
+    pairs = [(name, f"{text[0].upper()}{text[1:]}.") for name, text in told.items() if text]
+    return words_table(pairs)
 
 
 def logprobs(run: Artefacts, album: Album) -> Section:

@@ -66,10 +66,10 @@ def run(context: Context) -> dict[str, Any]:
     folder = context.stage_dir("linear_probe")
     weights = probe_weights(trajectory, config.min_change, config.min_unique)
     write_json(folder / "weights.json", weights)
-    summary = _headline("weights", weights)
+    summary, outlook = _headline("weights", weights), _outlook(context, weights)
     probed = probe_set(context.config)
     if probed is None:
-        return summary
+        return summary | outlook
     sources = export.engine_sources(trajectory, trajectory.steps, context.exported)
     start = export.start_folder(trajectory, context.exported)
     texts, tokens = _probe_logprobs(context, start, sources, probed)
@@ -85,12 +85,33 @@ def run(context: Context) -> dict[str, Any]:
         )
         write_json(folder / "activations.json", states)
         summary |= _headline("activations", states)
-    return summary
+    return summary | outlook
 
 
 def _headline(name: str, probe: dict[str, Any]) -> dict[str, Any]:
     keys = ("r2_median", "r2_share_above_0.7", "scalars_kept", "scalars_total")
     return {f"{name}_{key.removeprefix('scalars_')}": probe[key] for key in keys}
+
+
+def _outlook(context: Context, weights: dict[str, Any]) -> dict[str, Any]:
+    """What the path says of the predictions that the configuration asks for, before they are made:
+    figures, and in words."""
+    from pipeline.trajectory.prospects import STUDY, asked, prospects
+
+    steps, extrap = context.trajectory.steps, context.config.weight_extrap
+    try:
+        first, last = context.ends(steps)
+        targets = asked(extrap.targets, extrap.alphas, first, last)
+        found = prospects(weights, steps, first, last, targets)
+    except PipelineError as error:  # weight_extrap would refuse; the path has been measured
+        return {"outlook": f"not given: {error}"}
+    figures: dict[str, Any] = {
+        "relative_movement": found.relative_movement,
+        "straightness": found.straightness,
+        **{f"reach_{step}": reach for step, reach in found.reach.items()},
+    }
+    words = filter(None, (found.path, found.far, found.beyond, STUDY.words))
+    return {**figures, "outlook": "; ".join(words)}
 
 
 def _probe_logprobs(

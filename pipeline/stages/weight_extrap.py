@@ -10,6 +10,7 @@ from pipeline.artifacts import read_own
 from pipeline.estimates import sampling
 from pipeline.stages.base import Context
 from pipeline.subject.methods import make_plans
+from pipeline.trajectory.prospects import Prospects, asked, prospects
 from pipeline.trajectory.share import telling
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ def plan(context: Context) -> str:
     between = f"from {extrapolation.first} to {last}"
     text = f"{', '.join(names)} {between}, {wanted}, {extrap.dtype}"
     estimate = sampling.weight_extrap(context, len(names))
+    found = _prospects(context)
+    if found is not None and found.beyond:
+        estimate = f"; {found.beyond}{estimate}"
     if not extrap.write:
         return f"{text}; recipes only{estimate}"
     size = _output_bytes(context, len(names))
@@ -61,7 +65,8 @@ def run(context: Context) -> dict[str, Any]:
 
     trajectory, found = context.trajectory, context.methods
     first, last = context.ends(trajectory.steps)
-    targets = _targets(context, first, last)
+    extrap = context.config.weight_extrap
+    targets = asked(extrap.targets, extrap.alphas, first, last)
     plans = make_plans(context, trajectory, [(method, targets) for method in found.values()])
     if context.share.rank == 0:
         _warn_of_rounding(zip(found, plans, strict=True))
@@ -70,15 +75,18 @@ def run(context: Context) -> dict[str, Any]:
         (plan, {target: room / name / f"step_{target}" for target in targets})
         for name, plan in zip(found, plans, strict=True)
     ]
-    if context.config.weight_extrap.write:
+    if extrap.write:
         with telling([room / name for name in found], context.share):
             records = write_all(jobs, context.share)
     else:
         records = write_recipes(jobs)
+    told = _prospects(context)
+    reach = {} if told is None or not told.far else {"outlook": told.far}
     return {
         "method": ", ".join(found),
         "from": f"{first} to {last}",
         "alpha": ", ".join(f"{t}: {record['alpha']:.4g}" for t, record in records[0].items()),
+        **reach,
     }
 
 
@@ -100,31 +108,38 @@ def _warn_of_rounding(plans: Iterable[tuple[str, Plan]]) -> None:
         )
 
 
+def _prospects(context: Context) -> Prospects | None:
+    """How far the targets reach, where linear_probe has measured this path."""
+    path = context.stage_dir("linear_probe") / "weights.json"
+    if not (context.is_done("linear_probe") and context.is_done("snapshot") and path.exists()):
+        return None
+    made = read_own(path.with_name("done.json"), "needs")["needs"].get("snapshot")
+    probe, steps = read_own(path), read_own(context.recorded, "steps")["steps"]
+    if made != context.done_key("snapshot") or "gram" not in probe or context.steps != steps:
+        return None
+    first, last = context.ends(steps)
+    extrap = context.config.weight_extrap
+    targets = asked(extrap.targets, extrap.alphas, first, last)
+    return prospects(probe, steps, first, last, targets)
+
+
 def _check(context: Context) -> list[str]:
     """Names of the methods; finds now what would be found wrong when the stage starts, as far as
     the inputs are known."""
-    found = context.methods
-    if not context.config.weight_extrap.write:
+    found, extrap = context.methods, context.config.weight_extrap
+    if not extrap.write:
         for method in found.values():
             method.rule.check_sum()
     steps, trajectory = context.steps, context.planned
     if steps is not None:
         first, last = context.ends(steps)
-        targets = _targets(context, first, last)
+        targets = asked(extrap.targets, extrap.alphas, first, last)
         for method in found.values():
             method.rule.used_steps(steps, first, last)
             method.rule.check_targets(targets, last)
         if trajectory is not None:
             make_plans(context, trajectory, [(method, targets) for method in found.values()])
     return list(found)
-
-
-def _targets(context: Context, first: int, last: int) -> list[int]:
-    """The steps to predict: as given, or at the given multiples of the way from first to last."""
-    extrap = context.config.weight_extrap
-    if extrap.targets:
-        return sorted(extrap.targets)
-    return sorted({round(first + alpha * (last - first)) for alpha in extrap.alphas})
 
 
 def _output_bytes(context: Context, methods: int) -> float | None:

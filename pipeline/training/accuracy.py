@@ -47,8 +47,11 @@ class Accuracy:
         self.mine = posed[state.process_index : even : state.num_processes]
 
     def __call__(self, seed: int) -> float:
-        with torch.random.fork_rng():
-            torch.manual_seed(1_000_003 * seed + PartialState().process_index)
+        state = PartialState()
+        with torch.random.fork_rng(
+            [torch.cuda.current_device()] if state.device.type == "cuda" else []
+        ):
+            torch.manual_seed(1_000_003 * seed + state.process_index)
             said = [
                 text
                 for at in range(0, len(self.mine), self.batch)

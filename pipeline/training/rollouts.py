@@ -77,12 +77,12 @@ class Rollouts(vllm_generation.VLLMGeneration):
             return
         from pipeline.inference.vllm.worker import refresh_heads
 
-        runner = self.llm.llm_engine.model_executor.driver_worker.model_runner
-        dtype = runner.model_config.dtype
+        worker = self.llm.llm_engine.model_executor.driver_worker
+        dtype = worker.model_runner.model_config.dtype
         # copies: vLLM collects a layer's tensors, and ZeRO 3 takes them back one by one
         weights = ((n, p.detach().to(dtype, copy=True)) for n, p in self._iter_named_params())
-        runner.reload_weights(weights_iterator=weights)
-        refresh_heads(runner.get_model())
+        worker.reload_weights(weights_iterator=weights)
+        refresh_heads(worker.model_runner.get_model())
         self.llm.reset_prefix_cache()
 
     def generate(self, *arguments: Any, **options: Any) -> tuple[Any, ...]:
@@ -133,9 +133,9 @@ def serve_by_vllm(trainer: Any, spec: RlSpec) -> None:
         model=trainer.model,
         accelerator=trainer.accelerator,
         processing_class=trainer.processing_class,
-        max_num_seqs=args.per_device_train_batch_size
-        * args.steps_per_generation
-        * spec.compute.vllm_tensor_parallel,
+        max_num_seqs=_at_once(
+            args.per_device_train_batch_size * args.steps_per_generation, spec.compute
+        ),
         trust_remote_code=spec.model.trust_remote_code,
         temperature=args.temperature,
         top_p=args.top_p,
@@ -146,6 +146,12 @@ def serve_by_vllm(trainer: Any, spec: RlSpec) -> None:
     trainer.use_vllm = True
     trainer.vllm_mode = trainer.vllm_generation.mode
     trainer._last_loaded_step = -1  # TRL's note of which weights the engine has: none yet
+
+
+def _at_once(rows: int, compute: ComputeConfig) -> int:
+    """Responses that an engine draws at once: all of its ranks', of `rows` each, as far as a pass
+    takes a token of each (vLLM refuses to start with more)."""
+    return min(rows * compute.vllm_tensor_parallel, BATCHED_TOKENS)
 
 
 def seed_rank(trainer: Any, seed: int) -> None:
@@ -182,7 +188,10 @@ def _engine_arguments(compute: ComputeConfig, cuda: bool) -> dict[str, Any]:
     """Arguments of `vllm.LLM` that TRL does not pass on."""
     dtype = "bfloat16" if compute.bf16 else "float32"
     if cuda:
-        return {"dtype": dtype}
+        # TRL writes new weights into the tensors that vLLM holds. Of a mixture of experts those are
+        # in the order of the kernels: Triton's alone is that of a checkpoint, where FlashInfer's
+        # (vLLM's own choice on an A100 or a B200) would take gates for values without a word.
+        return {"dtype": dtype, "moe_backend": "triton"}
     from pipeline.inference.device import vllm_settings
 
     settings = vllm_settings(

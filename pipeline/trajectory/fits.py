@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+
+from pipeline.trajectory.shards import Files
+from pipeline.trajectory.sources import Trajectory
 
 EXAMPLES = 12
 
@@ -40,3 +44,14 @@ def line_fit(steps: Sequence[float], values: Sequence[float]) -> dict[str, Any]:
         "intercept": float(y.mean() - slope * x.mean()),
         "r2": slope * slope * float(dx @ dx) / total if total > 0 else 0.0,
     }
+
+
+def weight_fit(trajectory: Trajectory, files: Files, spot: Spot) -> dict[str, Any]:
+    """The value of one weight at every checkpoint, with its line."""
+    value, raw = torch.empty(1), torch.empty(8, dtype=torch.uint8)
+    values = []
+    for step in trajectory.steps:
+        entry = trajectory.checkpoints[step].entries[spot.name]
+        files.load(entry, spot.index, spot.index + 1, value, raw)
+        values.append(float(value))
+    return {"name": spot.name, "index": spot.index, **line_fit(trajectory.times, values)}

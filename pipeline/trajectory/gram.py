@@ -85,6 +85,30 @@ def segment_cosines(gram: Matrix) -> list[float | None]:
     ]
 
 
+def middle_of(times: Sequence[float], first: int, last: int) -> int | None:
+    """The place, between two, of the checkpoint nearest to half-way; None if none lies between."""
+    half = (times[first] + times[last]) / 2
+    return min(range(first + 1, last), key=lambda i: abs(times[i] - half), default=None)
+
+
+def straightness(
+    times: Sequence[float], gram: Matrix, first: int = 0, last: int | None = None
+) -> float | None:
+    """The cosine between the two halves of a path, which part at `middle_of`.
+
+    Args:
+        first, last: places of its ends among the checkpoints; all of them by default.
+
+    Returns:
+        1 for a straight line; None where no checkpoint lies between, or a half does not move.
+    """
+    last = len(times) - 1 if last is None else last
+    middle = middle_of(times, first, last)
+    if middle is None:
+        return None
+    return segment_cosines(gram[np.ix_([first, middle, last], [first, middle, last])])[0]
+
+
 def describe(steps: Sequence[float], gram: Gram) -> dict[str, Any]:
     """What a tensor's Gram says of its path, for reports (plain JSON values)."""
     return {

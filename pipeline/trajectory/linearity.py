@@ -15,17 +15,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
 from pipeline.progress import bar
 from pipeline.trajectory import kernels, stream
 from pipeline.trajectory.entries import Entry
-from pipeline.trajectory.fits import Spot, line_fit, spread
-from pipeline.trajectory.gram import Gram, describe, rank1_curve, segment_cosines
+from pipeline.trajectory.fits import Spot, line_fit, spread, weight_fit
+from pipeline.trajectory.gram import Gram, describe, rank1_curve, segment_cosines, straightness
 from pipeline.trajectory.histogram import R2Counts
-from pipeline.trajectory.measure import GramTable
+from pipeline.trajectory.measure import GramTable, Norms
 from pipeline.trajectory.reader import Reader, Values
 from pipeline.trajectory.shards import Files
 from pipeline.trajectory.sources import Trajectory
@@ -66,7 +65,8 @@ def probe_weights(
         matrix of the deltas, of each tensor and of the model: `relative_movement`
         ||theta_K - theta_0|| / ||theta_0||, `linear_r2` (R² weighted by movement) and
         `explained_variance` of rank 1, 2, ...; of the model also the coefficient of the leading
-        direction at each step and the cosines between successive segments.
+        direction at each step, the cosines between successive segments, `straightness`, and the
+        Gram matrix itself with the `squared_norms` ||theta_i||² (see `prospects`).
 
     Raises:
         PipelineError: fewer than 3 checkpoints; NaN or infinity in one.
@@ -81,7 +81,7 @@ def probe_weights(
     with Files() as files, bar(total, "linear_probe", "weights", scale=True) as progress:
         run(list(pieces(entries)), lambda: counted(probe.worker(files), progress, 1))
         spots = [probe.spots[e.name] for e in entries if e.name in probe.spots]
-        examples = [_weight_example(trajectory, files, spot) for spot in spread(spots)]
+        examples = [weight_fit(trajectory, files, spot) for spot in spread(spots)]
     rows = [probe.rows[e.name] for e in entries if e.name in probe.rows]
     grams, gram = probe.table.settle(), Gram.zero(len(steps))
     for row in rows:
@@ -92,6 +92,9 @@ def probe_weights(
         **describe(steps, gram),
         "rank1_curve": rank1_curve(gram.matrix),
         "segment_cosines": segment_cosines(gram.matrix),
+        "straightness": straightness(steps, gram.matrix),
+        "gram": gram.matrix.tolist(),
+        "squared_norms": probe.norms.settle(),
         "tensors": rows,
         "examples": examples,
     }
@@ -109,6 +112,7 @@ class _Probe:
         self.rows: dict[str, dict[str, Any]] = {}
         self.spots: dict[str, Spot] = {}
         self.table = GramTable()
+        self.norms = Norms(len(self.steps))
         self.total = Tally()
         self.lock = threading.Lock()
 
@@ -119,8 +123,10 @@ class _Probe:
         )
 
         def work(piece: Piece) -> None:
-            r2, flags, gram = kernel.measure(reader.read(piece))
+            values = reader.read(piece)
+            r2, flags, gram = kernel.measure(values)
             self.table.add(piece, gram, reader)
+            self.norms.add(piece, values)
             self.fold(piece, _tally(piece, r2, flags))
 
         return work
@@ -147,9 +153,10 @@ def path_so_far(values: NDArray[np.float32], steps: Sequence[float]) -> dict[str
         values: [K, N], K at least 2, one row a checkpoint.
 
     Returns:
-        relative_movement, rank1_share (of `explained_variance`), straightness (the cosine of the
-        last two segments) and, from 3 checkpoints on, linear_r2 and the R² of all scalars, none
-        filtered out; what is not defined, as where nothing moves, is left out.
+        relative_movement, rank1_share (of `explained_variance`) and, from 3 checkpoints on,
+        straightness (the cosine of the path's halves), last_cosine (of its last two segments),
+        linear_r2 and the R² of all scalars, none filtered out; what is not defined, as where
+        nothing moves, is left out.
     """
     rows = Values(np.ascontiguousarray(values, np.float32), movements=False)
     counts, figures = R2Counts(), {}
@@ -164,7 +171,8 @@ def path_so_far(values: NDArray[np.float32], steps: Sequence[float]) -> dict[str
     cosines, ranks = segment_cosines(gram.matrix), told["explained_variance"]
     figures |= {key: told[key] for key in ("relative_movement", "linear_r2")}
     figures["rank1_share"] = ranks[0] if ranks else None
-    figures["straightness"] = cosines[-1] if cosines else None
+    figures["straightness"] = straightness(steps, gram.matrix)
+    figures["last_cosine"] = cosines[-1] if cosines else None
     return {key: float(value) for key, value in figures.items() if value is not None}
 
 
@@ -200,16 +208,6 @@ class _Kernel:
             values.array, values.movements, self._weights, *filters, r2, flags, gram.matrix
         )
         return r2, flags, gram
-
-
-def _weight_example(trajectory: Trajectory, files: Files, spot: Spot) -> dict[str, Any]:
-    value, raw = torch.empty(1), torch.empty(8, dtype=torch.uint8)
-    values = []
-    for step in trajectory.steps:
-        entry = trajectory.checkpoints[step].entries[spot.name]
-        files.load(entry, spot.index, spot.index + 1, value, raw)
-        values.append(float(value))
-    return {"name": spot.name, "index": spot.index, **line_fit(trajectory.times, values)}
 
 
 def series_r2(

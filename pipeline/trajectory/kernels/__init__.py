@@ -9,10 +9,10 @@ whether they overlap; rows at fixed distances in one array it can), and branches
 into one rounding or reordered except inside `dot`, so results are those of the same operations in
 numpy or torch, to the bit.
 
-A file holds what is done for one purpose: `sums` write predictions, `moments` Gram matrices, `fits`
-R² on the steps, `distinct` counts values, `probe` walks once for all three, `gated` scales a
-prediction by its fit, `cells` fill histograms. `floats` widen and round, `store` compiles and keeps
-machine code.
+A file holds what is done for one purpose: `sums` write predictions, `moments` Gram matrices and
+norms, `fits` R² on the steps, `distinct` counts values, `probe` walks once for all three, `gated`
+scales a prediction by its fit, `cells` fill histograms. `floats` widen and round, `store` compiles
+and keeps machine code.
 
 Shapes: `values` [K, n] are the K checkpoints' values of n scalars, C-contiguous: uint16 that hold
 bf16, or fp32. `movements` says that rows 1..K-1 are already differences to row 0.
@@ -22,7 +22,7 @@ from pipeline.trajectory.kernels.cells import count_cells
 from pipeline.trajectory.kernels.fits import step_weights
 from pipeline.trajectory.kernels.flags import KEPT, MOVING
 from pipeline.trajectory.kernels.gated import combine_gated
-from pipeline.trajectory.kernels.moments import moments
+from pipeline.trajectory.kernels.moments import moments, squared_norms
 from pipeline.trajectory.kernels.probe import linearity
 from pipeline.trajectory.kernels.sums import combine
 
@@ -34,5 +34,6 @@ __all__ = [
     "count_cells",
     "linearity",
     "moments",
+    "squared_norms",
     "step_weights",
 ]
