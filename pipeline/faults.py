@@ -17,8 +17,8 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from pipeline.errors import PipelineError
 
@@ -64,25 +64,21 @@ _FROM_PYTHON = re.compile(r"\[Errno (\d+)\] [^:]+(?:: '(.+?)')?")
 _TORCH_WRITER = re.compile(r"inline_container\.cc:\d+\] \. (unexpected pos|.*write)")
 
 
-class naming:  # noqa: N801  (used like a function)
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
     """A context in which errors that know no path are given this one.
 
     An OSError gets it as its file name; errors of another kind carry it as a note.
     """
-
-    def __init__(self, path: Path | str) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        if isinstance(error, OSError):
-            name_path(error, self._path)
-        elif error is not None and not isinstance(error, PipelineError):
-            error.add_note(str(self._path))
+    try:
+        yield
+    except OSError as error:
+        name_path(error, path)
+        raise
+    except BaseException as error:
+        if not isinstance(error, PipelineError):
+            error.add_note(str(path))
+        raise
 
 
 def name_path(error: OSError, path: Path | str) -> None:

@@ -10,7 +10,7 @@ deleted, and not without being asked for if it took long.
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -226,8 +226,8 @@ def _run_stage(work: _Work, name: str, stage: Stage) -> None:
         _make(work, stage, wanted, state)
         return
     waiting = Waiting(work.status, name, _say)
-    with waiting, store.prepared(context, wanted, waiting) as state:
-        waiting.end()
+    with closing(waiting), store.prepared(context, wanted, waiting) as state:
+        waiting.close()
         if state != DONE:
             _make(work, stage, wanted, state)
             return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
@@ -34,17 +33,9 @@ class Waiting:
         self._bar: tqdm[None] | None = None
         self._part: tuple[Any, ...] = ()
 
-    def __enter__(self) -> Waiting:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self.end()
-
     def __call__(self, owner: Owner) -> None:
         if owner.path != self._for:
-            self.end()
+            self.close()
             self._for = owner.path
             self._status.waits(self._stage, str(owner), owner.run)
             self._say(f"[{self._stage}] waits: {owner} makes it for {owner.run}")
@@ -52,7 +43,7 @@ class Waiting:
             self._looked = time.monotonic()
             self._show(read_object(Path(owner.run) / FILE).get("progress") or {})
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Nothing is waited for any more."""
         if self._bar is not None:
             self._bar.close()
@@ -63,7 +54,7 @@ class Waiting:
             return
         part = shown.get("label"), shown.get("total"), shown.get("unit")
         if self._bar is None or part != self._part:
-            self.end()
+            self.close()
             self._bar = bar(part[1], f"{self._stage}, elsewhere", str(part[2]))
             self._part = part
         self._bar.update(shown.get("done", 0) - self._bar.n)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -94,21 +93,17 @@ class Tally:
 def tally(
     generations: Sequence[Mapping[str, Any]], grades: Sequence[Mapping[str, Any]]
 ) -> dict[tuple[str, str, str], Tally]:
-    """Samples by (model, task, split), in order of appearance; a row that comes twice counts once.
+    """Samples by (model, task, split), in order of appearance.
 
     Args:
-        generations: rows of generations.jsonl; `looping` and `copied` (signs.py) count where given.
+        generations: rows of generations.jsonl, each once (`inference.run.Once`); `looping` and
+            `copied` (signs.py) count where given.
         grades: one for each row: correct, status (tasks.problem.Status), prediction; `answer`, what
             it amounts to without a look at the reference (None: the canonical prediction).
     """
     groups: dict[tuple[str, str, str], Tally] = {}
-    seen: set[tuple[str, str, str, str, int]] = set()
     for row, grade in zip(generations, grades, strict=True):
         key = (row["model"], row["task"], row["split"])
-        sample = (*key, row["problem_id"], row["sample"])
-        if sample in seen:
-            continue
-        seen.add(sample)
         if key not in groups:
             groups[key] = Tally(row, defaultdict(list), defaultdict(list), [])
         group = groups[key]
@@ -133,12 +128,6 @@ def tally(
             group.marks[sign].append(mark)
         group.timeouts += grade["status"] == "timeout"
         group.no_reference += grade["status"] == "no_reference"
-    if len(seen) < len(generations):
-        logging.getLogger(__name__).warning(
-            "scores: %d rows come a second time (same model, problem and sample); the first of "
-            "each counts",
-            len(generations) - len(seen),
-        )
     return groups
 
 
