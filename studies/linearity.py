@@ -96,8 +96,8 @@ def table(result: Mapping[str, Any]) -> str:
     for name, group in result.items():
         for place in ("fp32", "bf16"):
             cells = [_cell(group[place][key]) for key in SHOWN]
-            if place == "fp32":
-                cells += [_cell(group[what]["r2_median_unfiltered"]) for what in COMPUTED]
+            for what in COMPUTED:  # not looked at in rounded checkpoints
+                cells.append(_cell(group[what]["r2_median_unfiltered"]) if place == "fp32" else "")
             lines.append(f"| {name} | {place} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
