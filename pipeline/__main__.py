@@ -6,6 +6,7 @@ the runner. Imports nothing heavy.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from contextlib import nullcontext
@@ -47,8 +48,11 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions reach the handlers
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda a: a not in SWEEP)  # argparse wants it there
     print_anything()
-    with one_line(_explain, quiet=True), stopped_by(unwind):
-        _run()
+    try:
+        with one_line(_explain, quiet=True), stopped_by(unwind):
+            _run()
+    finally:
+        gc.freeze()  # or the interpreter ends with seconds of search in what torch has made
 
 
 def _verbose() -> bool:

@@ -8,7 +8,6 @@ lose their spelling. Here is what finds the argument, and writes it as it must b
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 import shlex
 import typing
@@ -23,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError
+from pipeline.fields import nearest
 from pipeline.quoting import quoted
 
 _ASSIGNMENT = re.compile(r"([+]{0,2})([\w./@$-]+)=(.*)", re.DOTALL)
@@ -199,9 +199,3 @@ def _keys(schema: type, prefix: str) -> Iterator[str]:
         yield prefix + field.name
         if dataclasses.is_dataclass(hints[field.name]):
             yield from _keys(hints[field.name], f"{prefix}{field.name}.")
-
-
-def nearest(word: str, options: Iterable[str]) -> str:
-    """A question for the end of a message: which of the options may have been meant."""
-    near = difflib.get_close_matches(word, list(options), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""

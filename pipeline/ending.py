@@ -18,7 +18,7 @@ TRACEBACK = "PIPELINE_TRACEBACK"  # environment variable: tracebacks, in child p
 class one_line:  # noqa: N801  (used like a function)
     """A context that ends the process as users should see it: mistakes in one line and exit code
     1, an interrupt in one and 130, a stop by a signal in one and 75 (`pipeline.stopping`). Bugs
-    keep their traceback, and everything does with `verbose`.
+    keep their traceback, and everything does where `TRACEBACK` is set.
 
     Args:
         explain: the line for further kinds of errors, None for the rest; asked first.
@@ -31,11 +31,10 @@ class one_line:  # noqa: N801  (used like a function)
         explain: Callable[[BaseException], str | None] | None = None,
         *,
         tell: Callable[[str], bool] | None = None,
-        verbose: bool = False,
         quiet: bool = False,
     ) -> None:
         self._explain, self._tell = explain, tell
-        self._verbose = verbose or bool(os.environ.get(TRACEBACK))
+        self._verbose = bool(os.environ.get(TRACEBACK))
         self._quiet = quiet
 
     def __enter__(self) -> None:

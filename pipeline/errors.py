@@ -8,3 +8,8 @@ a bug and keeps its traceback.
 
 class PipelineError(Exception):
     """A mistake that the user can fix; the message is one line."""
+
+
+def first_line(error: BaseException) -> str:
+    """The beginning of what a library's error says; its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -21,11 +21,11 @@ from pipeline.arguments import (
     field_type,
     find,
     is_text,
-    nearest,
     rewritten,
     split,
 )
 from pipeline.config import CONF
+from pipeline.fields import nearest
 from pipeline.trajectory.renamed import RENAMED
 
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*)'$", re.MULTILINE)

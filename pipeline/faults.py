@@ -15,9 +15,10 @@ import pwd
 import re
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from pipeline.errors import PipelineError
 
@@ -51,6 +52,11 @@ _REMEDIES = {
     errno.EAGAIN: f"raise the limit of processes (ulimit -u), {AGAIN}",
     errno.EXDEV: "choose a run.dir that lies on one disk",
 }
+# of a GPU; torch is not imported to find out
+_SMALLER = (
+    "lower algorithm.micro_batch or compute.vllm_memory for training, engine.batch_size or "
+    f"engine.gpu_memory_utilization for sampling (dry_run=true says what each takes), {AGAIN}"
+)
 # What a library's error of another kind may stem from; the rest of them could hide a bug.
 _SURROUNDINGS = {errno.EPIPE, *_REMEDIES} - {errno.ENOENT, errno.EEXIST, errno.EPERM, errno.EAGAIN}
 _FROM_RUST = re.compile(r"\(os error (\d+)\)(?: at path \"(.+?)\")?")
@@ -58,25 +64,21 @@ _FROM_PYTHON = re.compile(r"\[Errno (\d+)\] [^:]+(?:: '(.+?)')?")
 _TORCH_WRITER = re.compile(r"inline_container\.cc:\d+\] \. (unexpected pos|.*write)")
 
 
-class naming:  # noqa: N801  (used like a function)
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
     """A context in which errors that know no path are given this one.
 
     An OSError gets it as its file name; errors of another kind carry it as a note.
     """
-
-    def __init__(self, path: Path | str) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        if isinstance(error, OSError):
-            name_path(error, self._path)
-        elif error is not None and not isinstance(error, PipelineError):
-            error.add_note(str(self._path))
+    try:
+        yield
+    except OSError as error:
+        name_path(error, path)
+        raise
+    except BaseException as error:
+        if not isinstance(error, PipelineError):
+            error.add_note(str(path))
+        raise
 
 
 def name_path(error: OSError, path: Path | str) -> None:
@@ -91,6 +93,9 @@ def describe(error: BaseException) -> str | None:
         return " ".join(str(error).split())
     if isinstance(error, MemoryError):
         return f"out of memory: {_REMEDIES[errno.ENOMEM]}"
+    if (torch := sys.modules.get("torch")) and isinstance(error, torch.OutOfMemoryError):
+        said = ". ".join(" ".join(str(error).split()).split(". ")[:2])
+        return f"{said}: {_SMALLER}"
     for link in _chain(error):
         found = link if isinstance(link, OSError) else _carried(link)
         if found is None or not (link is error or found.errno in _SURROUNDINGS):

@@ -8,9 +8,10 @@ a list where it counts on a number.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pipeline.artifacts import kind_of
@@ -100,3 +101,9 @@ def words(hint: Any) -> str:
 def _several(hint: Any) -> str:
     plurals = {str: "texts", int: "whole numbers", float: "numbers"}
     return plurals.get(hint, "values")
+
+
+def nearest(word: str, options: Iterable[str]) -> str:
+    """A question for the end of a message: which of the options may have been meant."""
+    near = difflib.get_close_matches(word, list(options), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""

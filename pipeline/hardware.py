@@ -1,6 +1,9 @@
-"""The GPUs of this machine, for plans."""
+"""The GPUs of this machine, for plans, and their memory between stages."""
 
 from __future__ import annotations
+
+import gc
+import sys
 
 
 def gpus() -> int:
@@ -15,3 +18,25 @@ def gpu_name() -> str | None:
     import torch
 
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+
+
+def gpu_memory() -> int:
+    """Bytes that the first of them has, used or not; 0 on a CPU."""
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
+
+
+def give_back_memory() -> None:
+    """Give GPU memory that this process has no use for any more back to the machine.
+
+    torch keeps what it has freed for itself, and Python what hangs on a cycle (a trainer with its
+    model). A vLLM engine, in a process of its own, refuses to start where less is free than the
+    share that it is to have (`request_memory` in its `v1/worker/utils.py`).
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

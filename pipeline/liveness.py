@@ -140,12 +140,8 @@ class _Heart:
 _heart = _Heart()
 
 
-def _nothing() -> None:
-    return None
-
-
 @contextmanager
-def beating(path: Path, then: Callable[[], None] = _nothing) -> Iterator[None]:
+def beating(path: Path, then: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Touch an existing file every `BEAT` seconds inside, and call `then` each time."""
     _heart.add(path, then)
     try:

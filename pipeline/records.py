@@ -20,6 +20,7 @@ from pipeline.errors import PipelineError
 from pipeline.fields import check_fields
 from pipeline.settings import changes, deciding
 from pipeline.stages.base import DONE, RESUME, Context, Stage
+from pipeline.status.show import duration
 
 PRECIOUS = 60.0  # seconds of work that are not thrown away unasked
 _SHOWN = 4  # changes that a message names
@@ -128,7 +129,7 @@ def check_loss(context: Context, wanted: Record, why: Mapping[str, list[str]]) -
     if seconds > PRECIOUS:
         more = f" and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
         raise PipelineError(
-            f"{name}: {_duration(seconds)} of work in {folder} would be set aside: "
+            f"{name}: {duration(seconds)} of work in {folder} would be set aside: "
             f"{', '.join(reasons[:_SHOWN])}{more}; put that back, choose another run.dir, or give "
             "run.discard=true to do it again"
         )
@@ -170,10 +171,3 @@ def _seconds(folder: Path, made: Mapping[str, Any]) -> float:
     else:
         alone, ended = 0.0, max(p.stat().st_mtime for p in folder.rglob("*") if p.is_file())
     return max(alone, ended - made.get("since", ended))
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("h", 3600.0), ("min", 60.0)):
-        if seconds >= size:
-            return f"{seconds / size:.2g} {unit}"
-    return f"{seconds:.0f} s"

@@ -10,7 +10,7 @@ deleted, and not without being asked for if it took long.
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -24,6 +24,7 @@ from pipeline.checks import check
 from pipeline.config import STAGES, PipelineConfig
 from pipeline.errors import PipelineError
 from pipeline.faults import STDOUT, naming
+from pipeline.hardware import give_back_memory
 from pipeline.parts import DRAWING, Busy, Part, all_done, finishing, parse, preparing, share_of
 from pipeline.quoting import literal
 from pipeline.records import Record
@@ -225,8 +226,8 @@ def _run_stage(work: _Work, name: str, stage: Stage) -> None:
         _make(work, stage, wanted, state)
         return
     waiting = Waiting(work.status, name, _say)
-    with waiting, store.prepared(context, wanted, waiting) as state:
-        waiting.end()
+    with closing(waiting), store.prepared(context, wanted, waiting) as state:
+        waiting.close()
         if state != DONE:
             _make(work, stage, wanted, state)
             return
@@ -243,6 +244,7 @@ def _make(work: _Work, stage: Stage, wanted: Record, state: str) -> None:
     _say(f"[{name}] {'resumes' if state == RESUME else 'starts'}: {stage.plan(context)}")
     start = time.monotonic()
     summary = stage.run(context)
+    give_back_memory()
     seconds = time.monotonic() - start
     write_json(
         context.stage_dir(name) / "done.json",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
 
 from pipeline.progress import bar
+from pipeline.status.files import read_object
 from pipeline.status.writer import FILE, Status
 from pipeline.turns import Owner
 
@@ -34,25 +33,17 @@ class Waiting:
         self._bar: tqdm[None] | None = None
         self._part: tuple[Any, ...] = ()
 
-    def __enter__(self) -> Waiting:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self.end()
-
     def __call__(self, owner: Owner) -> None:
         if owner.path != self._for:
-            self.end()
+            self.close()
             self._for = owner.path
             self._status.waits(self._stage, str(owner), owner.run)
             self._say(f"[{self._stage}] waits: {owner} makes it for {owner.run}")
         if time.monotonic() - self._looked > _EVERY:
             self._looked = time.monotonic()
-            self._show(_progress(Path(owner.run)))
+            self._show(read_object(Path(owner.run) / FILE).get("progress") or {})
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Nothing is waited for any more."""
         if self._bar is not None:
             self._bar.close()
@@ -63,17 +54,7 @@ class Waiting:
             return
         part = shown.get("label"), shown.get("total"), shown.get("unit")
         if self._bar is None or part != self._part:
-            self.end()
+            self.close()
             self._bar = bar(part[1], f"{self._stage}, elsewhere", str(part[2]))
             self._part = part
         self._bar.update(shown.get("done", 0) - self._bar.n)
-
-
-def _progress(run_dir: Path) -> dict[str, Any]:
-    """How far a run says it is; empty if it does not."""
-    try:
-        values = json.loads((run_dir / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    found = values.get("progress") if isinstance(values, dict) else None
-    return found if isinstance(found, dict) else {}

@@ -168,7 +168,7 @@ def _rows(
         for key, names in others.items():
             if row["model"] in names:
                 own: Tally = groups[(row["model"], *place)]
-                kept[key] = compare(own, groups[(names[row["model"]], *place)], 0.95, FLIPS, 0)
+                kept[key] = compare(own, groups[(names[row["model"]], *place)], FLIPS, 0)
                 del kept[key]["p"]
         rows.append(kept)
     return rows

@@ -23,10 +23,11 @@ from pipeline.artifacts import read_own, write_json
 from pipeline.report.figures.style import LIGHT, sheet
 from studies import tiny_runs
 from studies.jobs import ROOT, Job, folder_of_runs, over_seeds, save
-from studies.measured import features, logprobs, rounded, subject
+from studies.measured import computed, features, rounded, subject
 from studies.tiny_runs import FAST, NOISE, SEEDS, VARIANTS, rl, sft
 
 BOUNDS = {"relative_movement": (0.0, math.inf), "straightness": (-1.0, 1.0)}  # others: 0 to 1
+COMPUTED = ("logprobs", "activations")  # by the model, on fixed texts
 SHOWN = {  # of the table
     "r2_median": "median R²",
     "r2_median_unfiltered": "unfiltered",
@@ -56,7 +57,7 @@ def measured(folder: Path) -> dict[str, dict[str, float]]:
         found = {
             "fp32": features(trajectory),
             "bf16": features(rounded(trajectory, folder / "bf16")),
-            "logprobs": logprobs(folder),
+            **{what: computed(folder, what) for what in COMPUTED},
         }
         write_json(kept, found)
     values: dict[str, dict[str, float]] = read_own(kept)
@@ -90,12 +91,14 @@ def summary(found: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]]) ->
 
 def table(result: Mapping[str, Any]) -> str:
     """Markdown, a line for each group and dtype."""
-    lines = [f"| | | {' | '.join(SHOWN.values())} | log-probs |", "|---|---|" + "--:|" * 7]
+    lines = [f"| | | {' | '.join([*SHOWN.values(), *COMPUTED])} |"]
+    lines.append("|---|---|" + "--:|" * (len(SHOWN) + len(COMPUTED)))
     for name, group in result.items():
         for place in ("fp32", "bf16"):
             cells = [_cell(group[place][key]) for key in SHOWN]
-            tokens = _cell(group["logprobs"]["logprob_r2_median"]) if place == "fp32" else ""
-            lines.append(f"| {name} | {place} | {' | '.join(cells)} | {tokens} |")
+            if place == "fp32":
+                cells += [_cell(group[what]["r2_median_unfiltered"]) for what in COMPUTED]
+            lines.append(f"| {name} | {place} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

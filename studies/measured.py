@@ -87,11 +87,11 @@ def features(trajectory: Trajectory) -> dict[str, float]:
     }
 
 
-def logprobs(folder: Path) -> dict[str, float]:
-    """Median R² of token log-probs as linear_probe has measured them."""
-    found: Mapping[str, Any] = read_own(folder / "linear_probe" / "logprobs.json")
+def computed(folder: Path, what: str) -> dict[str, float]:
+    """R² of `what` the model computes, logprobs or activations, as linear_probe has measured it."""
+    found: Mapping[str, Any] = read_own(folder / "linear_probe" / f"{what}.json")
     return {
-        "logprob_r2_median": found["r2_median"] or 0.0,
-        "logprob_r2_median_unfiltered": found["unfiltered"]["r2_median"],
-        "logprob_dropped": found["share_dropped"],
+        "r2_median": found["r2_median"] or 0.0,
+        "r2_median_unfiltered": found["unfiltered"]["r2_median"],
+        "dropped": found["share_dropped"],
     }

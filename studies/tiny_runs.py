@@ -18,7 +18,7 @@ STEPS = 120
 LONG = 240
 EVERY = 20
 RATE = "2e-5"  # of the experiment
-NOISE = {-20: SEEDS[:1], -10: SEEDS, 0: SEEDS}  # signal to noise of token losses, dB: seeds
+NOISE = {-20: SEEDS[:1], -10: SEEDS, -5: SEEDS, 0: SEEDS, 10: SEEDS}  # of token losses, dB: seeds
 SHARED = (
     "+experiment=tiny",
     "stages=[sft_train,rl_train,snapshot,linear_probe]",
@@ -26,7 +26,6 @@ SHARED = (
     f"rl_train.snapshot_every={EVERY}",
     "rl_train.checkpoint_every=60",
     "rl_train.linearity_scalars=0",
-    "linear_probe.activations=false",
     "weight_extrap.dtype=float32",
     "compute.threads=1",
 )
@@ -35,6 +34,8 @@ VARIANTS = {  # of RL; what is not named is as in `rl`
     f"rate {FAST}": (f"algorithm.learning_rate={FAST}",),
     "SGD": ("algorithm.optimizer=sgd", "algorithm.learning_rate=0.05"),
     "GSPO": ("algorithm=gspo", f"algorithm.learning_rate={RATE}"),
+    "groups of 4": ("algorithm.prompts_per_step=64", "algorithm.rollouts_per_prompt=4"),
+    "groups of 32": ("algorithm.prompts_per_step=8", "algorithm.rollouts_per_prompt=32"),
 }
 
 

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
+from tests.warm import Warm
+
 ROOT = Path(__file__).resolve().parent.parent
 PICO = ["+experiment=pico", "tracking.mode=disabled"]
 
@@ -26,7 +28,7 @@ WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 if WORKER is not None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # Two workers on two cores: one thread each.
 
-Pipeline = Callable[..., "subprocess.CompletedProcess[str]"]
+WARM = Warm(ROOT)
 
 
 def pipeline_command(*arguments: str) -> list[str]:
@@ -44,7 +46,15 @@ def data_dir() -> Path:
 
 
 def run_pipeline(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the pipeline as a user would, from the repository's root."""
+    """Run the pipeline as a user would, from the repository's root: in a process of its own, forked
+    from a warm one, or started anew where it is to have variables of its own."""
+    if environment or not WARM.suits(os.environ):
+        return start_pipeline(*arguments, **environment)
+    return WARM.run(arguments, ROOT)
+
+
+def start_pipeline(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The same in a process that is started anew, for what the start itself may do wrong."""
     return subprocess.run(
         pipeline_command(*arguments),
         cwd=ROOT,
@@ -130,7 +140,8 @@ def pico_run(tmp_path_factory: pytest.TempPathFactory, pico_cache: Path) -> Path
     """A whole pico run, finished; treat it as read-only."""
 
     def make(folder: Path) -> None:
-        done = run_pipeline(*PICO, f"run.dir={folder / 'run'}", f"run.cache={pico_cache}")
+        place = [f"run.dir={folder / 'run'}", f"run.cache={pico_cache}"]
+        done = start_pipeline(*PICO, *place)
         assert done.returncode == 0, done.stdout + done.stderr
 
     return made_once(tmp_path_factory, "pico", make) / "run"

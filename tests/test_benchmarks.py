@@ -19,7 +19,8 @@ import train
 from regressions import compare, ratios, worse
 from weights_jobs import CASES, make_checkpoints
 
-from pipeline.trajectory.shards import Entry, Files
+from pipeline.trajectory.entries import Entry
+from pipeline.trajectory.shards import Files
 
 PLACE = "page cache"
 

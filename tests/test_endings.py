@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import ROOT, pipeline_command
+from tests.conftest import ROOT, pipeline_command, run_pipeline
 from tests.trajectory.pico import Tensors, load_model, run_tensors, write_run
 
 STEPS = [0, 10, 20]
@@ -35,21 +35,23 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(source: Path, run_dir: Path, *more: str) -> list[str]:
-    return pipeline_command(
+    return [
         "+experiment=from_checkpoints",
         "tracking.mode=disabled",
         "stages=[snapshot,weight_extrap]",
         f"snapshot.source={source}",
         f"run.dir={run_dir}",
         *more,
-    )
+    ]
 
 
 def end(
-    command: list[str], limits: Callable[[], None] | None = None, **environment: str
+    arguments: list[str], limits: Callable[[], None] | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
+    if limits is None and not environment:
+        return run_pipeline(*arguments)
     return subprocess.run(
-        command,
+        pipeline_command(*arguments),
         cwd=ROOT,
         env={**os.environ, "HYDRA_FULL_ERROR": "", **environment},
         capture_output=True,

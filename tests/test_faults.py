@@ -114,6 +114,18 @@ def test_copying_a_folder_names_the_file(tmp_path: Path) -> None:
     assert line.startswith(f"{tmp_path / 'copy' / 'dead'}: no such file")
 
 
+def test_a_gpu_that_is_full_is_no_bug() -> None:
+    """A screen of traceback and allocator statistics for a batch that is too large."""
+    said = describe(
+        torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 9.27 GiB. GPU 0 has a total capacity of 79.11 "
+            "GiB of which 4.10 GiB is free. Including non-PyTorch memory, this process has ..."
+        )
+    )
+    assert said is not None
+    assert said.startswith("CUDA out of memory. Tried to allocate 9.27 GiB: lower algorithm.micro")
+
+
 def test_bugs_are_not_explained_away() -> None:
     """Catches a bug that looks like a user's mistake: it must keep its traceback."""
     assert describe(KeyError("x")) is None

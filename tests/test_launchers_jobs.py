@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts import read_jsonl
-from pipeline.config import ComputeConfig
 from pipeline.errors import PipelineError
 from pipeline.stages import rl_train
 from pipeline.status.reader import Run, read
 from pipeline.training.launch import command
+from pipeline.training.schema import ComputeConfig
 from tests.conftest import PICO, ROOT, on_checkpoints, run_pipeline
 from tests.stages.contexts import context_of
 from tests.test_launchers import batch, environment, needs_slurm, slurm_down, wait

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT, run_pipeline
+from tests.conftest import ROOT, run_pipeline, start_pipeline
 
 HEAVY = ("torch", "transformers", "trl", "vllm", "deepspeed", "wandb", "matplotlib", "datasets")
 
@@ -53,7 +53,7 @@ def test_a_mistake_is_one_line_and_exit_1(mistake: str) -> None:
 
 def test_verbose_shows_the_traceback() -> None:
     """Would catch a bug report that cannot be traced."""
-    done = run_pipeline("+experiment=tiny", "stages=[nope]", "hydra.verbose=true")
+    done = start_pipeline("+experiment=tiny", "stages=[nope]", "hydra.verbose=true")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
 
@@ -75,7 +75,7 @@ def test_nothing_heavy_is_imported_for_help_or_mistakes(arguments: list[str]) ->
 
 def test_help_shows_how_to_start() -> None:
     """Would catch a help text that lost its commands."""
-    done = run_pipeline("--help")
+    done = start_pipeline("--help")
     assert done.returncode == 0
     assert "+experiment=tiny" in done.stdout
     assert "rl_train" in done.stdout

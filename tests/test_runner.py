@@ -5,15 +5,19 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import subprocess
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from pipeline import records, runner
 from pipeline.artifacts import read_json, write_json
 from pipeline.errors import PipelineError
-from tests.conftest import on_checkpoints, pipeline_command, run_pipeline
+from pipeline.stages.base import Context
+from tests.conftest import WARM, on_checkpoints, run_pipeline
 from tests.stages.contexts import context_of
 
 
@@ -24,9 +28,7 @@ def source(pico_run: Path) -> list[str]:
 
 
 def run_in(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        pipeline_command(*arguments), cwd=folder, capture_output=True, text=True, timeout=120
-    )
+    done = WARM.run(arguments, folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -114,6 +116,33 @@ def test_two_processes_in_one_run_directory(source: list[str], tmp_path: Path) -
     assert done.returncode == 1
     assert "another pipeline works here" in done.stderr
     assert [path.name for path in run_dir.iterdir()] == [".lock"]
+
+
+def test_memory_of_a_gpu_is_free_for_the_next_stage(
+    long_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch what a stage leaves on a GPU (the probe of hidden states, training in this
+    process): vLLM's engine of the next stage finds less than its share free, and does not start."""
+    left: list[weakref.ref[list[object]]] = []
+
+    class Model(list[object]):
+        """Something that a weak reference can be had of."""
+
+    def work(context: Context) -> dict[str, object]:
+        model = Model()
+        model.append(model)  # as a trainer and its model hang on each other
+        left.append(weakref.ref(model))
+        return {}
+
+    emptied: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(left[0]() is None))
+    context = context_of(long_run)
+    stage: Any = SimpleNamespace(run=work, plan=lambda context: "")
+    status: Any = SimpleNamespace(stage=lambda name: None)
+    job = runner._Work(context, status, None)
+    runner._make(job, stage, records.record(context, "report"), "run")
+    assert emptied == [True]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts import read_json
-from tests.conftest import PICO, ROOT, on_checkpoints, pipeline_command
+from tests.conftest import PICO, ROOT, WARM, on_checkpoints, pipeline_command, run_pipeline
 from tests.test_turns import holder
 
 TARGETS = (5, 6, 8)
@@ -78,7 +78,8 @@ def test_two_that_start_together_train_once(tmp_path: Path, pico_cache: Path) ->
 def finished(pico_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep of two jobs on finished checkpoints; treat it as read-only."""
     sweep = tmp_path_factory.mktemp("finished") / "sweep"
-    end(start(sweep.parent, *arguments(pico_run, sweep)))
+    done = WARM.run(["--multirun", *arguments(pico_run, sweep)], sweep.parent)
+    assert done.returncode == 0, done.stderr
     return sweep
 
 
@@ -123,13 +124,8 @@ def test_a_job_run_alone_keeps_its_shared_stages(
     sweep = Path(shutil.copytree(finished, tmp_path / "sweep", symlinks=True))
     before = times(sweep / "1")
     entries = {path: times(path) for path in (sweep / "shared").glob("weight_extrap-*")}
-    done = subprocess.run(
-        pipeline_command(*arguments(pico_run, sweep / "0")[:-1], "weight_extrap.targets=[5,6]"),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    alone = arguments(pico_run, sweep / "0")[:-1]
+    done = run_pipeline(*alone, "weight_extrap.targets=[5,6]")
     assert done.returncode == 0, done.stderr
     assert "[snapshot] done already" in done.stdout
     assert {p.name for p in (sweep / "0/weight_extrap/two_point").iterdir()} == {"step_5", "step_6"}

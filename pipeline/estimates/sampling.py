@@ -74,6 +74,13 @@ def weight_extrap(subject: Subject, methods: int) -> str:
     )
 
 
+def hidden_states(subject: Subject) -> float | None:
+    """Bytes that the probe of hidden states needs on its device, at its end: the base model and the
+    last checkpoint in fp32. None where the model's size is not known."""
+    parameters = _setting(subject).parameters
+    return None if parameters is None else 8 * parameters
+
+
 def linear_probe(subject: Subject, probed: ProblemSet | None) -> str:
     """Memory, disk, tokens and time of the probes; "" but in a dry run."""
     if not subject.config.dry_run:
@@ -96,9 +103,8 @@ def linear_probe(subject: Subject, probed: ProblemSet | None) -> str:
         setting.parameters, setting.shape, kept + rows * prompt, prompt + work.response
     )
     more = scored / (setting.sampling.flops * setting.engines) + read / setting.sampling.disk
-    states = 8 * setting.parameters  # the base model twice in fp32
     texts = _sampled(subject, setting, work, more, jobs=1)
-    if probe.activations:
+    if probe.activations and (states := hidden_states(subject)):
         texts.insert(1, f"memory, hidden states: {size(states)}, two models in fp32")
     texts[-1] += f"; {number(kept)} tokens scored under {steps} checkpoints"
     return lines(*texts)

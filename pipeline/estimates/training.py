@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pipeline.config import AlgorithmConfig
 from pipeline.estimates import memory
 from pipeline.estimates.memory import Training
 from pipeline.estimates.setting import Setting, local_folder, setting_of
@@ -14,6 +13,7 @@ from pipeline.estimates.words import memory as memory_line
 from pipeline.subject.found import Subject
 from pipeline.training.check import engine_tokens, micro_batches
 from pipeline.training.disk import KEPT, MOMENTS, checkpoint_width
+from pipeline.training.schema import AlgorithmConfig
 from pipeline.training.spec import RlSpec, SftSpec
 
 UNKNOWN = "memory and time: give model.parameters, and model.shape for activations and KV cache"

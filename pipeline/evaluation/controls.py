@@ -109,7 +109,6 @@ def control_scores(
     trained: Sequence[str],
     predicted: Sequence[str],
     *,
-    confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -127,7 +126,7 @@ def control_scores(
         {"model", "task", "temperature", "control": {"model", "temperature"}, "diff", "ci95", "p"}}.
         Without a validation split nothing is chosen: `best` and `comparisons` are empty.
     """
-    options: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
+    options: dict[str, Any] = {"resamples": resamples, "seed": seed}
     evaluation = max(groups)
     lower = sorted(temperature for temperature in groups if temperature < evaluation)
     rows = [

@@ -36,7 +36,6 @@ def choices(
     rows: Sequence[Row],
     chosen: Mapping[str, Row],
     *,
-    confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
@@ -64,7 +63,7 @@ def choices(
         for criterion, sign in CRITERIA.items():
             if any(row[criterion] is None for mine in models.values() for row in mine):
                 continue
-            options = {"confidence": confidence, "resamples": resamples, "seed": seed}
+            options = {"resamples": resamples, "seed": seed}
             picked = _pick(models, criterion, sign)
             judged = _judge(groups, picked["model"], chosen[kind]["model"], options)
             found.setdefault(kind, {})[criterion] = picked | judged
@@ -118,9 +117,8 @@ def _judge(
     ]
     validation = [(mine, other) for _, split, mine, other in pairs if split == "validation"]
     none = {"diff": 0.0, "ci95": [0.0, 0.0]}
-    confidence = float(options["confidence"])
     return result | {
-        "regret": none if model == labelled else _regret(validation, confidence),
+        "regret": none if model == labelled else _regret(validation),
         "test": [
             {"task": task, **compare(mine, other, **options)}
             for task, split, mine, other in pairs
@@ -129,12 +127,12 @@ def _judge(
     }
 
 
-def _regret(pairs: Sequence[tuple[Tally, Tally]], confidence: float) -> dict[str, Any]:
+def _regret(pairs: Sequence[tuple[Tally, Tally]]) -> dict[str, Any]:
     """Accuracy of the labelled choice above this one, over the problems of all validation tasks."""
     own = np.concatenate([mine.shares(mine.correct) for mine, _ in pairs])
     other = np.concatenate([best.shares(mine.correct) for mine, best in pairs])
     samples = max(len(c) for pair in pairs for g in pair for c in g.correct.values())
-    low, high = difference_interval(other, own, samples, confidence)
+    low, high = difference_interval(other, own, samples)
     return {"diff": float((other - own).mean()), "ci95": [float(low), float(high)]}
 
 

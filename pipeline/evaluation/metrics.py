@@ -23,11 +23,6 @@ OPTIONAL = ("method", "step", "alpha", "members", "coefficient_sum")  # what onl
 CHUNK = 1_000_000  # random numbers held at a time: what fits the cache is fastest
 
 
-def avg_at_k(correct: Sequence[int], total: Sequence[int]) -> Array:
-    """Share of right samples of each problem, [problems]; its mean is avg@k."""
-    return np.asarray(correct, dtype=np.float64) / np.asarray(total, dtype=np.float64)
-
-
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Unbiased probability that at least one of k samples is right, from c right ones of n.
 
@@ -49,7 +44,6 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 def paired_difference(
     a: Sequence[float] | Array,
     b: Sequence[float] | Array,
-    confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
     samples: float = math.inf,
@@ -66,10 +60,10 @@ def paired_difference(
         resamples: random flips.
 
     Returns:
-        {"diff", "ci95": [low, high], "p"} (ci95 is at `confidence`).
+        {"diff", "ci95": [low, high], "p"}.
     """
     one, other = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    low, high = difference_interval(one, other, samples, confidence)
+    low, high = difference_interval(one, other, samples)
     d = one - other
     moved = d[np.abs(d) > 1e-12]  # flipping a zero changes nothing
     p = sign_flip(moved, resamples, seed)
@@ -119,7 +113,6 @@ def score_groups(
     start: str | None = None,
     chosen: Collection[str] = (),
     pass_k: Sequence[int] = (1,),
-    confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
@@ -138,19 +131,19 @@ def score_groups(
     """
     rows = []
     for (model, task, split), group in groups.items():
-        row = _score(group, pass_k, confidence)
+        row = _score(group, pass_k)
         for key, other in (("diff_to_last_rl", last_rl), ("diff_to_start", start)):
             reference = groups.get((other or "", task, split))
             row[key] = None
             if reference is not None and model != other:
-                row[key] = compare(group, reference, confidence, resamples, seed)
+                row[key] = compare(group, reference, resamples, seed)
         rivals = [g for (_, *place), g in groups.items() if place == [task, split]]
         row["maj@budget"] = within(min(map(spent, rivals)), group)
         rows.append({**row, "chosen": model in chosen})
     return rows
 
 
-def _score(group: Tally, pass_k: Sequence[int], confidence: float) -> dict[str, Any]:
+def _score(group: Tally, pass_k: Sequence[int]) -> dict[str, Any]:
     """One row, without what needs other models."""
     first = group.first
     counts = {len(samples) for samples in group.correct.values()}
@@ -162,7 +155,7 @@ def _score(group: Tally, pass_k: Sequence[int], confidence: float) -> dict[str, 
     k = counts.pop()
     right = [sum(samples) for samples in group.correct.values()]
     shares = group.shares(group.correct)
-    low, high = score_interval(shares, k, confidence)
+    low, high = score_interval(shares, k)
     optional = {key: first[key] for key in OPTIONAL if key in first}
     return {
         "model": first["model"],
@@ -194,15 +187,13 @@ def _score(group: Tally, pass_k: Sequence[int], confidence: float) -> dict[str, 
     }
 
 
-def compare(
-    group: Tally, reference: Tally, confidence: float, resamples: int, seed: int
-) -> dict[str, Any]:
+def compare(group: Tally, reference: Tally, resamples: int, seed: int) -> dict[str, Any]:
     """Paired difference to the reference; McNemar too where both have one sample a problem."""
     problems = list(group.correct)
     check_same_problems(group, reference)
     a, b = group.shares(problems), reference.shares(problems)
     samples = max(len(g.correct[problem]) for g in (group, reference) for problem in problems)
-    result = paired_difference(a, b, confidence, resamples, seed, samples)
+    result = paired_difference(a, b, resamples, seed, samples)
     if all(len(g.correct[p]) == 1 for g in (group, reference) for p in problems):
         result["mcnemar"] = mcnemar((a == 1).tolist(), (b == 1).tolist())
     return result

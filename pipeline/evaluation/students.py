@@ -18,9 +18,9 @@ _WIDEST = 1e6  # above t of one degree of freedom at any usual confidence
 
 
 def mean_interval(
-    values: Sequence[float], confidence: float = 0.95, low: float = 0.0, high: float = 1.0
+    values: Sequence[float], low: float = 0.0, high: float = 1.0
 ) -> tuple[float, float]:
-    """Low and high of the mean of repetitions.
+    """Low and high (95 %) of the mean of repetitions.
 
     Args:
         values: at least two, one a repetition.
@@ -34,7 +34,7 @@ def mean_interval(
         raise PipelineError(f"an interval over repetitions needs two of them, there are {number}")
     mean = sum(values) / number
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (number - 1))
-    half = quantile(number - 1, confidence) * spread / math.sqrt(number)
+    half = quantile(number - 1, 0.95) * spread / math.sqrt(number)
     return max(low, mean - half), min(high, mean + half)
 
 

@@ -7,7 +7,6 @@ sums, random sign flips and ties are the same to the bit.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -135,37 +134,23 @@ class Tally:
 def tally(
     generations: Sequence[Mapping[str, Any]], grades: Sequence[Mapping[str, Any]]
 ) -> dict[tuple[str, str, str], Tally]:
-    """Samples by (model, task, split), these in order of appearance; a row that comes twice counts
-    once.
+    """Samples by (model, task, split), these in order of appearance.
 
     Args:
-        generations: rows of generations.jsonl; `looping` and `copied` (signs.py) count where given.
+        generations: rows of generations.jsonl, each once (`inference.run.Once`); `looping` and
+            `copied` (signs.py) count where given.
         grades: one for each row: correct, status (tasks.problem.Status), prediction; `answer`, what
             it amounts to without a look at the reference (None: the canonical prediction).
     """
     places: dict[tuple[str, str, str], list[int]] = defaultdict(list)
     for i, row in enumerate(generations):
         places[row["model"], row["task"], row["split"]].append(i)
-    groups = {
-        key: Tally(generations[mine[0]], defaultdict(list), defaultdict(list), [])
-        for key, mine in places.items()
-    }
-    twice = 0
+    groups = {}
     for key, mine in places.items():
-        before = None
-        for i in sorted(mine, key=lambda i: _number(generations[i])):  # of equals the first first
-            number = _number(generations[i])
-            if number == before:
-                twice += 1
-                continue
-            before = number
-            groups[key].add(generations[i], grades[i])
-    if twice:
-        logging.getLogger(__name__).warning(
-            "scores: %d rows come a second time (same model, problem and sample); the first of "
-            "each counts",
-            twice,
-        )
+        group = Tally(generations[mine[0]], defaultdict(list), defaultdict(list), [])
+        for i in sorted(mine, key=lambda i: _number(generations[i])):
+            group.add(generations[i], grades[i])
+        groups[key] = group
     return groups
 
 

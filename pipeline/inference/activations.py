@@ -166,7 +166,6 @@ def probe_activations(
     *,
     positions: int,
     min_change: float,
-    device: str | None = None,
     times: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """R² of every hidden-state scalar on the step, and what drives each linear layer's output.
@@ -178,7 +177,6 @@ def probe_activations(
             (layers + 2) beside the model in fp32; two models for the decomposition at the end.
         min_change: a scalar is kept if |last - first| is above this times the median |h_0| of its
             layer.
-        device: default CUDA where there is one.
         times: where the steps lie on the line of the run, if not at themselves.
 
     Returns:
@@ -195,7 +193,7 @@ def probe_activations(
     batches = make_batches(texts, positions, BATCH_TOKENS)
     if not batches:
         raise PipelineError("activations need a text to read; see linear_probe.problems")
-    place = pick_device(device)
+    place = pick_device()
     moments: dict[str, Moments] = {}
     times = steps if times is None else times
     weights = np.asarray(times, np.float64) - np.mean(times)
@@ -261,25 +259,13 @@ def _report(
         still = sums.count(len(steps), min_change * scale, counts)
         everything.add(counts)
         constant += still
-        row = {
+        row: dict[str, Any] = {
             "name": name,
             "layer": index - 1 if 0 < index < len(moments) - 1 else None,
-            "kept": counts.kept,
-            "total": counts.total,
-            **counts.summary(filtered=True),
-            "unfiltered": {**counts.summary(filtered=False), "constant": still},
+            **counts.figures(),
             "median_size": scale,
             "relative_movement": float(sums.last.norm() / sums.base.norm().clamp(min=SMALLEST)),
         }
+        row["unfiltered"]["constant"] = still
         rows.append(row)
-    return {
-        "scalars_total": everything.total,
-        "scalars_kept": everything.kept,
-        "share_dropped": 1 - everything.kept / everything.total,
-        **everything.summary(filtered=True),
-        "unfiltered": {**everything.summary(filtered=False), "constant": constant},
-        "histogram": everything.histogram(),
-        "steps": list(steps),
-        "filters": {"min_change": min_change},
-        "layers": rows,
-    }
+    return {**everything.report(constant, steps, {"min_change": min_change}), "layers": rows}

@@ -111,8 +111,12 @@ def vllm_settings(
     """
     if device.type == "cuda":
         return VLLMSettings(
-            # a fork of this process, which has asked for its devices, could not use CUDA
-            environment={"VLLM_WORKER_MULTIPROC_METHOD": "spawn"},
+            environment={
+                # a fork of this process, which has asked for its devices, could not use CUDA
+                "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+                # fp32 attention is Triton's, which by itself multiplies fp32 as TF32: ten bits
+                "TRITON_F32_DEFAULT": "ieee",
+            },
             arguments={
                 "gpu_memory_utilization": gpu_memory_utilization,
                 "enforce_eager": enforce_eager,

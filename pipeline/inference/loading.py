@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_line
 from pipeline.inference.interface import Source
 from pipeline.trajectory.conversions import Origin, Whole, origins
 from pipeline.trajectory.recipe import Recipe
@@ -35,7 +35,7 @@ def load_model(path: Path, dtype: torch.dtype, device: torch.device, untied: boo
             path, config=config, dtype=dtype, local_files_only=True
         )
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise PipelineError(f"{path}: transformers cannot load this model: {reason}") from error
     return model.to(device).eval()
 

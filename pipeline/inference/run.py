@@ -253,7 +253,7 @@ def sample_to_jsonl(
     }
     # equal lengths side by side: less padding, and the slowest prompts do not start last
     todo.sort(key=lambda index: -len(items[index].token_ids))
-    total = sum(len(missing[i]) for i in todo)
+    total = sum(map(len, missing))
     place = f"T {sampling.temperature:g}" if sampling.temperature else "greedy"
     writer = _Writer(path, common, total, f"sample {model}, {place}", keep_tokens)
     with writer.bar:

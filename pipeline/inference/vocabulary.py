@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.artifacts import read_json
 from pipeline.errors import PipelineError
+from pipeline.trajectory.tokenizer import TokenizerError, loading
 
 VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")  # files of a tokenizer
 
@@ -61,23 +62,18 @@ def _tokens(folder: Path) -> dict[str, int]:
     may add tokens of its own, and the same file would look like two tokenizers.
     """
     file = folder / "tokenizer.json"
-    if file.is_file():
-        from tokenizers import Tokenizer
-
-        try:
-            return dict(Tokenizer.from_str(file.read_text(encoding="utf-8")).get_vocab())
-        except Exception as error:
-            if type(error) is not Exception:  # what the library's Rust part raises
-                raise
-            raise PipelineError(f"{file}: is no tokenizer ({error}); copy it anew") from None
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise PipelineError(f"{folder}: its tokenizer cannot be loaded: {reason}") from error
-    return dict(tokenizer.get_vocab())
+        with loading():
+            if file.is_file():
+                from tokenizers import Tokenizer
+
+                return dict(Tokenizer.from_str(file.read_text(encoding="utf-8")).get_vocab())
+            from transformers import AutoTokenizer
+
+            return dict(AutoTokenizer.from_pretrained(folder, local_files_only=True).get_vocab())
+    except TokenizerError as error:
+        place = file if file.is_file() else folder
+        raise PipelineError(f"{place}: is no tokenizer ({error}); copy it anew") from None
 
 
 def _difference(tokens: Mapping[str, int], wanted: Mapping[str, int]) -> str:

@@ -68,7 +68,7 @@ def without_labels(run: Artefacts) -> Section:
         return absent_section("label_free", title, ["evaluate"])
     labels = {str(row["model"]): words.model_label(row) for row in run.rows}
     pairs = [
-        (f"{_KINDS[kind]}, {_CRITERIA[criterion]}", _judged(choice, labels))
+        (f"{words.KINDS[kind]}, {_CRITERIA[criterion]}", _judged(choice, labels))
         for kind, criteria in found.items()
         for criterion, choice in criteria.items()
     ]
@@ -83,7 +83,6 @@ def without_labels(run: Artefacts) -> Section:
     return Section("label_free", "Without labels", title, body)
 
 
-_KINDS = {"weight": "Weights", "logit": "Logits"}
 _CRITERIA = {
     "agreement": "agreement of samples",
     "entropy": "lowest entropy",

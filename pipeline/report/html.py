@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline.artifacts import write_text
 from pipeline.report import words
 from pipeline.report.figures.style import DARK, LIGHT, Theme
 
@@ -105,6 +106,14 @@ class Album:
             lead=lead,
             caption=caption,
         )
+
+    def write_page(self, title: str, head: Markup, sections: Sequence[Section]) -> Path:
+        """Write index.html beside its figures; those of an earlier page that it lacks go."""
+        for old in set(self.folder.glob("*.png")) - self.drawn:
+            old.unlink()
+        page = self.folder / "index.html"
+        write_text(page, frame(title, head, sections))
+        return page
 
 
 def render(template: str, **values: Any) -> Markup:

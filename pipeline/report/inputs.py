@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from pipeline.artifacts import read_jsonl, read_own
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_line
 
 _PROBE_KEYS = (
     "scalars_total",
@@ -194,6 +194,6 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        line = str(error).splitlines()[0]
+        line = first_line(error)
         raise PipelineError(f"{path}: not valid YAML ({line}); rerun to write it anew") from None
     return value if isinstance(value, dict) else {}

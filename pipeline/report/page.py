@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.artifacts import write_text
 from pipeline.report import collapse, probe, sections, tables, verdict
 from pipeline.report.glossary import glossary
-from pipeline.report.html import Album, frame
+from pipeline.report.html import Album
 from pipeline.report.inputs import read_artefacts
 
 
@@ -48,8 +47,4 @@ def write_page(run_dir: Path) -> Path:
         tables.facts(run),
         glossary(),
     ]
-    for old in set(folder.glob("*.png")) - album.drawn:
-        old.unlink()  # a figure of an earlier report, which this one no longer has
-    page = folder / "index.html"
-    write_text(page, frame(f"{run.name}: RL extrapolation report", verdict.head(run), parts))
-    return page
+    return album.write_page(f"{run.name}: RL extrapolation report", verdict.head(run), parts)

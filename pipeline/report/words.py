@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
+KINDS = {"weight": "Weights", "logit": "Logits"}  # of extrapolations
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -9,7 +9,9 @@ from pipeline.artifacts import write_json
 from pipeline.content import recorded_settings
 from pipeline.errors import PipelineError
 from pipeline.estimates import sampling
+from pipeline.estimates.words import size
 from pipeline.evaluation import posing
+from pipeline.hardware import gpu_memory
 from pipeline.stages.base import Context
 from pipeline.subject.problem_sets import ProblemSet, probe_set
 
@@ -52,8 +54,23 @@ def plan(context: Context) -> str:
         f"base model to {context.config.task.name} ({probed.split}), {context.engine.check()}"
     )
     if probe.activations:
+        _check_room(context)
         text += f"; hidden states at {probe.activation_tokens} positions of these texts"
     return text + sampling.linear_probe(context, probed)
+
+
+def _check_room(context: Context) -> None:
+    """Refuse models that the GPU has no room for in fp32, before hours of log-probs.
+
+    Raises:
+        PipelineError: names the setting.
+    """
+    room = 0 if context.config.dry_run else gpu_memory()
+    if room and (wanted := sampling.hidden_states(context) or 0) > room:
+        raise PipelineError(
+            f"linear_probe.activations: two models in fp32 take {size(wanted)}, and the GPU has "
+            f"{size(room)}; set linear_probe.activations=false"
+        )
 
 
 def run(context: Context) -> dict[str, Any]:

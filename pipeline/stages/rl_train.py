@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import iter_jsonl, read_jsonl
-from pipeline.config import RegroundConfig
 from pipeline.content import model_content, task_data
 from pipeline.errors import PipelineError
 from pipeline.estimates import training
@@ -18,6 +17,7 @@ from pipeline.hardware import gpus
 from pipeline.stages.base import DONE, RESUME, Context
 from pipeline.subject import base_model
 from pipeline.training.disk import training_disk
+from pipeline.training.schema import RegroundConfig
 from pipeline.training.spec import RlSpec
 
 SECTIONS = (

@@ -10,11 +10,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import ComputeConfig
 from pipeline.content import task_data
 from pipeline.estimates import training
 from pipeline.faults import naming
 from pipeline.stages.base import Context
+from pipeline.training.schema import ComputeConfig
 from pipeline.training.spec import SftSpec, fingerprint
 
 SECTIONS = ("sft_train", "model.architecture", "task", "seed")

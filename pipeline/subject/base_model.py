@@ -80,13 +80,12 @@ def model_folder(name: str, key: str, revision: str | None = None) -> Path:
     if not on_hub(name):
         return Path(name)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.py", "LICENSE*"]
         patterns += ["*.model", "*.spm", "*.tiktoken"]  # vocabularies
         folder = snapshot_download(name, revision=revision, allow_patterns=patterns)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except OSError as error:
         if is_local(error):
             raise
         reason = " ".join(str(error).split())[:200]

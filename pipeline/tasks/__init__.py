@@ -8,7 +8,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.tasks.grading import grade_file as grade_file
     from pipeline.tasks.grading import grade_rows as grade_rows
     from pipeline.tasks.problem import Grade as Grade
     from pipeline.tasks.problem import Problem as Problem
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.tasks.votes import merge_votes as merge_votes
 
 _NAMES = {
-    "grading": ("grade_file", "grade_rows"),
+    "grading": ("grade_rows",),
     "problem": ("Grade", "Problem"),
     "prompts": ("encode_prompt", "keep_short"),
     "registry": (

@@ -162,11 +162,8 @@ def grade_arithmetic(problem: Problem, text: str) -> Grade:
     chosen = numbers[0 if problem.meta.get("extract") == "first" else -1].replace(",", "")
     whole, _, fraction = chosen.partition(".")
     prediction = whole if fraction.strip("0") == "" else chosen
-    return Grade(_integer(prediction) == int(problem.answer), "ok", prediction)
-
-
-def _integer(text: str) -> int | None:
-    return int(text) if len(text) <= LONGEST and re.fullmatch(r"-?\d+", text) else None
+    is_read = len(prediction) <= LONGEST and re.fullmatch(r"-?\d+", prediction) is not None
+    return Grade(is_read and int(prediction) == int(problem.answer), "ok", prediction)
 
 
 ADDITION = Kind(

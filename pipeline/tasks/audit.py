@@ -16,13 +16,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from pipeline.artifacts import iter_jsonl, write_text
+from pipeline.artifacts import iter_jsonl, write_jsonl
+from pipeline.ending import one_line, print_anything
 from pipeline.errors import PipelineError
 from pipeline.progress import bar
 from pipeline.tasks.answers.loose import MEANING
@@ -180,26 +181,24 @@ def table(groups: Iterable[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     """Run the command line; mistakes end in one line and exit code 1."""
-    given = [argument.partition("=") for argument in sys.argv[1:]]
-    if {"-h", "--help"} & set(sys.argv[1:]):
+    print_anything()
+    with one_line(quiet=True):
+        _main(sys.argv[1:])
+
+
+def _main(arguments: list[str]) -> None:
+    given = [argument.partition("=") for argument in arguments]
+    if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return
     if [key for key, _, _ in given] != ["run.dir"] or not given[0][2]:
-        _fail(f"usage: {USAGE}")
+        raise PipelineError(f"usage: {USAGE}")
     run_dir = Path(given[0][2]).expanduser()
-    try:
-        groups = audit(run_dir)
-        target = run_dir / "evaluate" / "audit.jsonl"
-        write_text(target, "".join(json.dumps(g, ensure_ascii=False) + "\n" for g in groups))
-    except (PipelineError, OSError) as error:
-        _fail(" ".join(str(error).split()))
+    groups = audit(run_dir)
+    target = run_dir / "evaluate" / "audit.jsonl"
+    write_jsonl(target, groups)
     print(table(groups) if groups else "no refused answer agrees by a looser reading")
     print(f"{len(groups)} different answers in {target}")
-
-
-def _fail(line: str) -> NoReturn:
-    print(f"error: {line}", file=sys.stderr)
-    sys.exit(1)
 
 
 if __name__ == "__main__":

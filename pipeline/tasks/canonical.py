@@ -11,10 +11,12 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
+from pipeline.tasks.answers.nodes import UnreadableError
+from pipeline.tasks.answers.reader import readings
+
 LONGEST = 2000  # characters that are looked into; a longer answer stands for itself
 LONGEST_NUMBER = 120  # characters of a number or a sum of numbers
-LARGEST_EXPONENT = 999  # above, a power is left as text
-LARGEST_BITS = 8192
+LARGEST_BITS = 8192  # of a number; a larger one is left as text
 MOST_PASSES = 10
 MOST_BRACKETS = 40  # of an answer that is read as a list
 
@@ -27,15 +29,10 @@ _FONT = re.compile(
 )
 _UNIT = re.compile(r"(.*[\d)}.])\s*([A-Za-z]{2,}(?:\^\{?\d\}?)?)")
 _DEGREES = re.compile(r"\^?\{?(?:\\circ|\\degree|°)(?![A-Za-z])\}?$")
-_GROUPED = re.compile(r"([+-]?\d{1,3})((?:(?:,|\{,\}|\s)\d{3})+)(\.\d+)?")
-_MIXED = re.compile(
-    r"([+-]?)(\d+)(?:\s+(\d+)\s*/\s*(\d+)|\s*\\[dtc]?frac\s*\{?(\d+?)\}?\s*\{?(\d+)\}?)"
-)
-_REPEATING = re.compile(r"([+-]?)(\d*)\.(\d*)\\(?:overline|bar)\{?(\d+)\}?")
+_GROUPED = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _FRACTION = re.compile(r"\\[dtc]frac")
 _SHORT_FRACTION = re.compile(r"\\frac\s*(\d|\{[^{}]*\})\s*(\d|\{[^{}]*\})")
 _NAMED = re.compile(r"[A-Za-z](?:_\{?\w+\}?)?=(?P<after>[^=<>]+)|(?P<before>[^=<>]+)=[A-Za-z]")
-_NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4}(?!\d))?")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _BARE = re.compile(r"([\^_])([A-Za-z0-9])")
 BRACED = r"\1{\2}"
@@ -104,130 +101,22 @@ def _closed(text: str) -> bool:
 
 
 def _value(text: str) -> Fraction | None:
-    """The exact value of a number in decimal, LaTeX or e-notation, or of a sum, product or power
-    of numbers; None for anything else."""
+    """The exact value of a number, or of a sum, product or power of numbers, as the grader reads
+    it; None for anything else."""
     text = text.strip()
-    if not text or len(text) > LONGEST_NUMBER or not re.search(r"\d", text):
-        return None
     percent = re.fullmatch(r"(.+?)\s*\\?%", text)
     if percent is not None:
         share = _value(percent[1])
         return None if share is None else share / 100
-    grouped = _GROUPED.fullmatch(text)
-    if grouped is not None:
-        digits = re.sub(r"[^\d]", "", grouped[2])
-        return Fraction(f"{grouped[1]}{digits}{grouped[3] or ''}")
-    repeating = _REPEATING.fullmatch(text)
-    if repeating is not None:
-        return _repeating(*repeating.groups())
-    mixed = _MIXED.fullmatch(text)
-    if mixed is not None:
-        sign, whole, *parts = mixed.groups()
-        over, under = (int(part) for part in parts if part is not None)
-        if under:
-            value = int(whole) + Fraction(over, under)
-            return -value if sign == "-" else value
-    return _Sum(_linear(text)).value()
-
-
-def _repeating(sign: str, whole: str, fixed: str, period: str) -> Fraction:
-    r"""0.1\overline{6} is 1/6."""
-    places, length = len(fixed), len(period)
-    value = Fraction(int(f"{whole}{fixed}" or "0"), 10**places)
-    value += Fraction(int(period), 10**places * (10**length - 1))
-    return -value if sign == "-" else value
-
-
-def _linear(text: str) -> str:
-    r"""\frac{1}{2} \cdot 10^{3} as (1)/(2)*10^(3), without space."""
-    text = _FRACTION.sub(r"\\frac", text)
-    before = None
-    while before != text:
-        before = text
-        text = _SHORT_FRACTION.sub(lambda m: f"(({m[1].strip('{}')})/({m[2].strip('{}')}))", text)
-    text = re.sub(r"\\(?:cdot|times|ast)(?![A-Za-z])", "*", text)
-    text = re.sub(r"\\div(?![A-Za-z])", "/", text).replace("**", "^")
-    text = re.sub(r"(?<=\d)\s+(?=[\d.])", "?", text)  # two numbers side by side are no number
-    return re.sub(r"\s", "", text).replace("{", "(").replace("}", ")")
-
-
-class _Sum:
-    """A reader of + - * / ^ and brackets over exact numbers; anything else is no number."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.place = 0
-
-    def value(self) -> Fraction | None:
-        try:
-            found = self._sum()
-        except (_NoNumberError, ZeroDivisionError, RecursionError):
-            return None
-        return found if self.place == len(self.text) else None
-
-    def _take(self, marks: str) -> str:
-        """The next character, if it is one of `marks`."""
-        here = self.text[self.place : self.place + 1]
-        if here and here in marks:
-            self.place += 1
-            return here
-        return ""
-
-    def _sum(self) -> Fraction:
-        found = self._product()
-        while sign := self._take("+-"):
-            other = self._product()
-            found = found + other if sign == "+" else found - other
-        return found
-
-    def _product(self) -> Fraction:
-        found = self._signed()
-        while sign := self._take("*/"):
-            other = self._signed()
-            found = _small(found * other if sign == "*" else found / other)
-        return found
-
-    def _signed(self) -> Fraction:
-        if sign := self._take("+-"):
-            found = self._signed()
-            return -found if sign == "-" else found
-        return self._power()
-
-    def _power(self) -> Fraction:
-        base = self._atom()
-        if not self._take("^"):
-            return base
-        exponent = self._signed()
-        if exponent.denominator != 1 or abs(exponent) > LARGEST_EXPONENT:
-            raise _NoNumberError
-        size = max(base.numerator.bit_length(), base.denominator.bit_length())
-        if size * abs(exponent) > LARGEST_BITS:
-            raise _NoNumberError
-        return Fraction(base ** int(exponent))
-
-    def _atom(self) -> Fraction:
-        if self._take("("):
-            found = self._sum()
-            if not self._take(")"):
-                raise _NoNumberError
-            return found
-        match = _NUMBER.match(self.text, self.place)
-        if match is None:
-            raise _NoNumberError
-        self.place = match.end()
-        _, _, exponent = match[0].lower().partition("e")
-        if exponent and abs(int(exponent)) > LARGEST_EXPONENT:
-            raise _NoNumberError
-        return Fraction(match[0])
-
-
-class _NoNumberError(Exception):
-    """What is read is no number."""
-
-
-def _small(value: Fraction) -> Fraction:
-    if max(value.numerator.bit_length(), value.denominator.bit_length()) > LARGEST_BITS:
-        raise _NoNumberError
+    if len(text) > LONGEST_NUMBER or not re.search(r"\d", text):
+        return None
+    try:  # of a gold 1,234 is a number alone; 32, 349 are two
+        first, *others = readings(text, is_gold=_GROUPED.fullmatch(text) is not None)
+    except UnreadableError:
+        return None
+    value = None if others else first.value
+    if value is None or max(abs(value.numerator), value.denominator).bit_length() > LARGEST_BITS:
+        return None
     return value
 
 

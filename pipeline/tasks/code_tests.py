@@ -188,9 +188,8 @@ def _imports_of(reference: ast.Module, trees: list[ast.Module], wanted: set[str]
     A function that some statement tests alone is the program's, wherever the reference has it from.
     """
     found: Imports = []
-    imported = {
-        n for node in reference.body if isinstance(node, ast.ImportFrom) for n in _names(node)
-    }
+    froms = [node for node in reference.body if isinstance(node, ast.ImportFrom)]
+    imported = {import_name(alias) for node in froms for alias in node.names}
     tested = set()
     for statement in (statement for tree in trees for statement in tree.body):
         read = read_names(statement) & wanted
@@ -203,10 +202,6 @@ def _imports_of(reference: ast.Module, trees: list[ast.Module], wanted: set[str]
             names = [alias for alias in node.names if import_name(alias) in wanted - tested]
             found += [ast.ImportFrom(node.module, names, node.level)] if names else []
     return found
-
-
-def _names(node: ast.Import | ast.ImportFrom) -> list[str]:
-    return [import_name(alias) for alias in node.names]
 
 
 def _modules(trees: list[ast.Module], free: set[str]) -> dict[str, set[str]]:

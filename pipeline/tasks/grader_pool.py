@@ -17,7 +17,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from pipeline.errors import PipelineError
@@ -208,17 +207,6 @@ class GraderPool:
         """Kill all workers; the pool may be used again."""
         for worker in list(self._pool):
             self._discard(worker)
-
-    def __enter__(self) -> GraderPool:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def grade_answers(

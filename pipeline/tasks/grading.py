@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import read_jsonl, write_text
 from pipeline.errors import PipelineError
-from pipeline.progress import bar
 from pipeline.tasks.problem import Problem
 from pipeline.tasks.registry import grade_many
 from pipeline.tasks.task import TaskConfig
 
 KEY = ("model", "task", "split", "problem_id", "sample")
-
-
-def grade_file(
-    generations: Path,
-    problems: Iterable[Problem],
-    tasks: Mapping[str, TaskConfig],
-    *,
-    out: Path | None = None,
-) -> list[dict[str, Any]]:
-    """Grade every row of a generations.jsonl, in the file's order; see grade_rows.
-
-    Args:
-        out: also write the grades there, one line a row, all at once.
-    """
-    rows = read_jsonl(generations)
-    with bar(len(rows), "grade", "response") as progress:
-        grades = grade_rows(rows, problems, tasks, done=progress.update)
-    if out is not None:
-        write_text(out, "".join(json.dumps(g, ensure_ascii=False) + "\n" for g in grades))
-    return grades
 
 
 def grade_rows(

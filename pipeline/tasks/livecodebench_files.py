@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_line
 from pipeline.tasks.task import TaskConfig
 
 RELEASES = {
@@ -92,16 +92,14 @@ def files(task: TaskConfig, release: str | None) -> list[Path]:
 
 def _fetch(task: TaskConfig, name: str) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     source = task.source
     try:
         found = hf_hub_download(source.path, name, repo_type="dataset", revision=source.revision)
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    except (OSError, ValueError) as error:
         raise PipelineError(
-            f"task {task.name}: cannot fetch {name} of {source.path} ({reason}); check the "
-            "network, or set task.dataset.path to a folder with the .jsonl files"
+            f"task {task.name}: cannot fetch {name} of {source.path} ({first_line(error)}); check "
+            "the network, or set task.dataset.path to a folder with the .jsonl files"
         ) from error
     return Path(found)
 

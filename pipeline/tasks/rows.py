@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import decode, kind_of
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_line
 from pipeline.faults import is_local
 from pipeline.tasks.task import TaskConfig
 
@@ -29,9 +29,9 @@ def load_rows(task: TaskConfig) -> list[dict[str, Any]]:
     except (OSError, ValueError) as error:
         if is_local(error):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PipelineError(
-            f"task {task.name}: {file} cannot be read ({reason}); fetch or write the file again"
+            f"task {task.name}: {file} cannot be read ({first_line(error)}); fetch or write the "
+            "file again"
         ) from None
     wrong = next((i for i, row in enumerate(rows, 1) if not isinstance(row, dict)), None)
     if wrong is not None:
@@ -118,10 +118,10 @@ def _from_hub(task: TaskConfig) -> list[dict[str, Any]]:
     except (OSError, ValueError, RuntimeError) as error:
         if is_local(error):
             raise
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise PipelineError(
-            f"task {task.name}: cannot load {source.path} from the hub ({reason}); check the name "
-            "and the network, or set task.dataset.path to a local .jsonl or .parquet file"
+            f"task {task.name}: cannot load {source.path} from the hub ({first_line(error)}); "
+            "check the name and the network, or set task.dataset.path to a local .jsonl or "
+            ".parquet file"
         ) from error
     return [dict(row) for row in rows]
 

@@ -27,7 +27,7 @@ import sysconfig
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from pipeline.errors import PipelineError
 from pipeline.tasks.child_process import Child
@@ -217,20 +217,18 @@ def spawn(
         pass_fds: further descriptors that the child keeps, under the same numbers.
         visible: {path here: path there} that it may read besides the system and Python.
     """
+    common: dict[str, Any] = {"bufsize": 0, "stdin": stdin, "stdout": stdout}
+    common |= {"stderr": subprocess.DEVNULL, "start_new_session": True}
     if mode == "none":
         # what Python needs to find its packages, and they their data; nothing secret
         kept = ("HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "NLTK_DATA")
         inherited = {name: os.environ[name] for name in kept if name in os.environ}
         process = subprocess.Popen(
             command,
-            bufsize=0,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=subprocess.DEVNULL,
             pass_fds=pass_fds,
             env={**ENVIRONMENT, **THREADS, **inherited},
             cwd=tempfile.gettempdir(),
-            start_new_session=True,
+            **common,
         )
         return Child(process, None)
     bwrap = check_bwrap()
@@ -240,13 +238,9 @@ def spawn(
     with tempfile.TemporaryFile() as rules:
         process = subprocess.Popen(
             [*options, *_seccomp(rules), "--", *_as_nobody(bwrap, command)],
-            bufsize=0,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=subprocess.DEVNULL,
             pass_fds=[*pass_fds, rules.fileno(), info.fileno()],
             env={},
-            start_new_session=True,
+            **common,
         )
     return Child(process, info)
 

@@ -16,6 +16,7 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pipeline.tasks import Problem
+from pipeline.training.agreement import summed
 from pipeline.training.metrics import MetricsCallback
 from pipeline.training.trl_trainers import RLOOTrainer
 
@@ -47,7 +48,9 @@ class Accuracy:
 
     def __call__(self, seed: int) -> float:
         state = PartialState()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(
+            [torch.cuda.current_device()] if state.device.type == "cuda" else []
+        ):
             torch.manual_seed(1_000_003 * seed + state.process_index)
             said = [
                 text
@@ -55,9 +58,7 @@ class Accuracy:
                 for text in self._answers(self.mine[at : at + self.batch])
             ]
         right = sum(self.right(list(zip(self.mine, said, strict=True))))
-        counts = torch.tensor([right, len(self.mine)], dtype=torch.float64, device=state.device)
-        if state.num_processes > 1:
-            torch.distributed.all_reduce(counts)
+        counts = summed(torch.tensor([right, len(self.mine)], dtype=torch.float64))
         return float(counts[0] / counts[1])
 
     def _answers(self, problems: list[Problem]) -> list[str]:

@@ -230,3 +230,6 @@ class WholeCheckpoints(Trainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             mark_whole(folder, step // self.updates)
+        # All wait for that here: the groups of ranks that DeepSpeed and TRL make give up after ten
+        # minutes on NCCL (`new_group` without a timeout), whatever `devices.PATIENCE` says.
+        self.accelerator.wait_for_everyone()

@@ -6,12 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.config import (
-    DTYPES,
-    AlgorithmConfig,
-    ComputeConfig,
-    RlConfig,
-)
+from pipeline.config import DTYPES
 from pipeline.errors import PipelineError
 from pipeline.limits import check_values
 from pipeline.training.check_algorithm import (
@@ -22,6 +17,7 @@ from pipeline.training.check_algorithm import (
     check_supervised,
     one_of,
 )
+from pipeline.training.schema import AlgorithmConfig, ComputeConfig, RlConfig
 from pipeline.training.spec import Architecture, RlSpec, SftSpec, Spec, build
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
-from pipeline.config import AlgorithmConfig, RlConfig
 from pipeline.errors import PipelineError
+from pipeline.fields import nearest
+from pipeline.training.schema import AlgorithmConfig, RlConfig
 from pipeline.training.spec import DELTA, RlSpec
 
 if TYPE_CHECKING:
@@ -115,6 +115,5 @@ def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
         PipelineError: names the key, and the nearest value that there is.
     """
     if value not in allowed:
-        near = difflib.get_close_matches(value, allowed, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = nearest(value, allowed)
         raise PipelineError(f"{key}: {value!r} is not one of {', '.join(allowed)}{hint}")

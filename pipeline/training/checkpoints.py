@@ -6,13 +6,12 @@ file is in it, and the marker is written after every rank has finished.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 from pathlib import Path
 
-from pipeline.artifacts import read_jsonl, read_own, write_json, write_text
+from pipeline.artifacts import read_jsonl, read_own, write_json, write_jsonl
 from pipeline.errors import PipelineError
 from pipeline.faults import naming
 from pipeline.training.spec import RlSpec, Spec, fingerprint
@@ -67,20 +66,16 @@ def missing_snapshots(spec: Spec, until: int) -> list[int]:
     return [step for step in due if not (folder / f"step_{step}").is_dir()]
 
 
-def trained_steps(spec: Spec) -> int:
-    """How many steps metrics.jsonl tells of."""
-    rows = read_jsonl(Path(spec.output) / "metrics.jsonl")
-    return max((int(row["step"]) for row in rows), default=0)
-
-
 def finished(spec: Spec) -> bool:
     """Whether an RL run of the same fingerprint has made all that `spec` asks for, and maybe more.
 
     Never true of SFT, whose last act is to write the model.
     """
-    if not isinstance(spec, RlSpec) or trained_steps(spec) < spec.steps:
+    if not isinstance(spec, RlSpec):
         return False
-    return not missing_snapshots(spec, spec.steps)
+    rows = read_jsonl(Path(spec.output) / "metrics.jsonl")
+    trained = max((int(row["step"]) for row in rows), default=0)
+    return trained >= spec.steps and not missing_snapshots(spec, spec.steps)
 
 
 def check_output(spec: Spec) -> None:
@@ -129,8 +124,4 @@ def _cut_rows(path: Path, step: int) -> None:
     rows = read_jsonl(path)
     kept = [row for row in rows if row["step"] <= step]
     if path.exists() and (len(kept) < len(rows) or not path.read_bytes().endswith(b"\n")):
-        write_text(path, "".join(_line(row) for row in kept))
-
-
-def _line(row: dict[str, object]) -> str:
-    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        write_jsonl(path, kept)

@@ -10,11 +10,14 @@ import torch
 from accelerate import DistributedType, PartialState
 from transformers import TrainingArguments
 
-from pipeline.config import AlgorithmConfig, ComputeConfig
 from pipeline.errors import PipelineError
 from pipeline.training.check import micro_batches
+from pipeline.training.schema import AlgorithmConfig, ComputeConfig
 from pipeline.training.spec import SftSpec, Spec
 
+# seconds that a rank may wait for the others: for one that has drawn the longest responses, or that
+# writes a large checkpoint to a slow disk. Where one dies, the launcher ends the others at once.
+PATIENCE = 2 * 3600
 _DEEPSPEED_NAMES = {"float32": "fp32", "bfloat16": "bf16"}
 
 if not torch.cuda.is_available():
@@ -97,6 +100,7 @@ def trainer_arguments(spec: Spec) -> dict[str, Any]:
         "use_cpu": not cuda,
         "accelerator_config": {"use_configured_state": _deepspeed_on_cpu(compute)},
         "ddp_backend": None if compute.launcher == "none" else ("nccl" if cuda else "gloo"),
+        "ddp_timeout": PATIENCE,
         "dataloader_pin_memory": cuda,
         "deepspeed": deepspeed_config(spec) if compute.zero_stage else None,
         "report_to": "none",

@@ -22,7 +22,6 @@ import torch
 
 import pipeline
 from pipeline.artifacts import read_jsonl
-from pipeline.config import ComputeConfig
 from pipeline.errors import PipelineError
 from pipeline.stopping import AGAIN, Requeue, stopped_by
 from pipeline.training.check import check
@@ -30,8 +29,9 @@ from pipeline.training.checkpoints import check_output, finished
 from pipeline.training.devices import child_environment
 from pipeline.training.metrics import Log
 from pipeline.training.processes import die_with_parent, end_group
+from pipeline.training.schema import ComputeConfig
 from pipeline.training.spec import Spec, write_spec
-from pipeline.training.stop import ASKED, STOPPED, ask, forget_stops
+from pipeline.training.stop import ASKED, STOPPED, ask
 from pipeline.training.worker import ERROR_FILE, SUPERVISED, run
 
 MODULE = "pipeline.training.worker"
@@ -56,7 +56,8 @@ def launch(spec: Spec, log: Log | None = None) -> None:
     output = Path(spec.output)
     path = output / "spec.json"
     write_spec(spec, path)
-    forget_stops(output)
+    for earlier in (ASKED, STOPPED):
+        (output / earlier).unlink(missing_ok=True)
     if spec.compute.launcher == "none" and not spec.compute.vllm_rollouts:
         run(spec, log)
         return

@@ -27,9 +27,9 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pipeline.artifacts import append_jsonl, read_own, write_json
-from pipeline.config import RegroundConfig
 from pipeline.training.agreement import summed
 from pipeline.training.masters import forget, owned, replace_owned
+from pipeline.training.schema import RegroundConfig
 from pipeline.trajectory.segments import JUMPS
 
 Parts = dict[str, torch.Tensor]  # this rank's, [n] fp32 in host memory, by parameter name

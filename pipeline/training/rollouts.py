@@ -23,10 +23,10 @@ import numpy as np
 import torch
 import torch._dynamo.config
 
-from pipeline.config import ComputeConfig
 from pipeline.errors import PipelineError
 from pipeline.inference.vllm.engine import import_vllm
 from pipeline.training.check import engine_tokens
+from pipeline.training.schema import ComputeConfig
 from pipeline.training.spec import RlSpec
 from pipeline.training.trl_trainers import vllm_generation, with_vllm
 
@@ -77,12 +77,12 @@ class Rollouts(vllm_generation.VLLMGeneration):
             return
         from pipeline.inference.vllm.worker import refresh_heads
 
-        runner = self.llm.llm_engine.model_executor.driver_worker.model_runner
-        dtype = runner.model_config.dtype
+        worker = self.llm.llm_engine.model_executor.driver_worker
+        dtype = worker.model_runner.model_config.dtype
         # copies: vLLM collects a layer's tensors, and ZeRO 3 takes them back one by one
         weights = ((n, p.detach().to(dtype, copy=True)) for n, p in self._iter_named_params())
-        runner.reload_weights(weights_iterator=weights)
-        refresh_heads(runner.get_model())
+        worker.reload_weights(weights_iterator=weights)
+        refresh_heads(worker.model_runner.get_model())
         self.llm.reset_prefix_cache()
 
     def generate(self, *arguments: Any, **options: Any) -> tuple[Any, ...]:
@@ -133,9 +133,9 @@ def serve_by_vllm(trainer: Any, spec: RlSpec) -> None:
         model=trainer.model,
         accelerator=trainer.accelerator,
         processing_class=trainer.processing_class,
-        max_num_seqs=args.per_device_train_batch_size
-        * args.steps_per_generation
-        * spec.compute.vllm_tensor_parallel,
+        max_num_seqs=_at_once(
+            args.per_device_train_batch_size * args.steps_per_generation, spec.compute
+        ),
         trust_remote_code=spec.model.trust_remote_code,
         temperature=args.temperature,
         top_p=args.top_p,
@@ -146,6 +146,12 @@ def serve_by_vllm(trainer: Any, spec: RlSpec) -> None:
     trainer.use_vllm = True
     trainer.vllm_mode = trainer.vllm_generation.mode
     trainer._last_loaded_step = -1  # TRL's note of which weights the engine has: none yet
+
+
+def _at_once(rows: int, compute: ComputeConfig) -> int:
+    """Responses that an engine draws at once: all of its ranks', of `rows` each, as far as a pass
+    takes a token of each (vLLM refuses to start with more)."""
+    return min(rows * compute.vllm_tensor_parallel, BATCHED_TOKENS)
 
 
 def seed_rank(trainer: Any, seed: int) -> None:
@@ -180,23 +186,26 @@ def _start(start: Any, ours: dict[str, Any], **theirs: Any) -> Any:
 
 def _engine_arguments(compute: ComputeConfig, cuda: bool) -> dict[str, Any]:
     """Arguments of `vllm.LLM` that TRL does not pass on."""
-    dtype = "bfloat16" if compute.bf16 else "float32"
-    if cuda:
-        return {"dtype": dtype}
     from pipeline.inference.device import vllm_settings
 
     settings = vllm_settings(
-        torch.device("cpu"),
+        torch.device("cuda" if cuda else "cpu"),
         threads=None,
         tensor_parallel=1,
         kv_cache_gib=compute.vllm_kv_cache_gib,
         gpu_memory_utilization=compute.vllm_memory,
-        enforce_eager=True,
+        enforce_eager=not cuda,
     )
     os.environ.update(settings.environment)
+    arguments = {"dtype": "bfloat16" if compute.bf16 else "float32", **settings.arguments}
+    if cuda:
+        # TRL writes new weights into the tensors that vLLM holds. Of a mixture of experts those are
+        # in the order of the kernels: Triton's alone is that of a checkpoint, where FlashInfer's
+        # (vLLM's own choice on an A100 or a B200) would take gates for values without a word.
+        return {**arguments, "moe_backend": "triton"}
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # its threads are the trainer's
     torch._dynamo.config.disable = True  # vLLM would compile small functions, see `vllm.cpu`
-    return {"dtype": dtype, "max_num_batched_tokens": BATCHED_TOKENS, **settings.arguments}
+    return {**arguments, "max_num_batched_tokens": BATCHED_TOKENS}
 
 
 @contextmanager

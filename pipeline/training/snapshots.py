@@ -41,7 +41,8 @@ def master_weights(model: nn.Module, keep: bool) -> dict[str, torch.Tensor]:
     """
     weights = dict(each_master_weight(model, keep))
     if keep:
-        persistent = set(model.state_dict()) if not _is_sharded(model) else set()
+        sharded = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+        persistent = set() if sharded else set(model.state_dict())
         for name, buffer in model.named_buffers():
             if name in persistent:
                 weights[name] = buffer.detach().to("cpu", copy=True)
@@ -61,10 +62,6 @@ def each_master_weight(
         full = _full_fp32(parameter)
         if keep:
             yield name, full.detach().to("cpu", torch.float32, copy=True)
-
-
-def _is_sharded(model: nn.Module) -> bool:
-    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
 def _full_fp32(parameter: nn.Parameter) -> torch.Tensor:
@@ -95,8 +92,10 @@ def write_model(
     with naming(folder):
         model.save_pretrained(partial, state_dict=cast)
         tokenizer.save_pretrained(partial)
-    # the trainer switches the cache off for its own forward passes
-    _edit_json(partial / "config.json", {"dtype": dtype, "use_cache": True})
+    path = partial / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config |= {"dtype": dtype, "use_cache": True}  # which the trainer switches off for its passes
+    write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
     _give_name(partial, folder)
 
 
@@ -231,8 +230,3 @@ def _give_name(partial: Path, folder: Path) -> None:
         shutil.rmtree(replaced)
     else:
         partial.rename(folder)
-
-
-def _edit_json(path: Path, values: dict[str, Any]) -> None:
-    config = json.loads(path.read_text(encoding="utf-8"))
-    write_text(path, json.dumps({**config, **values}, indent=2, sort_keys=True) + "\n")

@@ -11,18 +11,13 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pipeline.artifacts import hash_json, read_own, write_json
-from pipeline.config import (
-    AlgorithmConfig,
-    ComputeConfig,
-    ModelConfig,
-    RlConfig,
-    SftConfig,
-)
+from pipeline.config import ModelConfig
 from pipeline.content import data_content, model_content
 from pipeline.errors import PipelineError
 from pipeline.fields import check_fields
 from pipeline.settings import deciding
 from pipeline.tasks.task import TaskConfig
+from pipeline.training.schema import AlgorithmConfig, ComputeConfig, RlConfig, SftConfig
 
 DELTA = "delta_"  # how the names of snapshot dtypes begin that store differences from the base
 
@@ -131,7 +126,8 @@ def build(cls: type[_T], raw: dict[str, Any], where: str) -> _T:
         raise PipelineError(f"{where}: unknown key {unknown[0]!r}; known are {sorted(hints)}")
     values = {}
     for key, value in raw.items():
-        nested = [t for t in (hints[key], *get_args(hints[key])) if _is_dataclass_type(t)]
+        kinds = (hints[key], *get_args(hints[key]))
+        nested = [kind for kind in kinds if isinstance(kind, type) and is_dataclass(kind)]
         inner = isinstance(value, dict) and nested
         values[key] = build(nested[0], value, f"{where}: {key}") if inner else value
     check_fields(where, values, hints)
@@ -139,10 +135,6 @@ def build(cls: type[_T], raw: dict[str, Any], where: str) -> _T:
         return cls(**values)
     except TypeError as error:
         raise PipelineError(f"{where}: {error}") from None
-
-
-def _is_dataclass_type(hint: Any) -> bool:
-    return isinstance(hint, type) and is_dataclass(hint)
 
 
 def fingerprint(spec: Spec) -> str:

@@ -88,9 +88,3 @@ class StopCallback(TrainerCallback):
 def ask(output: Path, name: str) -> None:
     """Ask the ranks that train into `output` to stop."""
     write_text(output / ASKED, f"{name}\n")
-
-
-def forget_stops(output: Path) -> None:
-    """Remove what an earlier start left."""
-    for name in (ASKED, STOPPED):
-        (output / name).unlink(missing_ok=True)

@@ -18,8 +18,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_callback import PrinterCallback
 
-from pipeline.config import AlgorithmConfig, LoraConfig
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_line
 from pipeline.tasks import Problem, grade_many, reward_function, training_rows
 from pipeline.training.accuracy import Accuracy, ValidationCallback
 from pipeline.training.batches import RolloutBatches
@@ -32,6 +31,7 @@ from pipeline.training.live_probe import LinearityCallback
 from pipeline.training.metrics import Log, MetricsCallback
 from pipeline.training.reground import RegroundCallback
 from pipeline.training.rollouts import seed_rank, serve_by_vllm
+from pipeline.training.schema import AlgorithmConfig, LoraConfig
 from pipeline.training.sft_noise import Sft
 from pipeline.training.spec import RlSpec, SftSpec, Spec
 from pipeline.training.trl_trainers import (
@@ -266,7 +266,7 @@ def load_tokenizer(model: str, trust_remote_code: bool) -> PreTrainedTokenizerBa
             model, padding_side="left", trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise PipelineError(f"{model}: no tokenizer can be loaded from there ({reason})") from None
 
 

@@ -14,11 +14,7 @@ _imports: Any = importlib.import_module("trl.import_utils")  # trl itself loads 
 _is_vllm_available = _imports.is_vllm_available
 
 
-def _no_vllm(min_version: str | None = None) -> bool:
-    return False
-
-
-_imports.is_vllm_available = _no_vllm
+_imports.is_vllm_available = lambda *_, **__: False
 try:
     from trl.generation import vllm_client, vllm_generation
     from trl.trainer.grpo_config import GRPOConfig

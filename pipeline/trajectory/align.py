@@ -16,8 +16,9 @@ import torch
 from pipeline.errors import PipelineError
 from pipeline.trajectory import stream
 from pipeline.trajectory.checkpoint import Checkpoint, weight_files
+from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.respell import respelled, slice_rows, with_ties
-from pipeline.trajectory.shards import Entry, Files
+from pipeline.trajectory.shards import Files
 from pipeline.trajectory.spellings import Matching
 from pipeline.trajectory.stream import pieces
 from pipeline.trajectory.tying import equal, is_vocabulary

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.artifacts import read_json
+from pipeline.artifacts import read_object
 from pipeline.errors import PipelineError
-from pipeline.trajectory.shards import Entry
+from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.tying import has_own_head, may_drop_head
 
 MODEL_LAYOUTS = ("safetensors", "torch bin")  # a folder of these is a HF model
@@ -120,15 +120,7 @@ def check_experts(folder: Path, entries: dict[str, Entry]) -> None:
 
 def _expert_count(folder: Path) -> int:
     """How many experts a layer has by config.json; 0 where it does not say."""
-    config = read_json(folder / "config.json")
-    nested = config.get("text_config")
-    config = config | nested if isinstance(nested, dict) else config
-    for key in ("num_experts", "num_local_experts", "n_routed_experts"):
-        value = config.get(key) or 0
-        if not isinstance(value, int):
-            raise PipelineError(
-                f"{folder}: config.json has {key}={value!r}, not a number; copy it again"
-            )
-        if value:
-            return value
-    return 0
+    config = read_object(folder / "config.json")
+    config |= config.get("text_config") or {}
+    keys = ("num_experts", "num_local_experts", "n_routed_experts")
+    return next((config[key] for key in keys if config.get(key)), 0)

@@ -23,13 +23,14 @@ from tqdm import tqdm
 from pipeline.errors import PipelineError
 from pipeline.progress import bar
 from pipeline.trajectory import stream
+from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.gram import Gram
 from pipeline.trajectory.kernels import combine, combine_gated, step_weights
 from pipeline.trajectory.measure import measure_grams
 from pipeline.trajectory.output import Output
 from pipeline.trajectory.plan import Plan, union
 from pipeline.trajectory.reader import Reader, Values
-from pipeline.trajectory.shards import Entry, Files
+from pipeline.trajectory.shards import Files
 from pipeline.trajectory.share import Share
 from pipeline.trajectory.stream import Piece, counted, pieces, run
 from pipeline.trajectory.writer import check_space

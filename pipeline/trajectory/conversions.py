@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.artifacts import read_json
-from pipeline.errors import PipelineError
+from pipeline.artifacts import read_object
+from pipeline.errors import PipelineError, first_line
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -61,8 +61,7 @@ def meta_model(folder: Path) -> Any | None:
     import transformers
     from huggingface_hub.errors import StrictDataclassError
 
-    config = read_json(folder / "config.json")
-    named = (config.get("architectures") or [""]) if isinstance(config, dict) else [""]
+    named = read_object(folder / "config.json").get("architectures") or [""]
     try:
         settings = transformers.AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
@@ -109,7 +108,7 @@ def origins(model: Any, stored: Shapes) -> tuple[dict[str, Origin], list[str]]:
         except (ValueError, RuntimeError, KeyError, IndexError, TypeError) as error:
             raise PipelineError(
                 f"tensor {place} cannot be made of {sources[0][0]} and {len(sources) - 1} others: "
-                f"{str(error).splitlines()[0]}"
+                f"{first_line(error)}"
             ) from None
         for name, value in made.items():
             tensor = value[0] if isinstance(value, list) else value

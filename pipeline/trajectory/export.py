@@ -40,18 +40,15 @@ def export(trajectory: Trajectory, step: int, out: Path, dtype: str = "same") ->
     return write(plan, {step: out})[step]
 
 
-def export_base(trajectory: Trajectory, out: Path) -> dict[str, Any]:
+def export_base(trajectory: Trajectory, out: Path) -> None:
     """The first step, with the tensors and the configuration that the whole trajectory has.
 
     Args:
         out: the folder to write; done already, it is left as it is.
-
-    Returns:
-        The content of the folder's extrapolation.json.
     """
     base, step = trajectory.base, trajectory.steps[0]
     twice = replace(trajectory, checkpoints={step: base, step + 1: replace(base, step=step + 1)})
-    return export(twice, step + 1, out)
+    export(twice, step + 1, out)
 
 
 def start_folder(trajectory: Trajectory, exported: Path) -> Path:

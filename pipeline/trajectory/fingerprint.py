@@ -21,7 +21,8 @@ from pipeline.faults import naming
 from pipeline.progress import bar
 from pipeline.trajectory import stream
 from pipeline.trajectory.checkpoint import Checkpoint
-from pipeline.trajectory.shards import Entry, Files
+from pipeline.trajectory.entries import Entry
+from pipeline.trajectory.shards import Files
 from pipeline.trajectory.sources import Trajectory
 from pipeline.trajectory.stream import Piece, counted, pieces, run, worker_count
 
@@ -63,18 +64,14 @@ def check_finite(trajectory: Trajectory) -> None:
         PipelineError: names checkpoint, tensor and how many of its values are not finite.
     """
     entries = [
-        (checkpoint, [e for e in checkpoint.entries.values() if _is_checked(e, checkpoint)])
-        for checkpoint in trajectory.checkpoints.values()
+        (c, [e for e in c.entries.values() if e.is_float and e.name not in c.fixed])
+        for c in trajectory.checkpoints.values()
     ]
     total = sum(e.numel for _, some in entries for e in some)
     with Files() as files, bar(total, "check", "weights", scale=True) as progress:
         for checkpoint, some in entries:
             make = partial(_finite_worker, files, checkpoint)
             run(list(pieces(some)), lambda make=make: counted(make(), progress, 1))  # type: ignore[misc]
-
-
-def _is_checked(entry: Entry, checkpoint: Checkpoint) -> bool:
-    return entry.is_float and entry.name not in checkpoint.fixed
 
 
 def _finite_worker(files: Files, checkpoint: Checkpoint) -> Callable[[Piece], None]:

@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import read_json, write_json
-from pipeline.errors import PipelineError
+from pipeline.artifacts import read_json, read_object, write_json
 from pipeline.trajectory.companions import Companions
 from pipeline.trajectory.share import Share, meet, wait_for
 from pipeline.trajectory.tokenizer import check_tokenizer
@@ -137,9 +136,7 @@ def _set_config(path: Path, dtype: str, untied: bool) -> None:
     Encoder-decoder models keep their flag: it also ties both sides' embeddings, and transformers
     sees by the weights that the head is one of its own.
     """
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise PipelineError(f"{path}: not a JSON object; copy the model's config.json again")
+    config = read_object(path)
     config.pop("torch_dtype", None)  # the older name of the same field
     config["dtype"] = dtype
     for section in (config, config.get("text_config")):  # what is written is plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,31 @@ class R2Counts:
             "r2_mean": float(mean),
             "r2_median": _median(counts),
             "r2_share_above_0.7": above / total,
+        }
+
+    def figures(self) -> dict[str, Any]:
+        """Counts, and `summary` of what passes the filters and (`unfiltered`) of everything."""
+        return {
+            "kept": self.kept,
+            "total": self.total,
+            **self.summary(filtered=True),
+            "unfiltered": self.summary(filtered=False),
+        }
+
+    def report(
+        self, constant: int, steps: Sequence[float], filters: Mapping[str, float]
+    ) -> dict[str, Any]:
+        """The head of every probe's file: figures over all scalars, of which `constant` never
+        move, with the steps and the filters that they are of."""
+        return {
+            "scalars_total": self.total,
+            "scalars_kept": self.kept,
+            "share_dropped": 1 - self.kept / self.total if self.total else None,
+            **self.summary(filtered=True),
+            "unfiltered": {**self.summary(filtered=False), "constant": constant},
+            "histogram": self.histogram(),
+            "steps": list(steps),
+            "filters": dict(filters),
         }
 
     def histogram(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from pipeline.errors import PipelineError
 from pipeline.progress import bar
 from pipeline.trajectory import kernels, stream
+from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.fits import Spot, line_fit, spread, weight_fit
 from pipeline.trajectory.gram import Gram, describe, rank1_curve, segment_cosines, straightness
 from pipeline.trajectory.histogram import R2Counts
 from pipeline.trajectory.measure import GramTable, Norms
 from pipeline.trajectory.reader import Reader, Values
-from pipeline.trajectory.shards import Entry, Files
+from pipeline.trajectory.shards import Files
 from pipeline.trajectory.sources import Trajectory
 from pipeline.trajectory.stream import Piece, counted, pieces, run
 
@@ -87,7 +88,7 @@ def probe_weights(
         gram.add(grams[row["name"]])
         row |= describe(steps, grams[row["name"]])
     return {
-        **_report(probe.total, steps, filters),
+        **probe.total.r2.report(probe.total.constant, steps, asdict(filters)),
         **describe(steps, gram),
         "rank1_curve": rank1_curve(gram.matrix),
         "segment_cosines": segment_cosines(gram.matrix),
@@ -139,20 +140,10 @@ class _Probe:
             self.left[piece.name] -= len(piece)
             if self.left[piece.name] == 0:
                 done = self.tallies.pop(piece.name)
-                self.rows[piece.name] = self.row(piece.name, done)
+                self.rows[piece.name] = {"name": piece.name, **done.r2.figures()}
                 if done.spot is not None:
                     self.spots[piece.name] = done.spot
                 self.total.add(done)
-
-    def row(self, name: str, tally: Tally) -> dict[str, Any]:
-        r2 = tally.r2
-        return {
-            "name": name,
-            "kept": r2.kept,
-            "total": r2.total,
-            **r2.summary(filtered=True),
-            "unfiltered": r2.summary(filtered=False),
-        }
 
 
 def path_so_far(values: NDArray[np.float32], steps: Sequence[float]) -> dict[str, float]:
@@ -219,20 +210,6 @@ class _Kernel:
         return r2, flags, gram
 
 
-def _report(total: Tally, steps: Sequence[float], filters: Filters) -> dict[str, Any]:
-    r2 = total.r2
-    return {
-        "scalars_total": r2.total,
-        "scalars_kept": r2.kept,
-        "share_dropped": 1 - r2.kept / r2.total if r2.total else None,
-        **r2.summary(filtered=True),
-        "unfiltered": {**r2.summary(filtered=False), "constant": total.constant},
-        "histogram": r2.histogram(),
-        "steps": list(steps),
-        "filters": {"min_change": filters.min_change, "min_unique": filters.min_unique},
-    }
-
-
 def series_r2(
     values: NDArray[np.floating[Any]], steps: Sequence[float]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -279,7 +256,8 @@ def probe_series(
     counts = R2Counts()
     counts.add_values(r2, flags)
     spots = [Spot("", int(i)) for i in np.flatnonzero(flags & kernels.KEPT)]
-    return _report(Tally(counts, _constant(flags)), steps, Filters(min_change, min_unique)) | {
+    filters = {"min_change": min_change, "min_unique": min_unique}
+    return counts.report(_constant(flags), steps, filters) | {
         "tensors": [],
         "examples": [
             {"index": spot.index, **line_fit(steps, np.asarray(values)[:, spot.index].tolist())}

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.trajectory.checkpoint import Checkpoint
+from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.gram import Gram
 from pipeline.trajectory.kernels import moments, squared_norms
 from pipeline.trajectory.reader import Reader, Values
-from pipeline.trajectory.shards import Entry, Files
+from pipeline.trajectory.shards import Files
 from pipeline.trajectory.stream import Piece, pieces, run
 
 
@@ -87,15 +88,14 @@ def measure_grams(
 
     def make_worker() -> Callable[[Piece], None]:
         reader = Reader(checkpoints, files)
-        return lambda piece: measure_piece(piece, reader, table)
+
+        def work(piece: Piece) -> None:
+            values = reader.read(piece)
+            gram = Gram.zero(len(values.array))
+            gram.base_squared = moments(values.array, values.movements, gram.matrix)
+            table.add(piece, gram, reader)
+
+        return work
 
     run(list(pieces(entries)), make_worker)
     return table.settle()
-
-
-def measure_piece(piece: Piece, reader: Reader, table: GramTable) -> None:
-    """Read a piece and hand in its Gram."""
-    values = reader.read(piece)
-    gram = Gram.zero(len(values.array))
-    gram.base_squared = moments(values.array, values.movements, gram.matrix)
-    table.add(piece, gram, reader)

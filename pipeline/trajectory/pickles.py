@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.trajectory.shards import Entry, Extent
+from pipeline.trajectory.entries import Entry, Extent
 
 STORAGES = {
     "DoubleStorage": torch.float64,
@@ -137,7 +137,6 @@ class _Unpickler(pickle.Unpickler):
         self._path = path
         self._archive = archive
         self._prefix = pickled.removesuffix("data.pkl")
-        self._size = path.stat().st_size
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("torch", "torch.storage") and name in STORAGES:

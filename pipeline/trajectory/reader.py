@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from pipeline.trajectory import stream
 from pipeline.trajectory.checkpoint import Checkpoint
+from pipeline.trajectory.entries import Entry, shares_base
 from pipeline.trajectory.fingerprint import raise_not_finite
-from pipeline.trajectory.shards import Entry, Files, shares_base
+from pipeline.trajectory.shards import Files
 from pipeline.trajectory.stream import Piece
 
 

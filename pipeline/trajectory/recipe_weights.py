@@ -18,11 +18,12 @@ from pipeline.errors import PipelineError
 from pipeline.trajectory import tying
 from pipeline.trajectory.align import align
 from pipeline.trajectory.checkpoint import Checkpoint
+from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.layouts import hf, open_checkpoint
 from pipeline.trajectory.plan import DTYPES
 from pipeline.trajectory.reader import Reader
 from pipeline.trajectory.recipe import Recipe
-from pipeline.trajectory.shards import Entry, Files
+from pipeline.trajectory.shards import Files
 from pipeline.trajectory.stream import PIECE, pieces
 
 NamedTensors = Iterator[tuple[str, torch.Tensor]]

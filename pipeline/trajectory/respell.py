@@ -14,7 +14,7 @@ from pipeline.artifacts import hash_json, read_json
 from pipeline.errors import PipelineError
 from pipeline.trajectory.checkpoint import Checkpoint
 from pipeline.trajectory.conversions import Origin, Whole, meta_model, origins, translate
-from pipeline.trajectory.shards import Entry, Extent, overlaps
+from pipeline.trajectory.entries import Entry, Extent, overlaps
 from pipeline.trajectory.spellings import Prefixes, match_prefixes
 from pipeline.trajectory.tying import is_head, stored_pairs
 

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.gram import Gram
 from pipeline.trajectory.kernels import combine, moments
 from pipeline.trajectory.plan import DTYPES, Plan
 from pipeline.trajectory.reader import Reader, Values
-from pipeline.trajectory.shards import Entry, Files
+from pipeline.trajectory.shards import Files
 from pipeline.trajectory.stream import Piece
 
 TENSORS, PIECES, SIZE = 48, 4, 1024  # the sample: scalars of a piece, pieces of a tensor

@@ -112,13 +112,11 @@ class Rule:
         return used
 
     def check_targets(self, targets: Sequence[int], last: int) -> None:
-        """Refuse targets that are given twice, or that the method cannot predict.
+        """Refuse targets that the method cannot predict.
 
         Raises:
             PipelineError: names the target.
         """
-        if len(set(targets)) != len(targets):
-            raise PipelineError(f"weight_extrap.targets={list(targets)}: a target twice; drop one")
         early = [target for target in targets if target < last]
         limited = self.max_norm is not None and self.method.max_norm is None
         if early and (self.method.beyond or self.damping != 1.0 or limited):

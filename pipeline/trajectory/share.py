@@ -20,7 +20,7 @@ from pipeline.artifacts import write_text
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:  # the runner asks for the environment before anything heavy is imported
-    from pipeline.trajectory.shards import Entry
+    from pipeline.trajectory.entries import Entry
 
 POLL = 0.05  # seconds between looks for the other processes' words
 PATIENCE = 600.0  # seconds that processes of one start may come after each other

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.trajectory.shards import Entry
+from pipeline.trajectory.entries import Entry
 
 WRAPPERS = (  # anywhere in a name: torch.compile, FSDP, activation checkpointing
     "_orig_mod.",
@@ -86,13 +86,16 @@ def plain_names(
     return found, frozenset(used)
 
 
+def unwrapped(name: str) -> str:
+    """A name without the parts that wrappers of modules have put into it."""
+    for wrapper in WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
 def _unwrapped(names: Iterable[str]) -> dict[str, str]:
     """Names without the wrappers' parts, by their names with them."""
-    found = {name: name for name in names}
-    for old, name in found.items():
-        for wrapper in WRAPPERS:
-            name = name.replace(wrapper, "")
-        found[old] = name
+    found = {name: unwrapped(name) for name in names}
     while found:
         common = next((p for p in LEADING if all(n.startswith(p) for n in found.values())), None)
         if common is None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
-from pipeline.trajectory.shards import Entry
+from pipeline.trajectory.entries import Entry
 
 # Elements: 1 MB in fp32. Smaller pieces stay in a core's L2 cache, but operations then are so short
 # that threads wait for each other's GIL (64 K elements: twice the time on two cores).

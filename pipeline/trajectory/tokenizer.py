@@ -7,12 +7,14 @@ configuration that lies beside them.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import hash_file, hash_json
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_line
 from pipeline.trajectory.companions import CONFIG, TEMPLATES, Companions, is_tokenizers
 
 CHAT = [
@@ -42,14 +44,14 @@ def check_tokenizer(folder: Path, source: Companions, rows: int | None) -> None:
     config = source.tokenizer if (source.tokenizer / CONFIG).exists() else folder
     try:
         wanted = _facts(source.tokenizer, config, _stamp(source.tokenizer) + _stamp(config))
-    except _UnreadableError as error:
+    except TokenizerError as error:
         logging.getLogger(__name__).warning(
             "%s: the tokenizer was copied as it is, not checked: %s", source.tokenizer, error
         )
         return
     try:
         found = _facts(folder, folder, _stamp(folder))
-    except _UnreadableError as error:
+    except TokenizerError as error:
         raise PipelineError(
             f"{folder}: the tokenizer of {source.tokenizer} cannot be loaded here: {error}; give "
             "the run's config.json and tokenizer files in one folder"
@@ -69,8 +71,28 @@ def check_tokenizer(folder: Path, source: Companions, rows: int | None) -> None:
         )
 
 
-class _UnreadableError(Exception):
-    """A tokenizer that transformers does not load; says why."""
+class TokenizerError(Exception):
+    """A tokenizer that cannot be loaded; says why."""
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """For inside: all that transformers and the tokenizers library raise of a bad tokenizer.
+
+    Raises:
+        TokenizerError: one of those errors, in its place.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+
+    known = (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError)
+    try:
+        yield
+    except (*known, StrictDataclassError) as error:
+        raise TokenizerError(first_line(error)) from None
+    except Exception as error:
+        if type(error) is not Exception:  # the tokenizers library raises this class itself
+            raise
+        raise TokenizerError(first_line(error)) from None
 
 
 def _stamp(folder: Path) -> str:
@@ -97,22 +119,13 @@ def _special(tokenizer: Any, role: str) -> list[Any]:
 
 
 def _load(folder: Path, config: Path) -> Any:
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoTokenizer
 
     how: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
+    with loading():
         if config != folder:
             how["config"] = AutoConfig.from_pretrained(config, **how)
         return AutoTokenizer.from_pretrained(folder, **how)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise _UnreadableError(_first_line(error)) from None
-    except (ImportError, RuntimeError, StrictDataclassError) as error:
-        raise _UnreadableError(_first_line(error)) from None
-    except Exception as error:
-        if type(error) is not Exception:  # the tokenizers library raises this class itself
-            raise
-        raise _UnreadableError(_first_line(error)) from None
 
 
 def _chats(tokenizer: Any) -> dict[str, str] | None:
@@ -130,13 +143,9 @@ def _chats(tokenizer: Any) -> dict[str, str] | None:
                 CHAT, chat_template=name, tokenize=False, add_generation_prompt=True
             )
         except (TemplateError, ValueError, TypeError, LookupError) as error:
-            text = _first_line(error)
+            text = first_line(error)
         found[name or "default"] = str(text)
     return found
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _short(value: Any) -> str:

@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 
-from pipeline.artifacts import read_json
+from pipeline.artifacts import read_object
 from pipeline.errors import PipelineError
-from pipeline.trajectory.shards import Entry, Files
+from pipeline.trajectory.entries import Entry
+from pipeline.trajectory.shards import Files
 from pipeline.trajectory.stream import PIECE, pieces
 
 # The last module of a head's and of an embedding's name in the models of transformers (their
@@ -75,8 +76,9 @@ def resolve_ties(folder: Path, entries: Mapping[str, Entry]) -> dict[str, str]:
         PipelineError: a head is absent and the configuration says that it is not the embedding.
     """
     ties = {}
-    for alias, target in stored_pairs(entries):
-        if _may_be_tied(folder) and equal(entries[alias], entries[target]) and says_tied(folder):
+    plain = set(_flags(read_object(folder / "config.json"))) == {False}  # says: two tensors
+    for alias, target in () if plain else stored_pairs(entries):
+        if equal(entries[alias], entries[target]) and says_tied(folder):
             ties[alias] = target
     return ties | _absent(folder, entries)
 
@@ -206,30 +208,17 @@ def _flags(config: Mapping[str, Any]) -> Iterator[bool]:
             yield from _flags(nested)
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    config = read_json(folder / "config.json")
-    if not isinstance(config, dict):
-        raise PipelineError(f"{folder / 'config.json'}: not a JSON object; copy the model's again")
-    return config
-
-
-def _may_be_tied(folder: Path) -> bool:
-    """False where the configuration says plainly that head and embedding are two tensors."""
-    flags = set(_flags(_config(folder)))
-    return flags != {False}
-
-
 def _has_head(folder: Path) -> bool:
     """False for architectures without an output head over the vocabulary."""
-    named = _config(folder).get("architectures") or []
-    name = str(named[0]) if isinstance(named, list) and named else ""
+    named = read_object(folder / "config.json").get("architectures")
+    name = named[0] if named else ""
     bare = name.endswith("Model") and not name.endswith(("LMHeadModel", "DoubleHeadsModel"))
     return not (bare or HEADLESS.fullmatch(name))
 
 
 def may_drop_head(folder: Path) -> bool:
     """Whether an engine that goes by some flag of the configuration takes no notice of a head."""
-    return True in _flags(_config(folder)) or says_tied(folder)
+    return True in _flags(read_object(folder / "config.json")) or says_tied(folder)
 
 
 def says_tied(folder: Path) -> bool:
@@ -238,7 +227,7 @@ def says_tied(folder: Path) -> bool:
     An architecture that transformers does not know (its own code, say) follows its flags, and
     without any is taken to be tied.
     """
-    return _says_tied(folder, json.dumps(_config(folder)))
+    return _says_tied(folder, json.dumps(read_object(folder / "config.json")))
 
 
 @lru_cache(maxsize=4096)

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from pipeline.artifacts import write_json
 from pipeline.errors import PipelineError
 from pipeline.faults import naming
-from pipeline.trajectory.shards import DTYPE_NAMES, Entry, Extent, as_bytes
+from pipeline.trajectory.entries import Entry, Extent
+from pipeline.trajectory.shards import DTYPE_NAMES, as_bytes
 from pipeline.trajectory.share import Share
 
 SHARD_BYTES = 2 << 30

@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 
-from pipeline.config import AlgorithmConfig, ComputeConfig, ModelConfig, RlConfig
+from pipeline.config import ModelConfig
 from pipeline.estimates.memory import Training, activations, states
 from pipeline.estimates.shape import Shape
 from pipeline.tasks.task import TaskConfig
 from pipeline.training.devices import deepspeed_config
+from pipeline.training.schema import AlgorithmConfig, ComputeConfig, RlConfig
 from pipeline.training.spec import RlSpec
 
 PUBLISHED = Shape(

@@ -1,7 +1,9 @@
 """Logit extrapolation on vLLM with CUDA graphs, and sharded over two devices.
 
 On a GPU the two members are compiled and captured, which the CPU backend skips: here a member
-could be given the other's graph, and with it the other's KV cache.
+could be given the other's graph, and with it the other's KV cache, or its hidden states could be
+written over by the other's graphs (batches with prompts in them run by piecewise ones, which share
+a pool of memory).
 """
 
 from __future__ import annotations

@@ -13,13 +13,13 @@ from pipeline.inference.interface import Sampling
 from pipeline.inference.open import open_engine
 from pipeline.trajectory.combine import write
 from pipeline.trajectory.export import export
-from pipeline.trajectory.layouts.delta import write_delta_snapshot
 from pipeline.trajectory.plan import make_plan
 from pipeline.trajectory.recipe import Recipe, recipes
 from pipeline.trajectory.recipe_weights import checkpoint_tensors, recipe_tensors
 from pipeline.trajectory.rule import make_rule
 from pipeline.trajectory.sources import Trajectory, discover
 from tests.inference.pico import prompts_of, save_model
+from tests.trajectory.pico import write_delta_snapshot
 from tests.trajectory.test_layouts import lora_run
 
 

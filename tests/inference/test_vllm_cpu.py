@@ -74,6 +74,31 @@ def test_mixed_logits(dtype: torch.dtype) -> None:
     torch.testing.assert_close(mix([first, second], [-0.5, 1.5]), wanted.float())
 
 
+def test_a_members_states_are_copied_before_the_next_one_runs() -> None:
+    """Hidden states of the first member with the second one's work over them: CUDA graphs share one
+    pool of memory, and vLLM gives the output of a member's last one back to it. Here both members
+    answer in the same memory."""
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    from pipeline.inference.vllm.mixture import LogitExtrapolatedForCausalLM
+
+    shared, tokens = torch.zeros(5, 3), torch.arange(5)
+
+    class Member(torch.nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+            return shared.copy_((ids + 1)[:, None] * self.factor)
+
+    mixture: Any = LogitExtrapolatedForCausalLM.__new__(LogitExtrapolatedForCausalLM)
+    torch.nn.Module.__init__(mixture)
+    mixture.names = ["one", "two", "three"]
+    mixture.one, mixture.two, mixture.three = Member(1.0), Member(10.0), Member(100.0)
+    wanted = (tokens + 1)[:, None] * torch.tensor([1.0, 10.0, 100.0]).repeat_interleave(3)
+    assert mixture(tokens, tokens).equal(wanted)
+
+
 @pytest.fixture
 def norms() -> Iterator[Any]:
     """vLLM's operations with our order of implementations, as in a worker."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.report.page import write_page
+from tests.conftest import made_once
 
 from .synthetic import write_run
 
@@ -14,6 +15,4 @@ from .synthetic import write_run
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory with every artefact and its report; not to be changed."""
-    folder = write_run(tmp_path_factory.mktemp("finished"))
-    write_page(folder)
-    return folder
+    return made_once(tmp_path_factory, "finished", lambda folder: write_page(write_run(folder)))

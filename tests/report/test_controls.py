@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pipeline.evaluation.tally import Tally
 from pipeline.report import judgement
 from pipeline.report.page import write_page
 
+from .drawing import undrawn
 from .synthetic import write_run
 
 PROBLEMS, SAMPLES = 400, 8
@@ -75,8 +77,10 @@ def groups_of(models: Mapping[str, Logits], temperature: float) -> dict[Any, Tal
     return groups
 
 
-def world(prediction: Logits) -> dict[str, Any]:
+@cache
+def world(sharpness: float, solved: float) -> dict[str, Any]:
     """scores.json of a run in which RL has only sharpened the base, and one prediction."""
+    prediction = model_logits(sharpness, solved)
     models = {
         "base": model_logits(1.0, 0.6),
         "rl-60": model_logits(1.4, 0.6),
@@ -96,12 +100,13 @@ def world(prediction: Logits) -> dict[str, Any]:
 def page_of(scores: dict[str, Any], folder: Path) -> str:
     run = write_run(folder)
     write_json(run / "evaluate" / "scores.json", scores)
-    return write_page(run).read_text().replace("\u00a0", " ")
+    with undrawn():
+        return write_page(run).read_text().replace("\u00a0", " ")
 
 
 def test_a_sharpened_model_is_called_that(tmp_path: Path) -> None:
     """The world of a tiny demo: +20 points at T = 1 that greedy decoding of the base has, too."""
-    scores = world(model_logits(6.0, 0.6))
+    scores = world(6.0, 0.6)
     (found,) = judgement.verdicts(scores)
     assert found.outcome == "sharpening"
     assert "This is sharpening, not a gain: each at the temperature that validation" in found.text
@@ -117,7 +122,7 @@ def test_a_sharpened_model_is_called_that(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_better_at_every_temperature_is_a_gain(tmp_path: Path) -> None:
-    scores = world(model_logits(2.5, 0.8))
+    scores = world(2.5, 0.8)
     (found,) = judgement.verdicts(scores)
     assert found.outcome == "better"
     page = page_of(scores, tmp_path)
@@ -131,7 +136,7 @@ def test_a_model_that_is_better_at_every_temperature_is_a_gain(tmp_path: Path) -
 
 def test_a_sharpened_model_that_is_worse_inside_loses(tmp_path: Path) -> None:
     """Sharper and yet less often right: the control's difference is below zero and is told."""
-    scores = world(model_logits(9.0, 0.5))
+    scores = world(9.0, 0.5)
     (found,) = judgement.verdicts(scores)
     assert found.outcome == "sharpening"
     assert scores["controls"]["comparisons"][0]["ci95"][1] < 0
@@ -139,8 +144,7 @@ def test_a_sharpened_model_that_is_worse_inside_loses(tmp_path: Path) -> None:
 
 
 def test_without_controls_nothing_is_called_a_gain() -> None:
-    scores = world(model_logits(6.0, 0.6))
-    del scores["controls"]
+    scores = {key: value for key, value in world(6.0, 0.6).items() if key != "controls"}
     (found,) = judgement.verdicts(scores)
     assert found.outcome == "uncontrolled"
     assert "this may be sharpening" in found.text

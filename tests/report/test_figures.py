@@ -6,7 +6,6 @@ colour that stands for its data.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,29 +32,22 @@ REWARDS = synthetic.rewards(RNG)
 TEST_ROWS = [row for row in SCORES["rows"] if row["split"] == "test"][-4:]
 SIGNS = [row for row in SCORES["rows"] if row["split"] == "test"]
 LABELS = [row["model"] for row in TEST_ROWS]
-REPORTED = ("base", "rl-100", "two_point-120", "logit-1.5")
-CONTROLS = [row for row in SCORES["controls"]["rows"] if row["split"] == "test"]
-
-Draw = Callable[[Path, Theme], Path]
-ALL: dict[str, tuple[Draw, str]] = {
-    "histogram": (lambda p, t: figures.r2_histogram(WEIGHTS, "weights", p, t), "rl"),
-    "tokens": (lambda p, t: figures.r2_histogram(LOGPROBS, "tokens", p, t), "rl"),
-    "heat": (lambda p, t: figures.r2_heat_map(WEIGHTS["tensors"], p, t), ""),
-    "fits": (lambda p, t: figures.weight_fits(WEIGHTS["examples"], p, t), "rl"),
-    "token_fits": (lambda p, t: figures.token_fits(LOGPROBS["examples"], p, t), "rl"),
-    "hidden": (lambda p, t: figures.hidden_state_r2(ACTIVATIONS["layers"], p, t), "rl"),
-    "changes": (lambda p, t: figures.change_shares(ACTIVATIONS["decomposition"], p, t), "rl"),
-    "bins": (lambda p, t: figures.token_bins(*BINS, p, t), "rl"),
-    "reward": (lambda p, t: figures.reward_curve(REWARDS, [20, 40], 40, p, t), "rl"),
-    "horizon": (lambda p, t: figures.horizon_curve(SCORES["rows"], 60, p, t), "rl"),
-    "alpha": (lambda p, t: figures.alpha_curve(SCORES["rows"], "rl-100", p, t), "logit"),
-    "temperature": (
-        lambda p, t: figures.temperature_curve(CONTROLS, {m: m for m in REPORTED}, p, t),
-        "logit",
-    ),
-    "collapse": (lambda p, t: figures.collapse_signs(SIGNS, "step", p, t), "rl"),
-    "collapse_alpha": (lambda p, t: figures.collapse_signs(SIGNS, "alpha", p, t), "logit"),
-    "models": (lambda p, t: figures.model_bars(TEST_ROWS, LABELS, "rl-100", p, t), "logit"),
+FIGURES = {  # of a whole run's page, and whose colour must be in each
+    "weights_r2": "rl",
+    "logprobs_r2": "rl",
+    "weights_heat_map": "",
+    "weight_examples": "rl",
+    "token_examples": "rl",
+    "activations_r2": "rl",
+    "activations_change": "rl",
+    "logprobs_bins": "rl",
+    "reward": "rl",
+    "horizon": "rl",
+    "alpha": "logit",
+    "temperature": "logit",
+    "collapse_step": "rl",
+    "collapse_alpha": "logit",
+    "models_arithmetic": "logit",
 }
 
 
@@ -81,13 +73,20 @@ def assert_drawn(path: Path, theme: Theme = LIGHT) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
-@pytest.mark.parametrize("name", ALL)
-def test_every_figure_is_drawn_in_both_themes(name: str, theme: Theme, tmp_path: Path) -> None:
-    draw, colour = ALL[name]
-    image = assert_drawn(draw(tmp_path / "figure.png", theme), theme)
-    if colour:
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_drawn_in_both_themes(name: str, theme: Theme, finished_run: Path) -> None:
+    path = finished_run / "report" / f"{name}{'-dark' if theme is DARK else ''}.png"
+    image = assert_drawn(path, theme)
+    if colour := FIGURES[name]:
         assert share_of(image, getattr(theme, colour)) > 1e-4, "its data are not to be seen"
-    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"], "a temporary file is left"
+
+
+def test_a_figure_is_drawn_alike_each_time_and_leaves_no_other_file(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.png", tmp_path / "second.png"
+    for path in (first, second):
+        figures.alpha_curve(SCORES["rows"], "rl-100", path)
+    assert first.read_bytes() == second.read_bytes()
+    assert set(tmp_path.iterdir()) == {first, second}, "a temporary file is left"
 
 
 def test_histogram_without_unfiltered_counts_or_any_scalar(tmp_path: Path) -> None:

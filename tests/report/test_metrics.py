@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import (
-    avg_at_k,
     mcnemar,
     paired_difference,
     pass_at_k,
@@ -60,11 +59,6 @@ def test_pass_at_k_refuses_nonsense(n: int, c: int, k: int) -> None:
     """Catches a silent number for k above n."""
     with pytest.raises(PipelineError, match=r"pass@k"):
         pass_at_k(n, c, k)
-
-
-def test_avg_at_k() -> None:
-    """Catches pooling of samples instead of a mean for each problem."""
-    assert avg_at_k([1, 3], [4, 4]).tolist() == [0.25, 0.75]
 
 
 MAJORITY_CASES = [

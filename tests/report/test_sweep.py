@@ -19,6 +19,7 @@ from pipeline.evaluation.students import mean_interval, quantile
 from pipeline.report.sweep.inputs import read_jobs
 from pipeline.report.sweep.page import write_sweep_page
 from tests.conftest import ROOT
+from tests.report.drawing import light_only
 from tests.report.synthetic import config, row
 
 T_TWO = 4.302652729911275  # of two degrees of freedom, 95 %: any table of Student's t
@@ -179,7 +180,8 @@ def test_logits_do_not_depend_on_the_method(tmp_path: Path) -> None:
     assert len(logits) == 2 * 2 * 2
     weights = {each["method"] for each in jobs.rows if each["kind"] == "weight"}
     assert len(weights) == 2  # both jobs call theirs two_point in scores.json
-    page = write_sweep_page([tmp_path / "sweep"]).read_text()
+    with light_only():
+        page = write_sweep_page([tmp_path / "sweep"]).read_text()
     assert len(list((tmp_path / "sweep" / "report").glob("alpha_*_[0-9].png"))) == 2
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", page, re.S)
     ringed = [caption for caption in captions if "over α" in caption and "The ring" in caption]

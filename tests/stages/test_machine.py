@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
+from pipeline.estimates import sampling
 from pipeline.inference import options
-from pipeline.stages import rl_train
+from pipeline.stages import linear_probe, rl_train
 from tests.stages.contexts import context_of
 
 RANKS = {"compute__launcher": "torchrun", "compute__processes": 8}
@@ -58,6 +59,23 @@ def test_more_ranks_than_gpus_are_refused_in_the_plan(
     assert "4 GPUs are visible" in rl_train.plan(context_of(pico_run, **RANKS, dry_run=True))
     with_gpus(monkeypatch, 0)
     assert "visible" not in rl_train.plan(context_of(pico_run, **RANKS))
+
+
+def test_models_that_a_gpu_has_no_room_for_are_refused_in_the_plan(
+    pico_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """32 B parameters twice in fp32 on 80 GB: found after the log-probs of all checkpoints."""
+    context = context_of(pico_run)
+    wanted = sampling.hidden_states(context)
+    assert wanted is not None
+    monkeypatch.setattr(linear_probe, "gpu_memory", lambda: int(wanted) - 1)
+    with pytest.raises(PipelineError, match=r"set linear_probe\.activations=false"):
+        linear_probe.plan(context)
+    linear_probe.plan(context_of(pico_run, linear_probe__activations=False))
+    linear_probe.plan(context_of(pico_run, dry_run=True))  # it may be of another machine
+    for room in (0, int(wanted)):
+        monkeypatch.setattr(linear_probe, "gpu_memory", lambda room=room: room)
+        linear_probe.plan(context)
 
 
 @pytest.mark.skipif(

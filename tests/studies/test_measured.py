@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from studies.accuracy import Asked, Size, measure
-from studies.measured import features, halves, logprobs, rounded, subject
+from studies.measured import computed, features, halves, rounded, subject
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,4 @@ def test_halves_are_three_steps(run: Path) -> None:
     assert halves(path, 4).steps == [0, 2, 4]
     near, far = features(halves(path, 4)), features(path)
     assert 0 < near["relative_movement"] < far["relative_movement"]
-    assert set(logprobs(run)) == {
-        "logprob_r2_median",
-        "logprob_r2_median_unfiltered",
-        "logprob_dropped",
-    }
+    assert set(computed(run, "logprobs")) == {"r2_median", "r2_median_unfiltered", "dropped"}

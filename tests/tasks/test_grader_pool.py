@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ GIVES_UP = {"answer": "5", "prediction": "9^{9^{9^{9}}}"}
 
 @pytest.fixture
 def pool() -> Iterator[GraderPool]:
-    with GraderPool("math", workers=2, limit=1.0) as pool:
+    with closing(GraderPool("math", workers=2, limit=1.0)) as pool:
         yield pool
 
 
@@ -87,7 +88,7 @@ def test_a_grader_that_cannot_start_is_one_line(
     broken = tmp_path / "worker.py"
     broken.write_text("raise SystemExit(1)")
     monkeypatch.setattr(grader_pool, "WORKER", broken)
-    with GraderPool("math") as pool, pytest.raises(PipelineError, match="math-verify"):
+    with closing(GraderPool("math")) as pool, pytest.raises(PipelineError, match="math-verify"):
         pool.run([HANGS])
 
 

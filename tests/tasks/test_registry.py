@@ -10,13 +10,12 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.artifacts import append_jsonl, read_jsonl
 from pipeline.errors import PipelineError
 from pipeline.tasks import (
     Problem,
     check_task,
     encode_prompt,
-    grade_file,
+    grade_rows,
     keep_short,
     load_problems,
     reward_function,
@@ -134,12 +133,11 @@ def generation(problem: Problem, text: str, sample: int = 0) -> dict[str, Any]:
     }
 
 
-def test_grading_a_file_follows_its_order_and_can_be_repeated(tmp_path: Path) -> None:
+def test_grading_rows_follows_their_order_and_can_be_repeated() -> None:
     """Catches grades out of step when tasks are mixed, and a pass that changes on repetition."""
     tasks = {"addition": task("addition"), "sum": task("sum", kind="arithmetic")}
     sums = load_problems(tasks["addition"], "test", 3, 0)
     words = load_problems(tasks["sum"], "test", 2, 0)
-    path, out = tmp_path / "generations.jsonl", tmp_path / "grades.jsonl"
     rows = [
         generation(sums[0], sums[0].answer),
         generation(words[0], f"It is {words[0].answer}."),
@@ -147,24 +145,21 @@ def test_grading_a_file_follows_its_order_and_can_be_repeated(tmp_path: Path) ->
         generation(words[1], "Who knows?", 3),
         generation(sums[2], sums[2].answer),
     ]
-    append_jsonl(path, rows)
-    grades = grade_file(path, [*words, *sums], tasks, out=out)
+    grades = grade_rows(rows, [*words, *sums], tasks)
     assert [g["correct"] for g in grades] == [True, True, False, False, True]
     assert [g["status"] for g in grades] == ["ok", "ok", "ok", "no_answer", "ok"]
     assert [(g["problem_id"], g["sample"]) for g in grades] == [
         (r["problem_id"], r["sample"]) for r in rows
     ]
-    assert read_jsonl(out) == grades
-    assert grade_file(path, [*words, *sums], tasks, out=out) == grades
-    assert json.loads(out.read_text().splitlines()[3])["prediction"] is None
+    assert grade_rows(rows, [*words, *sums], tasks) == grades
+    assert grades[3]["prediction"] is None
 
 
-def test_a_generation_of_an_unknown_problem_is_an_error(tmp_path: Path) -> None:
+def test_a_generation_of_an_unknown_problem_is_an_error() -> None:
     """Catches grading against the problems of another seed or split."""
-    path = tmp_path / "generations.jsonl"
-    append_jsonl(path, [generation(Problem("99+99", "", "", "test", task="addition"), "198")])
+    row = generation(Problem("99+99", "", "", "test", task="addition"), "198")
     with pytest.raises(PipelineError, match=r"generation 1: no problem '99\+99' in addition/test"):
-        grade_file(path, [], {})
+        grade_rows([row], [], {})
 
 
 def test_prompts_are_posed_as_asked(tmp_path: Path) -> None:

@@ -10,14 +10,9 @@ from typing import Any, TypeVar
 import torch
 from safetensors.torch import load_file
 
-from pipeline.config import (
-    AlgorithmConfig,
-    ComputeConfig,
-    ModelConfig,
-    RlConfig,
-    SftConfig,
-)
+from pipeline.config import ModelConfig
 from pipeline.tasks.task import TaskConfig
+from pipeline.training.schema import AlgorithmConfig, ComputeConfig, RlConfig, SftConfig
 from pipeline.training.spec import Architecture, RlSpec, SftSpec
 
 SIZES = {"layers": 1, "hidden": 32, "intermediate": 64, "heads": 2, "kv_heads": 1}

@@ -26,8 +26,9 @@ from pipeline.training.launch import launch
 from pipeline.training.snapshots import DeltaWriter
 from pipeline.training.spec import write_spec
 from pipeline.training.worker import run
+from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.layouts import zero
-from pipeline.trajectory.shards import Entry, Files
+from pipeline.trajectory.shards import Files
 from pipeline.trajectory.sources import discover
 from tests.training.pico import Tensors, changed, compute, rl_spec, weights
 

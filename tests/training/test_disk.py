@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import RegroundConfig
 from pipeline.errors import PipelineError
 from pipeline.training import disk
+from pipeline.training.schema import RegroundConfig
 from pipeline.training.worker import run
 from tests.training.pico import changed, compute, rl_spec, weights
 from tests.training.test_spec import as_config

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pipeline.artifacts import read_jsonl
-from pipeline.config import RegroundConfig
 from pipeline.training.live_probe import sampled
+from pipeline.training.schema import RegroundConfig
 from pipeline.training.worker import run
 from pipeline.trajectory.linearity import probe_weights
 from pipeline.trajectory.sources import discover

@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from pipeline.config import LoraConfig
+from pipeline.training.schema import LoraConfig
 from pipeline.training.worker import run
 from pipeline.trajectory.sources import discover
 from tests.training.pico import rl_spec, weights

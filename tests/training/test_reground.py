@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from pipeline.artifacts import read_jsonl
-from pipeline.config import GuardConfig, RegroundConfig, ValidationConfig
 from pipeline.training.launch import launch
 from pipeline.training.reground import jumped, measure
+from pipeline.training.schema import GuardConfig, RegroundConfig, ValidationConfig
 from pipeline.training.spec import RlSpec, write_spec
 from pipeline.training.worker import run
 from tests.conftest import ROOT

@@ -3,15 +3,19 @@ the wrong moment, a reward that does not reach the weights, knobs that do not re
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.trainer.grpo_config import GRPOConfig
 
 from pipeline.artifacts import read_jsonl
 from pipeline.errors import PipelineError
+from pipeline.training.checkpoints import MARKER
+from pipeline.training.devices import PATIENCE
 from pipeline.training.trainers import rl_arguments
 from pipeline.training.worker import run
 from tests.training.pico import assert_same, rl_spec, weights
@@ -163,6 +167,33 @@ def test_rollouts_are_not_corrected_unasked(tmp_path: Path) -> None:
     assert found[0][0] is False
     assert found[1:] == [(True, "token_truncate"), (True, "sequence_truncate")]
     assert not args.bf16
+
+
+def test_ranks_wait_for_the_mark_and_the_model_goes_when_training_ends(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranks that go on while the first one flushes a large checkpoint: they wait in a group of
+    DeepSpeed's then, which on NCCL gives up after ten minutes. And a model that something of a
+    trainer's keeps: it would lie on the GPU beside the engines of the next stages."""
+    marked: list[bool] = []
+    wait = Accelerator.wait_for_everyone
+
+    def waits(accelerator: Accelerator) -> None:
+        marked.append(any(tmp_path.glob(f"checkpoints/*/{MARKER}")))
+        wait(accelerator)
+
+    monkeypatch.setattr(Accelerator, "wait_for_everyone", waits)
+    before = held()
+    run(rl_spec(tmp_path, base, steps=1, snapshot_every=1, checkpoint_every=1))
+    assert marked[-2:] == [False, True]
+    assert held() <= before
+    assert rl_arguments(rl_spec(tmp_path, base)).ddp_timeout == PATIENCE
+
+
+def held() -> int:
+    """Parameters that Python knows of."""
+    gc.collect()
+    return sum(type(one) is torch.nn.Parameter for one in gc.get_objects())
 
 
 def test_a_missing_model_is_one_line(tmp_path: Path) -> None:

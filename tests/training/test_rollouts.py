@@ -7,9 +7,11 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.artifacts import read_jsonl
 from pipeline.errors import PipelineError
@@ -98,3 +100,52 @@ def test_the_engine_holds_prompt_and_response(tmp_path: Path) -> None:
 def test_values_that_cannot_serve(tmp_path: Path, values: dict[str, Any], message: str) -> None:
     with pytest.raises(PipelineError, match=message):
         check(spec(tmp_path, tmp_path, compute=compute(**ENGINE, **values)))
+
+
+@pytest.mark.vllm
+def test_an_engine_draws_no_more_at_once_than_vllm_takes(tmp_path: Path) -> None:
+    """512 prompts of 16 responses on one GPU: the engine would not start."""
+    config = pytest.importorskip("vllm.config.scheduler").SchedulerConfig
+    from pipeline.training.rollouts import BATCHED_TOKENS, _at_once
+
+    def start(responses: int) -> None:
+        config(
+            max_num_seqs=responses,
+            max_num_batched_tokens=BATCHED_TOKENS,
+            max_model_len=18432,
+            is_encoder_decoder=False,
+        )
+
+    with pytest.raises(ValueError, match="max_num_seqs"):
+        start(8192)
+    start(_at_once(8192, compute(**ENGINE)))
+    assert _at_once(64, compute(**ENGINE, vllm_tensor_parallel=4)) == 256
+
+
+@pytest.mark.vllm
+def test_experts_on_a_gpu_stay_in_the_order_of_a_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """TRL writes into vLLM's tensors: where its kernels want gates and values the other way round,
+    new weights would go to the wrong places, and nothing would say so."""
+    oracle = pytest.importorskip("vllm.model_executor.layers.fused_moe.oracle.unquantized")
+    from pipeline.training.rollouts import _engine_arguments
+
+    gates, down = torch.randn(2, 8, 4), torch.randn(2, 4, 4)
+
+    def held(backend: Any) -> torch.Tensor:
+        made: torch.Tensor = oracle.convert_to_unquantized_kernel_format(
+            backend, SimpleNamespace(is_act_and_mul=True), gates.clone(), down.clone()
+        )[0]
+        return made
+
+    for name in ("VLLM_WORKER_MULTIPROC_METHOD", "TRITON_F32_DEFAULT"):
+        monkeypatch.setenv(name, "")  # put back at the end
+    arguments = _engine_arguments(compute(bf16=True, **ENGINE), cuda=True)
+    assert os.environ["TRITON_F32_DEFAULT"] == "ieee"  # else fp32 would be TF32 in attention
+    assert arguments["enforce_eager"] is False
+    asked = oracle.map_unquantized_backend(arguments["moe_backend"])
+    assert held(asked).equal(gates)
+    assert not held(oracle.UnquantizedMoeBackend.FLASHINFER_CUTLASS).equal(gates)
+    taken = pytest.importorskip("vllm.engine.arg_utils").EngineArgs.__dataclass_fields__
+    assert arguments.keys() <= taken.keys()

@@ -11,9 +11,10 @@ import pytest
 
 from pipeline.artifacts import read_json, write_json
 from pipeline.checks import check as check_config
-from pipeline.config import LoraConfig, PipelineConfig, RegroundConfig, ValidationConfig
+from pipeline.config import PipelineConfig
 from pipeline.errors import PipelineError
 from pipeline.training.check import check, micro_batches
+from pipeline.training.schema import LoraConfig, RegroundConfig, ValidationConfig
 from pipeline.training.spec import RlSpec, Spec, fingerprint, read_spec, write_spec
 from tests.test_configs import composed
 from tests.training.pico import changed, compute, rl_spec, sft_spec

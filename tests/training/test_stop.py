@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from pipeline.artifacts import read_jsonl
-from pipeline.config import RegroundConfig
 from pipeline.errors import PipelineError
 from pipeline.stopping import REQUEUE, Requeue, stopped_by
 from pipeline.training.checkpoints import resumable
 from pipeline.training.launch import launch
+from pipeline.training.schema import RegroundConfig
 from pipeline.training.spec import RlSpec, write_spec
 from pipeline.training.stop import STOPPED, ask
 from pipeline.training.trainers import build_rl

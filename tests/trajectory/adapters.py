@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.layouts import open_checkpoint
-from pipeline.trajectory.shards import Entry, Files
+from pipeline.trajectory.shards import Files
 from tests.trajectory.pico import Tensors
 
 

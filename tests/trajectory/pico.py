@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from pipeline.trajectory.layouts import hf
+from pipeline.trajectory.layouts.delta import WEIGHTS, write_record
+
 Tensors = dict[str, torch.Tensor]
 
 
@@ -109,3 +112,17 @@ def load_model(folder: Path) -> Tensors:
     for filename in sorted(set(json.loads(index.read_text())["weight_map"].values())):
         out |= load_file(folder / filename)
     return out
+
+
+def write_delta_snapshot(
+    folder: Path,
+    base: Path,
+    step: int,
+    deltas: Mapping[str, torch.Tensor],
+    dtype: torch.dtype = torch.bfloat16,
+) -> None:
+    """A snapshot of exactly these differences, which no sum with the base has rounded."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = {name: delta.detach().to("cpu", dtype).contiguous() for name, delta in deltas.items()}
+    save_file(stored, folder / WEIGHTS)
+    write_record(folder, base, step, hf.read(base).entries if hf.find(base) else {})

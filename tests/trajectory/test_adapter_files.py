@@ -13,9 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.errors import PipelineError
 from pipeline.trajectory.layouts import open_checkpoint
-from pipeline.trajectory.layouts.delta import write_delta_snapshot
 from tests.trajectory.adapters import assert_close, load, merged, move, qwen, read, trained
-from tests.trajectory.pico import Tensors
+from tests.trajectory.pico import Tensors, write_delta_snapshot
 
 pytest.importorskip("peft")
 

@@ -12,7 +12,7 @@ from pipeline.errors import PipelineError
 from pipeline.trajectory.combine import write
 from pipeline.trajectory.export import export
 from pipeline.trajectory.layouts import open_checkpoint
-from pipeline.trajectory.layouts.delta import stream_delta_snapshot, write_delta_snapshot
+from pipeline.trajectory.layouts.delta import stream_delta_snapshot
 from pipeline.trajectory.linearity import probe_weights
 from pipeline.trajectory.plan import make_plan
 from pipeline.trajectory.reader import Reader, Values
@@ -20,7 +20,14 @@ from pipeline.trajectory.rule import make_rule
 from pipeline.trajectory.shards import Files
 from pipeline.trajectory.sources import Trajectory, discover
 from pipeline.trajectory.stream import pieces
-from tests.trajectory.pico import Tensors, load_model, random_tensors, write_model, write_run
+from tests.trajectory.pico import (
+    Tensors,
+    load_model,
+    random_tensors,
+    write_delta_snapshot,
+    write_model,
+    write_run,
+)
 
 STEPS = [0, 100, 200, 300]
 

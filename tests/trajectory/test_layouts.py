@@ -141,6 +141,26 @@ def test_verl_fsdp_shards(tmp_path: Path, world: int) -> None:
         discover(tmp_path, None)
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_deepspeed_stage_1_with_fp32_gradients(tmp_path: Path, zero: Path, ranks: int) -> None:
+    """DeepSpeed's script fails on these files: compared with the masters that its engine gives."""
+    masters = load_file(zero / str(ranks) / "checkpoint-1-fp32.safetensors")
+    frozen = {"2.weight": torch.zeros(3, 7)}
+    base = open_checkpoint(0, write_model(tmp_path / "base", {**masters, **frozen}))
+    source = shutil.copytree(zero / str(ranks) / "checkpoint-1-fp32", tmp_path / "step_1")
+    found = read_all(open_checkpoint(1, source, base))
+    assert found.keys() == {*masters, "2.weight", "counts"}  # frozen, and a buffer
+    found = {name: found[name] for name in masters}
+    same(found, masters)
+    assert any((value != value.bfloat16()).any() for value in found.values())  # not the copies
+    model = next(source.glob("*/mp_rank_00_model_states.pt"))
+    whole = torch.load(model, weights_only=False)
+    whole["param_shapes"][1].popitem()
+    torch.save(whole, model)
+    with pytest.raises(PipelineError, match=r"names \d+ values, the optimizer's files hold \d+"):
+        open_checkpoint(1, source, base)
+
+
 def test_deepspeed_zero(tmp_path: Path, zero: Path) -> None:
     """ZeRO 1, 2, 3 of two ranks, with groups, a frozen parameter and a buffer."""
     zero_to_fp32 = pytest.importorskip("deepspeed.utils.zero_to_fp32")

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from pipeline.errors import PipelineError
 from pipeline.trajectory import plan, share, writer
 from pipeline.trajectory.combine import write
+from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.plan import make_plan
 from pipeline.trajectory.rule import make_rule
-from pipeline.trajectory.shards import Entry
 from pipeline.trajectory.share import Share
 from pipeline.trajectory.sources import discover
 from tests.trajectory.pico import run_tensors, write_run

@@ -18,10 +18,10 @@ from pipeline.errors import PipelineError
 from pipeline.inference import loading
 from pipeline.trajectory import tying
 from pipeline.trajectory.export import export, export_base
-from pipeline.trajectory.layouts.delta import write_delta_snapshot
 from pipeline.trajectory.shards import read_header
 from pipeline.trajectory.sources import Trajectory, discover
 from tests.trajectory import real
+from tests.trajectory.pico import write_delta_snapshot
 from tests.trajectory.real import edited, logits, make, mixed, moved, predicted, save, untied
 
 Change = Callable[[dict[str, Any]], Any]

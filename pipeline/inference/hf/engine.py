@@ -7,7 +7,6 @@ once, and waiting prompts join when half of it is free.
 
 from __future__ import annotations
 
-import gc
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from pipeline.errors import PipelineError
+from pipeline.hardware import give_back_memory
 from pipeline.inference.device import parse_dtype, pick_device, set_threads
 from pipeline.inference.hf.mixture import Mixture, Rows, merge, prefill
 from pipeline.inference.hf.sampler import pick_tokens, stream_states, uniforms
@@ -284,6 +284,4 @@ class HFEngine:
         """See `Engine.close`."""
         self.mixture.models.clear()
         self._texts.clear()
-        gc.collect()
-        if self.mixture.device.type == "cuda":
-            torch.cuda.empty_cache()
+        give_back_memory()

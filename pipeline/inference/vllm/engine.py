@@ -12,6 +12,7 @@ import gc
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,6 @@ def import_vllm() -> Any:
         ) from None
     logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
     return vllm
-
-
-def _plain(source: Source) -> str | dict[str, Any]:
-    """A source of weights as vLLM's processes take it."""
-    return source.to_plain() if isinstance(source, Recipe) else str(source)
 
 
 class VLLMEngine:
@@ -124,8 +120,9 @@ class VLLMEngine:
             worker_extension_cls=EXTENSION,
             **{**settings.arguments, **arguments},
         )
-        self._params = vllm.SamplingParams
-        self._final = vllm.sampling_params.RequestOutputKind.FINAL_ONLY
+        kind = vllm.sampling_params.RequestOutputKind.FINAL_ONLY
+        # the whole response at once is cheaper than token by token
+        self._params = partial(vllm.SamplingParams, detokenize=False, output_kind=kind)
         self.max_model_len: int = self.llm.llm_engine.model_config.max_model_len
         self.tokenizer = self.llm.get_tokenizer()
         self._requests = 0
@@ -187,8 +184,6 @@ class VLLMEngine:
             top_k=sampling.top_k,
             max_tokens=sampling.max_tokens,
             logprobs=0 if sampling.temperature else None,  # of the drawn tokens alone
-            detokenize=False,  # the whole response at once is cheaper than token by token
-            output_kind=self._final,
         )
         for place, output in self._run(prompts, [index for index, _ in wanted], params):
             [made] = output.outputs
@@ -218,13 +213,7 @@ class VLLMEngine:
         check_prompts(prompts)
         texts = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
         self._check_lengths(texts, 1)
-        params = self._params(
-            temperature=0,
-            max_tokens=1,
-            prompt_logprobs=0,
-            detokenize=False,
-            output_kind=self._final,
-        )
+        params = self._params(temperature=0, max_tokens=1, prompt_logprobs=0)
         scores: list[list[float]] = [[] for _ in texts]
         order = [index for index, response in enumerate(responses) if response]
         for place, output in self._run(texts, order, params):
@@ -246,7 +235,7 @@ class VLLMEngine:
         if len(given) != self.models:
             raise PipelineError(f"the engine holds {self.models} model(s): give a source for each")
         self._check_heads(given)
-        sources = [_plain(one) for one in given]
+        sources = [one.to_plain() if isinstance(one, Recipe) else str(one) for one in given]
         ranks = self.llm.collective_rpc("load_sources", args=(sources,))
         self._forget()
         self.checksum = self._compare(sources, ranks)

@@ -93,14 +93,23 @@ class LogitExtrapolatedForCausalLM(nn.Module):
         intermediate_tensors: None = None,
         inputs_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Hidden states of all members side by side: [tokens, members × hidden]."""
+        """Hidden states of all members side by side: [tokens, members × hidden].
+
+        Each is copied before the next member runs: vLLM gives the memory of the output of a
+        piecewise CUDA graph back to the pool that all graphs share (`weak_ref_output` in its
+        `compilation.cuda_graph`), so the next member's graphs write over it.
+        """
         count = len(self.names)
         embeds = [None] * count if inputs_embeds is None else inputs_embeds.chunk(count, dim=-1)
-        states = [
-            member(input_ids, positions, intermediate_tensors, part)
-            for member, part in zip(self.members, embeds, strict=True)
-        ]
-        return torch.cat(states, dim=-1)
+        states: torch.Tensor | None = None
+        for number, (member, own) in enumerate(zip(self.members, embeds, strict=True)):
+            made: torch.Tensor = member(input_ids, positions, intermediate_tensors, own)
+            tokens, width = made.shape
+            if states is None:
+                states = made.new_empty(tokens, count * width)
+            states[:, number * width : (number + 1) * width] = made
+        assert states is not None
+        return states
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Σ c_i l_i in fp32: [tokens, members × hidden] -> [tokens, vocabulary].

@@ -71,6 +71,9 @@ class WorkerExtension:
     """Methods added to vLLM's worker. Names must not clash with the worker's own."""
 
     model_runner: Any
+    reload_weights: (
+        Any  # the worker's: the runner's alone lacks what layers may ask of vLLM's config
+    )
 
     def reseed(self, seed: int) -> None:
         """Seed the generators that sampling draws from, alike on all ranks."""
@@ -105,7 +108,7 @@ class WorkerExtension:
         if len(streams) > 1:
             model.part()  # says that it cannot before anything is touched
             model.others = streams[1:]
-        self.model_runner.reload_weights(weights_iterator=streams[0])
+        self.reload_weights(weights_iterator=streams[0])
         refresh_heads(model)
         if len(streams) > 1:
             model.share()

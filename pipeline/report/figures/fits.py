@@ -21,6 +21,7 @@ from pipeline.report.figures.style import (
     PowerFormatter,
     Theme,
     data_ticks,
+    panels,
     printable,
     sheet,
     shorten,
@@ -177,10 +178,8 @@ def _fits(
     columns = min(3, max(1, len(shown)))
     rows = max(1, math.ceil(len(shown) / columns))
     with sheet(path, 0.35 + 1.85 * rows, theme) as figure:
-        grid = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axes in grid[len(shown) :]:
-            axes.set_visible(False)
-        for axes, (example, title) in zip(grid, shown, strict=False):
+        grid = panels(figure, len(shown), columns)
+        for axes, (example, title) in zip(grid, shown, strict=True):
             _fit_panel(axes, example, title, WIDTH / columns - 0.9, theme)
         figure.supylabel(label, fontsize=9, color=theme.muted)
         figure.supxlabel("RL step", fontsize=9, color=theme.muted)

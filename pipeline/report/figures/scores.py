@@ -18,6 +18,7 @@ from pipeline.report.figures.style import (
     Theme,
     data_ticks,
     number,
+    panels,
     sheet,
     shorten,
 )
@@ -136,18 +137,16 @@ def _panels(
     columns = min(2, max(1, len(keys)))
     lines = max(1, math.ceil(len(keys) / columns))
     with sheet(path, 0.7 + 2.9 * lines, theme) as figure:
-        grid = figure.subplots(lines, columns, squeeze=False, sharey=lines == 1).ravel()
-        for axes in grid[len(keys) :]:
-            axes.set_visible(False)
-        for axes, (task, split) in zip(grid, keys, strict=False):
+        grid = panels(figure, len(keys), columns, sharey=lines == 1)
+        for axes, (task, split) in zip(grid, keys, strict=True):
             panel = [row for row in rows if (row["task"], row["split"]) == (task, split)]
             draw(axes, panel, WIDTH / columns - 0.9)
             axes.set_title(f"{shorten(task, 30)}, {split}")
             axes.set_ylabel(f"avg@{panel[0]['k']} (%)")
             axes.margins(y=0.08)
-        for axes in grid[: len(keys)]:  # when all is drawn, since panels share their limits
+        for axes in grid:  # when all is drawn, since panels share their limits
             _honest_range(axes)
-        _legend(figure, list(grid))
+        _legend(figure, grid)
     return path
 
 

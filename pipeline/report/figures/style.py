@@ -136,11 +136,29 @@ def sheet(path: Path, height: float, theme: Theme, width: float = WIDTH) -> Iter
     """
     look: Any = settings(theme)
     with matplotlib.rc_context(look):
-        figure = Figure(figsize=(width, height))
+        figure = Figure(figsize=(width, height), dpi=DPI)
         FigureCanvasAgg(figure)
         yield figure
+        _lay_out(figure)
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Axes]:
+    """So many axes in rows of `columns`; what is left of the last row stays empty."""
+    lines = max(1, math.ceil(count / columns))
+    grid: list[Axes] = [*figure.subplots(lines, columns, squeeze=False, **options).ravel()]
+    for axes in grid[count:]:
+        axes.set_visible(False)
+    return grid[:count]
+
+
+def _lay_out(figure: Figure) -> None:
+    """Find the places of everything now: `savefig` would draw the whole figure once more for it."""
+    engine = figure.get_layout_engine()
+    if engine is not None and figure.axes:
+        engine.execute(figure)
+    figure.set_layout_engine("none")
 
 
 def pick_ticks(
@@ -225,8 +243,6 @@ def printable(text: str) -> str:
     face = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
     known = face.get_charmap()
     shown = text.replace("\r\n", "⏎").replace("\n", "⏎").replace("\t", "⇥")
-    return "".join(c if c == " " or ord(c) in known else _escaped(c) for c in shown)
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
+    return "".join(
+        c if c == " " or ord(c) in known else c.encode("unicode_escape").decode() for c in shown
+    )

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from pipeline.report.figures.scores import method_names, percent
-from pipeline.report.figures.style import LIGHT, WIDTH, Theme, number, sheet, shorten
+from pipeline.report.figures.style import LIGHT, WIDTH, Theme, number, panels, sheet, shorten
 
 Row = Mapping[str, Any]
 
@@ -37,10 +37,8 @@ def temperature_curve(
     order = methods or method_names(rows)
     steps = [int(row["step"]) for row in rows if row["kind"] == "rl"]
     with sheet(path, 0.9 + 2.9 * lines, theme) as figure:
-        grid = figure.subplots(lines, columns, squeeze=False).ravel()
-        for axes in grid[len(tasks) :]:
-            axes.set_visible(False)
-        for axes, task in zip(grid, tasks, strict=False):
+        grid = panels(figure, len(tasks), columns)
+        for axes, task in zip(grid, tasks, strict=True):
             panel = [row for row in rows if row["task"] == task]
             for place, (model, label) in enumerate(labels.items()):
                 mine = [row for row in panel if row["model"] == model]

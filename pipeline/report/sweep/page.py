@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pipeline.artifacts import write_jsonl, write_text
+from pipeline.artifacts import write_jsonl
 from pipeline.report import figures, words
 from pipeline.report.html import (
     Album,
@@ -20,15 +20,12 @@ from pipeline.report.html import (
     Line,
     Section,
     absent_section,
-    frame,
     render,
     score,
     table,
     words_table,
 )
 from pipeline.report.sweep.inputs import Job, Jobs, Row, read_jobs
-
-_KINDS = {"weight": "Weights", "logit": "Logits"}
 
 
 def write_sweep_page(paths: Sequence[Path]) -> Path:
@@ -48,12 +45,8 @@ def write_sweep_page(paths: Sequence[Path]) -> Path:
     folder.mkdir(exist_ok=True)
     album = Album(folder)
     parts = [_horizon(jobs, album), _alpha(jobs, album), _scores(jobs), _jobs(jobs)]
-    for old in set(folder.glob("*.png")) - album.drawn:
-        old.unlink()  # a figure of an earlier report, which this one no longer has
     write_jsonl(folder / "rows.jsonl", jobs.rows)
-    page = folder / "index.html"
-    write_text(page, frame(f"{jobs.name}: sweep", _head(jobs), parts))
-    return page
+    return album.write_page(f"{jobs.name}: sweep", _head(jobs), parts)
 
 
 def _head(jobs: Jobs) -> Markup:
@@ -66,7 +59,7 @@ def _head(jobs: Jobs) -> Markup:
         facts.append(f"varied: {', '.join(varying)}")
     best = [
         (f"{name}, best on validation", _worth(jobs, jobs.chosen[kind]))
-        for kind, name in _KINDS.items()
+        for kind, name in words.KINDS.items()
         if kind in jobs.chosen
     ]
     if not best:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.trajectory.checkpoint import Checkpoint, Found
+from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.layouts.quantised import check_plain
-from pipeline.trajectory.shards import Entry
 
 MATRIX = re.compile(r"(^|[._])(embed_tokens|wte|lm_head|proj)\.weight$")
 FACTORS = (".lora_A.", ".lora_B.", ".lora_embedding_A", ".base_layer.")

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from pipeline.artifacts import read_json, write_json
 from pipeline.errors import PipelineError
 from pipeline.trajectory.checkpoint import Checkpoint, Found
-from pipeline.trajectory.layouts import hf
+from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.layouts.delta_parts import INDEX, read_parts, write_parts_index
-from pipeline.trajectory.shards import Entry, Files, read_header
+from pipeline.trajectory.shards import Files, read_header
 from pipeline.trajectory.share import Share
 from pipeline.trajectory.stream import PIECE, Piece, pieces, run
 from pipeline.trajectory.tying import is_head, tied_heads
@@ -34,31 +33,6 @@ FORMAT = 1
 SAMPLE = 256  # bytes of each base tensor that its digest sees: enough to tell models apart
 
 
-def write_delta_snapshot(
-    folder: Path,
-    base: Path,
-    step: int,
-    deltas: Mapping[str, torch.Tensor],
-    dtype: torch.dtype = torch.bfloat16,
-) -> None:
-    """Write one snapshot; the folder is complete once its delta.json is there.
-
-    Args:
-        folder: where to, e.g. snapshots/step_40.
-        base: the HF model folder that training started from; kept as a path, not copied.
-        deltas: θ_t - θ_0 by tensor name, of any float dtype, fp32 to keep all; tensors that did
-            not move may be left out.
-        dtype: what to store.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{WEIGHTS}.tmp"
-    stored = {name: delta.detach().to("cpu", dtype).contiguous() for name, delta in deltas.items()}
-    save_file(stored, temporary, metadata={"format": "delta", "step": str(step)})
-    temporary.replace(folder / WEIGHTS)
-    entries = hf.read(base).entries if hf.find(base) else {}
-    _write_record(folder, base, step, entries)
-
-
 def stream_delta_snapshot(
     folder: Path,
     base: Checkpoint,
@@ -67,9 +41,11 @@ def stream_delta_snapshot(
     weights: Iterable[tuple[str, torch.Tensor]],
     dtype: torch.dtype = torch.bfloat16,
 ) -> None:
-    """The same from weights that come one at a time; only the one in work is ever held.
+    """Write one snapshot from weights that come one at a time; only the one in work is ever held.
 
     Args:
+        folder: where to, e.g. snapshots/step_40; it is complete once its delta.json is there.
+        base: the model that training started from; kept as a path, not copied.
         shapes: of all tensors that will come, by name; what the base has beside them is taken as
             not moved.
         weights: (name, θ_t fp32 on the CPU); the difference from the base's stored values is
@@ -81,7 +57,7 @@ def stream_delta_snapshot(
     folder.mkdir(parents=True, exist_ok=True)
     check_space(folder, sum(map(math.prod, shapes.values())) * dtype.itemsize)
     _stream(folder, WEIGHTS, base, shapes, ((n, 0, weight) for n, weight in weights), dtype)
-    _write_record(folder, base.folder, step, base.entries)
+    write_record(folder, base.folder, step, base.entries)
 
 
 def stream_delta_part(
@@ -123,7 +99,7 @@ def finish_parts(
                 "system that all nodes share"
             )
     write_parts_index(folder, shapes, parts)
-    _write_record(folder, base.folder, step, base.entries)
+    write_record(folder, base.folder, step, base.entries)
 
 
 def _stream(
@@ -171,7 +147,8 @@ def _subtracter(
     return work
 
 
-def _write_record(folder: Path, base: Path, step: int, entries: Mapping[str, Entry]) -> None:
+def write_record(folder: Path, base: Path, step: int, entries: Mapping[str, Entry]) -> None:
+    """What makes a folder with deltas a snapshot; `entries` are the base's tensors."""
     record = {"format": FORMAT, "step": step, "base": str(base.resolve())}
     write_json(folder / RECORD, record | {"base_digest": _digest(entries) if entries else None})
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from pipeline.artifacts import read_json, write_json
 from pipeline.errors import PipelineError
-from pipeline.trajectory.shards import Entry, read_header
+from pipeline.trajectory.entries import Entry
+from pipeline.trajectory.shards import read_header
 
 INDEX = "delta.safetensors.index.json"
 COPY = "copy the snapshot again, with all its files"

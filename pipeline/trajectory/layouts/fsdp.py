@@ -15,12 +15,12 @@ from typing import Any
 from pipeline.artifacts import read_json
 from pipeline.errors import PipelineError
 from pipeline.trajectory.checkpoint import Found
+from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.pickles import Opaque, Stored, load_records
-from pipeline.trajectory.shards import Entry
+from pipeline.trajectory.spellings import unwrapped
 
 SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
 CONFIG = "fsdp_config.json"
-WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
 
 
 def find(source: Path) -> list[Path]:
@@ -109,9 +109,7 @@ def _merge(folder: Path, states: Sequence[Any]) -> dict[str, Entry]:
     copied = _is_copied(states)
     entries = {}
     for key, value in first.items():
-        name = key
-        for wrapper in WRAPPERS:
-            name = name.replace(wrapper, "")
+        name = unwrapped(key)
         if isinstance(value, Stored) or (isinstance(value, Opaque) and "_extra_state" not in key):
             try:
                 parts = [state[key] for state in states]

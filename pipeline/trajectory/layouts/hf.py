@@ -16,8 +16,9 @@ import torch
 from pipeline.artifacts import read_json
 from pipeline.errors import PipelineError
 from pipeline.trajectory.checkpoint import Found
+from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.pickles import Opaque, Stored, load_records
-from pipeline.trajectory.shards import Entry, Files, read_header
+from pipeline.trajectory.shards import Files, read_header
 
 MODEL_FOLDERS = (".", "actor/huggingface", "huggingface", "hf_model", "actor/hf_model")
 # Classes that hold values which are not read: sharded, quantised, sparse, on the meta device.

@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, scan_cache_dir, snapshot_download
-from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import CacheNotFound
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_line
 from pipeline.faults import is_local
 from pipeline.trajectory.names import KNOWN, by_step, parse
 
@@ -41,10 +41,10 @@ def _revisions(repo: str) -> list[str]:
             cached = scan_cache_dir(constants.HF_HUB_CACHE).repos
             return sorted(ref for r in cached if r.repo_id == repo for ref in r.refs)
         refs = HfApi().list_repo_refs(repo)
-    except (CacheNotFound, HfHubHTTPError, OSError) as error:
+    except (CacheNotFound, OSError) as error:
         if is_local(error):
             raise
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise PipelineError(f"{repo}: cannot list its revisions ({reason})") from None
     return [ref.name for ref in (*refs.branches, *refs.tags)]
 
@@ -58,9 +58,9 @@ def _download(repo: str, revision: str) -> Path:
             allow_patterns=list(WANTED),
             local_files_only=constants.HF_HUB_OFFLINE,
         )
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except OSError as error:
         if is_local(error):
             raise
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise PipelineError(f"{repo} at {revision}: cannot download it ({reason})") from None
     return Path(folder)

@@ -14,19 +14,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline.artifacts import read_json
+from pipeline.artifacts import read_object
 from pipeline.errors import PipelineError
 from pipeline.trajectory.checkpoint import Checkpoint, Found
+from pipeline.trajectory.entries import Entry, LowRank
 from pipeline.trajectory.layouts import hf
 from pipeline.trajectory.layouts.lora_config import CONFIG, MERGE, AdapterConfig, read_config
 from pipeline.trajectory.layouts.lora_targets import check_complete
 from pipeline.trajectory.respell import base_names
-from pipeline.trajectory.shards import Entry, LowRank, read_header
+from pipeline.trajectory.shards import read_header
+from pipeline.trajectory.spellings import unwrapped
 
 # Beside each place for a model, where verl's merger puts one, too.
 FOLDERS = (".", "actor", *(f"{folder}/lora_adapter" for folder in ("actor", *hf.MODEL_FOLDERS)))
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # PEFT's order
-WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
 PREFIX = "base_model.model."
 FACTOR = re.compile(
     r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])"
@@ -118,7 +119,8 @@ def read(folder: Path, base: Checkpoint) -> Found:
     """
     config = read_config(folder)
     factors, whole = _sort(folder, _stored(folder))
-    tied, conv1d = base.ties, _has_conv1d(base.folder)
+    kind = read_object(base.folder / "config.json").get("model_type")
+    tied, conv1d = base.ties, kind in CONV1D_MODELS
     known = base.entries | {
         h: replace(base.entries[e], name=h) for h, e in tied.items() if e in base.entries
     }
@@ -165,10 +167,7 @@ def _sort(folder: Path, stored: Mapping[str, Entry]) -> tuple[dict[str, Factors]
     whole: dict[str, Entry] = {}
     adapters = set()
     for key, entry in stored.items():
-        name = key
-        for wrapper in WRAPPERS:
-            name = name.replace(wrapper, "")
-        name = name.removeprefix("module.").removeprefix(PREFIX)
+        name = unwrapped(key).removeprefix("module.").removeprefix(PREFIX)
         match = FACTOR.fullmatch(name)
         if match is not None:
             adapters.add(match["adapter"])
@@ -226,11 +225,6 @@ def _shifted(
             "in the adapter; give the base that it was trained on, or merge it into the model"
         )
     return replace(weight, shift=shift)
-
-
-def _has_conv1d(base_folder: Path) -> bool:
-    config = read_json(base_folder / "config.json")
-    return isinstance(config, dict) and config.get("model_type") in CONV1D_MODELS
 
 
 def _crossed(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import read_json
+from pipeline.artifacts import read_object
 from pipeline.errors import PipelineError
 
 CONFIG = "adapter_config.json"
@@ -110,9 +110,7 @@ def read_config(folder: Path) -> AdapterConfig:
     path = folder / CONFIG
     if not path.exists():
         raise PipelineError(f"{folder}: an adapter's weights without {CONFIG}; copy it here too")
-    raw = read_json(path)
-    if not isinstance(raw, dict):
-        raise PipelineError(f"{path}: not a JSON object; copy the adapter's config again")
+    raw = read_object(path)
     _check_type(path, raw)
     _check_initialisation(path, raw)
     for key, value in raw.items():

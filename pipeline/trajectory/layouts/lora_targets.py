@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import read_json
+from pipeline.artifacts import read_object
 from pipeline.errors import PipelineError
+from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.layouts.lora_config import AdapterConfig
-from pipeline.trajectory.shards import Entry
 
 VOCABULARY = ("lm_head", "embed_tokens", "wte", "word_embeddings", "embed_in", "embed_out")
 REMEDY = "the adapter is incomplete: copy it again, or save it with all its shards gathered"
@@ -82,12 +82,10 @@ def _kind(module: str) -> str:
 def _unused(base_folder: Path) -> Callable[[str], bool]:
     """A test for names that files hold and the model does not load: layers beyond those that the
     config counts (multi-token prediction), keys and values of layers that share another's."""
-    config = read_json(base_folder / "config.json")
-    nested = config.get("text_config") if isinstance(config, dict) else None
-    config = nested if isinstance(nested, dict) else config
-    layers = config.get("num_hidden_layers") if isinstance(config, dict) else None
-    count = layers if isinstance(layers, int) else 1 << 30
-    shared = config.get("num_kv_shared_layers") if isinstance(config, dict) else None
+    config = read_object(base_folder / "config.json")
+    config = config if config.get("text_config") is None else config["text_config"]
+    layers, shared = config.get("num_hidden_layers"), config.get("num_kv_shared_layers")
+    count = 1 << 30 if layers is None else layers
     first_shared = count - (shared if isinstance(shared, int) else 0)
 
     def unused(name: str) -> bool:

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from pipeline.artifacts import read_json
+from pipeline.artifacts import read_object
 from pipeline.errors import PipelineError
-from pipeline.trajectory.shards import Entry
+from pipeline.trajectory.entries import Entry
 
 KEYS = ("quantization_config", "compression_config")
 # Names that only quantised models have: GPTQ and AWQ, compressed-tensors and fp8, bitsandbytes,
@@ -70,9 +70,8 @@ def check_plain(source: Path, config_folder: Path, entries: Mapping[str, Entry])
 
 def quantisation(config_folder: Path) -> str | None:
     """How config.json says that the model is quantised; None if it does not."""
-    config = read_json(config_folder / "config.json")
-    nested = config.get("text_config") if isinstance(config, dict) else None
-    sections = [section for section in (config, nested) if isinstance(section, dict)]
+    config = read_object(config_folder / "config.json")
+    sections = (config, config.get("text_config") or {})
     found = [section[key] for section in sections for key in KEYS if section.get(key)]
     return _name(found[0]) if found else None
 

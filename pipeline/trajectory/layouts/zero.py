@@ -2,7 +2,8 @@
 
 They lie flattened and cut at arbitrary elements over the ranks' files; each parameter is a few
 byte ranges of them. Read without DeepSpeed and without merging anything; DeepSpeed's own
-conversion (`zero_to_fp32`) is what the tests compare with.
+conversion (`zero_to_fp32`) is what the tests compare with. It cannot read what stage 1 saves where
+gradients are summed in fp32 (DeepSpeed's BF16_Optimizer); this can.
 """
 
 from __future__ import annotations
@@ -15,9 +16,14 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.trajectory.checkpoint import Checkpoint, Found
-from pipeline.trajectory.layouts.zero_files import model_states, optimizer_states, tag_folder
+from pipeline.trajectory.entries import Entry, Extent
+from pipeline.trajectory.layouts.zero_files import (
+    SLICES,
+    model_states,
+    optimizer_states,
+    tag_folder,
+)
 from pipeline.trajectory.pickles import Stored
-from pipeline.trajectory.shards import Entry, Extent
 
 
 def read(source: Path, base: Checkpoint | None) -> Found:
@@ -31,7 +37,7 @@ def read(source: Path, base: Checkpoint | None) -> Found:
 
 def _read_folder(folder: Path, base: Checkpoint | None) -> dict[str, Entry]:
     states = optimizer_states(folder)
-    stage = states[0]["zero_stage"]
+    stage = states[0].get("zero_stage", 1)  # not said where gradients are summed in fp32
     stage = int(getattr(stage, "args", (stage,))[0])  # an enum, kept as an inert record
     models = model_states(folder, stage, len(states))
     model = models[0]
@@ -42,7 +48,8 @@ def _read_folder(folder: Path, base: Checkpoint | None) -> dict[str, Entry]:
     }
     if stage <= 2:
         entries |= {n: s.entry(n) for n, s in (model.get("frozen_param_fragments") or {}).items()}
-        entries |= _stage_2(folder, states, model["param_shapes"])
+        layout = _stage_2 if "zero_stage" in states[0] else _sliced
+        entries |= layout(folder, states, model["param_shapes"])
     else:
         entries |= _stage_3_frozen(models)
         entries |= _stage_3(folder, states, model["param_shapes"])
@@ -73,6 +80,27 @@ def _stage_2(folder: Path, states: Sequence[Any], shapes: Sequence[Any]) -> dict
         held = sum(math.prod(partition.shape) for partition in partitions)
         if math.ceil(position / unit) != math.ceil(held / unit):
             raise PipelineError(_unlike(folder, position, held))
+    return entries
+
+
+def _sliced(folder: Path, states: Sequence[Any], shapes: Sequence[Any]) -> dict[str, Entry]:
+    """Each rank says where in its own partition its part of a parameter lies."""
+    entries = {}
+    named = {name: tuple(shape) for group in shapes for name, shape in group.items()}
+    held: dict[str, list[Extent]] = {}
+    like = states[0]["single_partition_of_fp32_groups"][0]
+    for state in states:
+        partitions = state["single_partition_of_fp32_groups"]
+        for partition, slices in zip(partitions, state[SLICES], strict=True):
+            for name, place in slices.items():
+                at = place.attributes
+                held.setdefault(name, []).append(partition.extent(at["start"], at["numel"]))
+    if named.keys() != held.keys():
+        values = sum(extent.nbytes for extents in held.values() for extent in extents)
+        wanted = sum(math.prod(shape) for shape in named.values())
+        raise PipelineError(_unlike(folder, wanted, values // like.dtype.itemsize))
+    for name, shape in named.items():
+        entries[name] = _entry(folder, name, like, shape, held[name])
     return entries
 
 

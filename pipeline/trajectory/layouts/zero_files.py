@@ -16,6 +16,7 @@ from pipeline.trajectory.pickles import load_records
 
 OPTIMIZER = "*_optim_states.pt"
 RANK = re.compile(r"(?P<kind>(?:bf16_)?zero_pp_rank)_(?P<rank>\d+)_mp_rank_(?P<part>\d+)_\w+\.pt")
+SLICES = "param_slice_mappings"  # of each group: name -> where its part lies in this rank's
 CONVERT = "convert it with DeepSpeed's ds_to_universal or the trainer's own exporter first"
 
 
@@ -63,7 +64,7 @@ def optimizer_states(folder: Path) -> list[dict[str, Any]]:
     for path in paths:
         record = load_records(path)
         state = record.get("optimizer_state_dict") if isinstance(record, dict) else None
-        if not isinstance(state, dict) or "zero_stage" not in state:
+        if not isinstance(state, dict) or not state.keys() & {"zero_stage", SLICES}:
             raise PipelineError(f"{path}: not a ZeRO checkpoint; save it as HF safetensors")
         states.append(state)
     worlds = {_world_size(path, state): path for path, state in zip(paths, states, strict=True)}
