@@ -1,10 +1,12 @@
 """Method, horizon and alpha chosen without a reference answer, and how far that can be trusted.
 
-Two figures need no labels and no further pass of a model: how often the samples of a problem agree
-(self-consistency), and how sure the model is of what it says (its entropy per token, the logarithm
-of its responses' perplexity under itself). A collapsed model agrees with itself perfectly, so those
-that have signs of collapse (collapse.py, without its looks at labels) are out. The choice is made
-on the validation problems; labels only judge it, and the test problems are only reported.
+Three figures need no labels and no further pass of a model: how often the samples of a problem
+agree (self-consistency), and how sure the model is of what it says, by the token (entropy) and by
+the response (perplexity of its own responses). A collapsed model agrees with itself perfectly and
+is sure of it, so those that have signs of collapse (collapse.py, without its looks at labels) are
+out; of the others the sharpest still has the lowest entropy and perplexity, right or wrong. The
+choice is made on the validation problems; labels only judge it, and the test problems are only
+reported.
 """
 
 from __future__ import annotations
@@ -19,7 +21,11 @@ from pipeline.evaluation.metrics import compare
 from pipeline.evaluation.selection import KINDS
 from pipeline.evaluation.tally import Tally
 
-CRITERIA = {"agreement": 1, "entropy": -1}  # a row's figure, and which way is better
+CRITERIA = {
+    "agreement": 1,
+    "entropy": -1,
+    "perplexity": -1,
+}  # a row's figure, and which way is better
 
 Key = tuple[str, str, str]  # model, task, split
 Row = Mapping[str, Any]

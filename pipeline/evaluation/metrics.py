@@ -176,6 +176,7 @@ def _score(group: Tally, pass_k: Sequence[int]) -> dict[str, Any]:
         "maj@k": group.majority(k),
         "distinct_share": float(np.mean([distinct_share(p) for p in group.predictions.values()])),
         "entropy": group.entropy,
+        "perplexity": group.perplexity,
         "agreement": group.agreement if k > 1 else None,
         "same_answer_share": group.commonest[1],
         **{f"{sign}_share": group.share(sign) for sign in SIGNS},

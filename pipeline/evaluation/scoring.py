@@ -76,7 +76,7 @@ def tally_draw(
     from pipeline.tasks import merge_votes
     from pipeline.tasks.canonical import canonical
 
-    graded = _graded(draw, candidates, posed, shown)
+    graded = _in_order(*_graded(draw, candidates, posed, shown), candidates, posed)
     merge_votes(*graded, posed.tasks)
     wanted = len(posed.items) * draw.sampling.n
     groups = tally(*_named(*graded, _complete(candidates, wanted, graded[0])))
@@ -127,6 +127,8 @@ def score(
     _warn(scores, chosen)
     bootstrap = config.evaluate.bootstrap
     free = label_free.choices(groups, scores, chosen, resamples=bootstrap, seed=config.seed)
+    if config.evaluate.temperature == 0:
+        free = {}  # greedy responses agree with one another and are sure, whatever the model
     result = {"last_rl": last_rl, "start": start, "chosen": chosen, "label_free": free}
     return {**result, "rows": scores}
 
@@ -184,6 +186,23 @@ def _graded(
                 _show(shown, block, judged, names)
             light += [_light(row, questions) for row in block]
     return light, grades
+
+
+def _in_order(
+    rows: Rows, grades: Rows, candidates: Sequence[Candidate], posed: Posed
+) -> tuple[Rows, Rows]:
+    """By model, task and split as they are evaluated, then by problem and sample: the order in the
+    file is that in which responses were finished, by however many processes."""
+    models = {c.fingerprint: i for i, c in reversed([*enumerate(candidates)])}
+    places = list(dict.fromkeys((item.task, item.split) for item in posed.items))
+
+    def number(i: int) -> tuple[int, int, str, int]:
+        row = rows[i]
+        place = places.index((row["task"], row["split"]))
+        return models[row["model"]], place, row["problem_id"], row["sample"]
+
+    order = sorted(range(len(rows)), key=number)
+    return [rows[i] for i in order], [grades[i] for i in order]
 
 
 def _light(row: Mapping[str, Any], questions: Mapping[Place, str]) -> dict[str, Any]:

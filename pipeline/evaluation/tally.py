@@ -1,7 +1,13 @@
-"""The samples of each model on each split of each task, counted."""
+"""The samples of each model on each split of each task, counted.
+
+In whatever order rows come (an evaluation in parts, one that was killed, one process), a problem's
+samples are counted in the order of their numbers and the problems in that of their ids, so that
+sums, random sign flips and ties are the same to the bit.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +59,31 @@ class Tally:
             sums[place] += value
         return {place: total / len(self.correct[place]) for place, total in sums.items()}
 
+    def add(self, row: Mapping[str, Any], grade: Mapping[str, Any]) -> None:
+        """Count one more response (see `tally`)."""
+        problem = row["problem_id"]
+        self.correct[problem].append(bool(grade["correct"]))
+        prediction = grade.get("prediction")
+        self.predictions[problem].append(prediction)
+        answer = grade.get("answer")
+        if answer is None and prediction is not None:
+            answer = canonical(prediction)
+        self.answers[problem].append(answer)
+        self.tokens.append(int(row["tokens"]))
+        if row.get("logprob") is not None:
+            self.logprobs.append(float(row["logprob"]))
+        self.places.append(problem)
+        marks = {
+            "truncated": row["finish_reason"] == "length",
+            "no_answer": grade["status"] == "no_answer",
+            "looping": bool(row.get("looping")),
+            "copied": bool(row.get("copied")),
+        }
+        for sign, mark in marks.items():
+            self.marks[sign].append(mark)
+        self.timeouts += grade["status"] == "timeout"
+        self.no_reference += grade["status"] == "no_reference"
+
     @property
     def cost(self) -> float:
         """Tokens that a sample costs on average; a mixture decodes with two models, or with as
@@ -66,6 +97,16 @@ class Tally:
         if len(self.logprobs) < len(self.tokens):
             return None
         return round(max(0.0, -sum(self.logprobs)) / max(1, sum(self.tokens)), 4)
+
+    @property
+    def perplexity(self) -> float | None:
+        """Of the model's own responses under what they were drawn from, each counted alike, long or
+        short: exp of the mean over responses of nats per token. None if a row does not say."""
+        if len(self.logprobs) < len(self.tokens):
+            return None
+        pairs = zip(self.logprobs, self.tokens, strict=True)
+        mean = sum(-logprob / max(1, tokens) for logprob, tokens in pairs) / len(self.tokens)
+        return round(math.exp(max(0.0, mean)), 4)
 
     @property
     def agreement(self) -> float:
@@ -93,7 +134,7 @@ class Tally:
 def tally(
     generations: Sequence[Mapping[str, Any]], grades: Sequence[Mapping[str, Any]]
 ) -> dict[tuple[str, str, str], Tally]:
-    """Samples by (model, task, split), in order of appearance.
+    """Samples by (model, task, split), these in order of appearance.
 
     Args:
         generations: rows of generations.jsonl, each once (`inference.run.Once`); `looping` and
@@ -101,34 +142,21 @@ def tally(
         grades: one for each row: correct, status (tasks.problem.Status), prediction; `answer`, what
             it amounts to without a look at the reference (None: the canonical prediction).
     """
-    groups: dict[tuple[str, str, str], Tally] = {}
-    for row, grade in zip(generations, grades, strict=True):
-        key = (row["model"], row["task"], row["split"])
-        if key not in groups:
-            groups[key] = Tally(row, defaultdict(list), defaultdict(list), [])
-        group = groups[key]
-        group.correct[row["problem_id"]].append(bool(grade["correct"]))
-        prediction = grade.get("prediction")
-        group.predictions[row["problem_id"]].append(prediction)
-        answer = grade.get("answer")
-        if answer is None and prediction is not None:
-            answer = canonical(prediction)
-        group.answers[row["problem_id"]].append(answer)
-        group.tokens.append(int(row["tokens"]))
-        if row.get("logprob") is not None:
-            group.logprobs.append(float(row["logprob"]))
-        group.places.append(row["problem_id"])
-        marks = {
-            "truncated": row["finish_reason"] == "length",
-            "no_answer": grade["status"] == "no_answer",
-            "looping": bool(row.get("looping")),
-            "copied": bool(row.get("copied")),
-        }
-        for sign, mark in marks.items():
-            group.marks[sign].append(mark)
-        group.timeouts += grade["status"] == "timeout"
-        group.no_reference += grade["status"] == "no_reference"
+    places: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for i, row in enumerate(generations):
+        places[row["model"], row["task"], row["split"]].append(i)
+    groups = {}
+    for key, mine in places.items():
+        group = Tally(generations[mine[0]], defaultdict(list), defaultdict(list), [])
+        for i in sorted(mine, key=lambda i: _number(generations[i])):
+            group.add(generations[i], grades[i])
+        groups[key] = group
     return groups
+
+
+def _number(row: Mapping[str, Any]) -> tuple[str, int]:
+    """Which response of its model this is."""
+    return row["problem_id"], row["sample"]
 
 
 def spent(group: Tally) -> float:

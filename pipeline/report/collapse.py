@@ -75,14 +75,19 @@ def without_labels(run: Artefacts) -> Section:
     note = (
         "No reference answer has a part in these choices, which are made on validation problems; "
         "labels only judge them. Models with signs of collapse are left out, since they agree with "
-        "themselves and are sure of it. Regret is measured where the labelled choice was made, "
+        "themselves and are sure of it; of the others, too, the sharpest has the lowest entropy "
+        "and perplexity, right or wrong. Regret is measured where the labelled choice was made, "
         "which favours that one; the test problems favour none."
     )
     body = words_table(pairs) + render("note", text=note)
     return Section("label_free", "Without labels", title, body)
 
 
-_CRITERIA = {"agreement": "agreement of samples", "entropy": "lowest entropy"}
+_CRITERIA = {
+    "agreement": "agreement of samples",
+    "entropy": "lowest entropy",
+    "perplexity": "lowest perplexity of its own responses",
+}
 
 
 def _judged(choice: Mapping[str, Any], labels: Mapping[str, str]) -> str:

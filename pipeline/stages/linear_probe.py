@@ -83,7 +83,7 @@ def run(context: Context) -> dict[str, Any]:
     folder = context.stage_dir("linear_probe")
     weights = probe_weights(trajectory, config.min_change, config.min_unique)
     write_json(folder / "weights.json", weights)
-    summary, outlook = _headline("weights", weights), _outlook(context, weights)
+    summary, outlook = _headline("weights", weights), _outlook(trajectory.steps, weights)
     probed = probe_set(context.config)
     if probed is None:
         return summary | outlook
@@ -110,25 +110,21 @@ def _headline(name: str, probe: dict[str, Any]) -> dict[str, Any]:
     return {f"{name}_{key.removeprefix('scalars_')}": probe[key] for key in keys}
 
 
-def _outlook(context: Context, weights: dict[str, Any]) -> dict[str, Any]:
-    """What the path says of the predictions that the configuration asks for, before they are made:
-    figures, and in words."""
-    from pipeline.trajectory.prospects import STUDY, asked, prospects
+def _outlook(steps: list[int], weights: dict[str, Any]) -> dict[str, Any]:
+    """What the whole path says of predictions from it, as figures and in words. How far targets
+    reach, weight_extrap says: other targets are no reason to measure the path again."""
+    from pipeline.trajectory.prospects import STUDY, prospects
 
-    steps, extrap = context.trajectory.steps, context.config.weight_extrap
     try:
-        first, last = context.ends(steps)
-        targets = asked(extrap.targets, extrap.alphas, first, last)
-        found = prospects(weights, steps, first, last, targets)
-    except PipelineError as error:  # weight_extrap would refuse; the path has been measured
+        found = prospects(weights, steps, steps[0], steps[-1], [])
+    except PipelineError as error:  # a run that jumped: it has been measured, but is no line
         return {"outlook": f"not given: {error}"}
-    figures: dict[str, Any] = {
+    far = f"a target f times as far has a reach of (f - 1) x {found.relative_movement or 0:.3g}"
+    return {
         "relative_movement": found.relative_movement,
         "straightness": found.straightness,
-        **{f"reach_{step}": reach for step, reach in found.reach.items()},
+        "outlook": f"{found.path}; {far}; {STUDY.words}",
     }
-    words = filter(None, (found.path, found.far, found.beyond, STUDY.words))
-    return {**figures, "outlook": "; ".join(words)}
 
 
 def _probe_logprobs(

@@ -4,19 +4,23 @@ and a judgement of it that flatters.
 
 from __future__ import annotations
 
+import json
+import math
 import random
+import statistics
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from scipy.stats import spearmanr
 
-from pipeline.artifacts import append_jsonl
+from pipeline.artifacts import append_jsonl, iter_jsonl
 from pipeline.evaluation.collapse import judge
 from pipeline.evaluation.label_free import choices, spearman
 from pipeline.evaluation.metrics import score_groups
 from pipeline.evaluation.posing import Posed
-from pipeline.evaluation.scoring import tally_draw
+from pipeline.evaluation.scoring import score, tally_draw
 from pipeline.evaluation.selection import choose
 from pipeline.evaluation.tally import Tally, tally
 from pipeline.evaluation.voting import agreement
@@ -24,6 +28,7 @@ from pipeline.inference.interface import Sampling, sampling_hash
 from pipeline.inference.parallel import Candidate, Draw
 from pipeline.inference.run import PromptItem
 from pipeline.tasks import Problem, TaskConfig
+from tests.stages.contexts import context_of
 
 PROBLEMS, K = 60, 4
 SURE = {"base": 0.3, "rl-40": 0.4, "weight-50": 0.5, "weight-60": 0.7, "weight-70": 0.6}
@@ -81,13 +86,14 @@ def chosen_without(groups: dict[tuple[str, str, str], Tally]) -> dict[str, dict[
 def test_the_surest_is_chosen_and_judged_by_the_labels() -> None:
     """Catches the wrong direction of a criterion, and a correlation of the wrong things."""
     found = chosen_without(answered(SURE))["weight"]
-    for criterion in ("agreement", "entropy"):
+    for criterion in ("agreement", "entropy", "perplexity"):
         choice = found[criterion]
         assert (choice["model"], choice["labelled"]) == ("weight-60", "weight-60")
         assert choice["regret"] == {"diff": 0.0, "ci95": [0.0, 0.0]}
         assert choice["rank_correlation"] == 1.0
         assert (choice["candidates"], choice["left_out"]) == (3, 0)
     assert found["entropy"]["value"] == pytest.approx(0.3)
+    assert found["perplexity"]["value"] == pytest.approx(math.exp(0.3), abs=5e-5)
 
 
 def test_labels_do_not_change_the_choice() -> None:
@@ -137,7 +143,46 @@ def test_nothing_is_chosen_on_test_problems_nor_on_one_sample() -> None:
             group.marks[sign] = group.marks[sign][::K]
         group.tokens, group.places = group.tokens[::K], group.places[::K]
         group.logprobs = group.logprobs[::K]
-    assert list(chosen_without(groups)["weight"]) == ["entropy"]
+    assert list(chosen_without(groups)["weight"]) == ["entropy", "perplexity"]
+
+
+def test_a_few_long_responses_do_not_make_a_model_sure() -> None:
+    """Catches a perplexity that is the entropy again: one response in five is long and sure."""
+    groups = answered(SURE)
+    odd = groups["weight-50", "sums", "validation"]
+    for i in range(0, PROBLEMS * K, 5):
+        odd.tokens[i], odd.logprobs[i] = 40, 0.0
+    found = chosen_without(groups)["weight"]
+    assert found["entropy"]["model"] == "weight-50"
+    assert found["perplexity"]["model"] == "weight-60"
+    assert odd.perplexity == pytest.approx(math.exp(0.8 * 0.5), abs=5e-5)
+    odd.logprobs.pop()  # a row of an engine that does not say
+    assert odd.perplexity is None
+
+
+def test_perplexity_is_that_of_the_rows(pico_run: Path) -> None:
+    """Of every model of a run, from its file; and the lowest on validation is chosen."""
+    scores = json.loads((pico_run / "evaluate" / "scores.json").read_text())
+    rates = defaultdict(list)
+    for row in iter_jsonl(pico_run / "evaluate" / "generations.jsonl"):
+        rates[row["model"], row["split"]].append(-row["logprob"] / row["tokens"])
+    wanted = {place: math.exp(statistics.fmean(values)) for place, values in rates.items()}
+    found = {(row["model"], row["split"]): row["perplexity"] for row in scores["rows"]}
+    assert found == pytest.approx(wanted, abs=6e-5)
+    assert len(found) == 22
+    mine = {m: found[m, "validation"] for m in ("two_point-5", "two_point-6")}
+    choice = scores["label_free"]["weight"]["perplexity"]
+    assert choice["model"] == min(mine, key=lambda model: mine[model])
+    assert choice["value"] == mine[choice["model"]]
+    assert choice["same"] == (choice["model"] == scores["chosen"]["weight"]["model"])
+
+
+def test_greedy_responses_choose_nothing(pico_run: Path) -> None:
+    """Catches a choice by figures that are the same for every model."""
+    config = context_of(pico_run, evaluate__temperature=0.0)
+    groups = answered(SURE)
+    assert score(config, groups, "rl-40", "rl-40")["label_free"] == {}
+    assert score(context_of(pico_run), groups, "rl-40", "rl-40")["label_free"] != {}
 
 
 def test_agreement() -> None:

@@ -30,7 +30,7 @@ def run_dir(pico_run: Path, tmp_path: Path) -> Path:
     return copy
 
 
-def test_linear_probe_says_how_far_the_targets_reach(pico_run: Path) -> None:
+def test_a_run_says_how_far_its_targets_reach(pico_run: Path) -> None:
     """Steps 0 to 4 of 6, targets 5 and 6: by hand, by the study's own code, in every place."""
     start, middle, last = (
         torch.cat([value.double().flatten() for _, value in sorted(load_model(folder).items())])
@@ -43,7 +43,7 @@ def test_linear_probe_says_how_far_the_targets_reach(pico_run: Path) -> None:
     bent = float(torch.cosine_similarity(middle - start, last - middle, dim=0))
     wanted = {"relative_movement": moved, "straightness": bent}
     wanted |= {"reach_5": 0.25 * moved, "reach_6": 0.5 * moved}
-    told = read_json(pico_run / "linear_probe" / "done.json")["summary"]
+    told = read_json(pico_run / "weight_extrap" / "done.json")["summary"]
     assert {key: told[key] for key in wanted} == pytest.approx(wanted, rel=1e-4)
     path = features(halves(subject(pico_run).trajectory, 4))
     for key in ("relative_movement", "straightness"):
@@ -51,8 +51,14 @@ def test_linear_probe_says_how_far_the_targets_reach(pico_run: Path) -> None:
     assert told["outlook"].startswith("from step 0 to 4 the weights moved by 0.0031")
     assert told["outlook"].endswith(STUDY.words)
     rows = read_jsonl(pico_run / "metrics.jsonl")
-    [logged] = [r["summary"] for r in rows if r["stage"] == "linear_probe" and "summary" in r]
+    [logged] = [r["summary"] for r in rows if r["stage"] == "weight_extrap" and "summary" in r]
     assert {key: logged[key] for key in wanted} == {key: told[key] for key in wanted}
+    whole = read_json(pico_run / "linear_probe" / "done.json")["summary"]
+    weights = read_json(pico_run / "linear_probe" / "weights.json")
+    for key in ("relative_movement", "straightness"):
+        assert whole[key] == pytest.approx(weights[key], rel=1e-9)
+    assert "from step 0 to 6 the weights moved by 0.0038" in whole["outlook"]
+    assert "a target f times as far has a reach of (f - 1) x 0.0038" in whole["outlook"]
     page = str(before(read_artefacts(pico_run)))
     for text in ("From step 0 to 4", "target 6: reach 0.0016", STUDY.words.partition(" (")[2]):
         assert text in page
@@ -62,7 +68,10 @@ def test_weight_extrap_warns_before_it_writes(run_dir: Path) -> None:
     near, far = context_of(run_dir), context_of(run_dir, weight_extrap__targets=[5, 2000])
     assert "beyond all" not in weight_extrap.plan(near)
     assert "target 2000: a reach of 1.6 norms" in weight_extrap.plan(far)
-    assert weight_extrap.run(near)["outlook"] == "target 5: reach 0.00079; target 6: reach 0.0016"
+    assert (
+        "; target 5: reach 0.00079; target 6: reach 0.0016; in"
+        in (weight_extrap.run(near)["outlook"])
+    )
     done = run_dir / "linear_probe" / "done.json"
     write_json(done, read_json(done) | {"needs": {"snapshot": "another"}})
     assert "beyond all" not in weight_extrap.plan(far)
@@ -73,15 +82,14 @@ def test_a_path_with_a_jump_is_measured_and_not_followed(run_dir: Path) -> None:
     recorded = run_dir / "snapshot" / "trajectory.json"
     times = [0, 1, 2, 13, 14, 15, 16]
     write_json(recorded, read_json(recorded) | {"virtual_steps": times})
-    context = context_of(run_dir, task__name=None)
-    found = linear_probe._outlook(context, {})
-    assert set(found) == {"outlook"}
-    assert (
-        "not given: extrapolation: the run was re-grounded between steps 0 and 4"
-        in (found["outlook"])
-    )
     probe = run_dir / "linear_probe" / "weights.json"
     weights = read_json(probe)
+    found = linear_probe._outlook(context_of(run_dir).trajectory.steps, weights | {"steps": times})
+    assert set(found) == {"outlook"}
+    assert (
+        "not given: extrapolation: the run was re-grounded between steps 0 and 6"
+        in (found["outlook"])
+    )
     assert before(read_artefacts(run_dir)) == ""  # measured before the jumps were known
     write_json(probe, weights | {"steps": times})
     assert "Nothing is said: extrapolation: the run was re-grounded" in str(
