@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pipeline.report.figures.style import LIGHT, sheet
 from studies.jobs import ROOT, Curve, Job, curve, folder_of_runs, run, save
+from studies.reground import jumps, plain
 
 SHARED = (
     "+experiment=smollm2",
@@ -35,18 +36,16 @@ SHARED = (
 )
 RATES = ("2e-5", "1e-5", "5e-6", "2.5e-6")
 EVERY, AHEAD = 3, 3
+SEED = 0
 ACCURACIES = (0.4, 0.5, 0.6)
 
 
 def jobs() -> dict[str, dict[str, Job]]:
     """Side and rate -> job; what is needed first comes first."""
-    jump = (f"rl_train.reground.every={EVERY}", f"rl_train.reground.jump={AHEAD}")
-    sides: dict[str, dict[str, Job]] = {"plain RL": {}, f"({EVERY}, {AHEAD})": {}}
-    for rate in RATES:
-        for side, rest in zip(sides, ((), jump), strict=True):
-            name = f"{'reground' if rest else 'plain'}-{rate}"
-            sides[side][rate] = Job(name, (f"algorithm.learning_rate={rate}", *rest))
-    return sides
+    return {
+        "plain RL": {rate: plain(rate, SEED) for rate in RATES},
+        f"({EVERY}, {AHEAD})": {rate: jumps(rate, EVERY, AHEAD, SEED) for rate in RATES},
+    }
 
 
 def first(found: Curve) -> list[float | None]:

@@ -126,9 +126,9 @@ def score(
         row["temperature"] = config.evaluate.temperature
     _warn(scores, chosen)
     bootstrap = config.evaluate.bootstrap
-    free = label_free.choices(groups, scores, chosen, resamples=bootstrap, seed=config.seed)
-    if config.evaluate.temperature == 0:
-        free = {}  # greedy responses agree with one another and are sure, whatever the model
+    free: dict[str, dict[str, Any]] = {}  # greedy: all agree with themselves, and are sure
+    if config.evaluate.temperature > 0:
+        free = label_free.choices(groups, scores, chosen, resamples=bootstrap, seed=config.seed)
     result = {"last_rl": last_rl, "start": start, "chosen": chosen, "label_free": free}
     return {**result, "rows": scores}
 
@@ -193,16 +193,18 @@ def _in_order(
 ) -> tuple[Rows, Rows]:
     """By model, task and split as they are evaluated, then by problem and sample: the order in the
     file is that in which responses were finished, by however many processes."""
+    from pipeline.evaluation.tally import number
+
     models = {c.fingerprint: i for i, c in reversed([*enumerate(candidates)])}
-    places = list(dict.fromkeys((item.task, item.split) for item in posed.items))
+    groups = dict.fromkeys((item.task, item.split) for item in posed.items)
+    places = {place: i for i, place in enumerate(groups)}
 
-    def number(i: int) -> tuple[int, int, str, int]:
+    def order(i: int) -> tuple[int, int, tuple[str, int]]:
         row = rows[i]
-        place = places.index((row["task"], row["split"]))
-        return models[row["model"]], place, row["problem_id"], row["sample"]
+        return models[row["model"]], places[row["task"], row["split"]], number(row)
 
-    order = sorted(range(len(rows)), key=number)
-    return [rows[i] for i in order], [grades[i] for i in order]
+    ordered = sorted(range(len(rows)), key=order)
+    return [rows[i] for i in ordered], [grades[i] for i in ordered]
 
 
 def _light(row: Mapping[str, Any], questions: Mapping[Place, str]) -> dict[str, Any]:

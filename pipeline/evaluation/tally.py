@@ -148,13 +148,13 @@ def tally(
     groups = {}
     for key, mine in places.items():
         group = Tally(generations[mine[0]], defaultdict(list), defaultdict(list), [])
-        for i in sorted(mine, key=lambda i: _number(generations[i])):
+        for i in sorted(mine, key=lambda i: number(generations[i])):
             group.add(generations[i], grades[i])
         groups[key] = group
     return groups
 
 
-def _number(row: Mapping[str, Any]) -> tuple[str, int]:
+def number(row: Mapping[str, Any]) -> tuple[str, int]:
     """Which response of its model this is."""
     return row["problem_id"], row["sample"]
 

@@ -87,10 +87,8 @@ def loading() -> Iterator[None]:
     known = (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError)
     try:
         yield
-    except (*known, StrictDataclassError) as error:
-        raise TokenizerError(first_line(error)) from None
-    except Exception as error:
-        if type(error) is not Exception:  # the tokenizers library raises this class itself
+    except Exception as error:  # the tokenizers library raises this class itself
+        if type(error) is not Exception and not isinstance(error, (*known, StrictDataclassError)):
             raise
         raise TokenizerError(first_line(error)) from None
 
