@@ -113,18 +113,14 @@ def _headline(name: str, probe: dict[str, Any]) -> dict[str, Any]:
 def _outlook(steps: list[int], weights: dict[str, Any]) -> dict[str, Any]:
     """What the whole path says of predictions from it, as figures and in words. How far targets
     reach, weight_extrap says: other targets are no reason to measure the path again."""
-    from pipeline.trajectory.prospects import STUDY, prospects
+    from pipeline.trajectory.prospects import prospects
 
     try:
         found = prospects(weights, steps, steps[0], steps[-1], [])
     except PipelineError as error:  # a run that jumped: it has been measured, but is no line
         return {"outlook": f"not given: {error}"}
     far = f"a target f times as far has a reach of (f - 1) x {found.relative_movement or 0:.3g}"
-    return {
-        "relative_movement": found.relative_movement,
-        "straightness": found.straightness,
-        "outlook": f"{found.path}; {far}; {STUDY.words}",
-    }
+    return found.summary(far)
 
 
 def _probe_logprobs(

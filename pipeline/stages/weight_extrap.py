@@ -10,7 +10,7 @@ from pipeline.artifacts import read_own
 from pipeline.estimates import sampling
 from pipeline.stages.base import Context
 from pipeline.subject.methods import make_plans
-from pipeline.trajectory.prospects import STUDY, Prospects, asked, prospects
+from pipeline.trajectory.prospects import Prospects, asked, prospects
 from pipeline.trajectory.share import telling
 
 if TYPE_CHECKING:
@@ -80,11 +80,12 @@ def run(context: Context) -> dict[str, Any]:
             records = write_all(jobs, context.share)
     else:
         records = write_recipes(jobs)
+    outlook = _prospects(context)
     return {
         "method": ", ".join(found),
         "from": f"{first} to {last}",
         "alpha": ", ".join(f"{t}: {record['alpha']:.4g}" for t, record in records[0].items()),
-        **_outlook(context),
+        **(outlook.summary(outlook.far, outlook.beyond) if outlook else {}),
     }
 
 
@@ -104,20 +105,6 @@ def _warn_of_rounding(plans: Iterable[tuple[str, Plan]]) -> None:
             "step %d); float32, for model.dtype too, keeps the movement",
             *(dtype, 100 * share, name, target),
         )
-
-
-def _outlook(context: Context) -> dict[str, Any]:
-    """What the path says of the predictions, before they are evaluated: figures, and in words."""
-    found = _prospects(context)
-    if found is None:
-        return {}
-    words = filter(None, (found.path, found.far, found.beyond, STUDY.words))
-    return {
-        "relative_movement": found.relative_movement,
-        "straightness": found.straightness,
-        **{f"reach_{target}": reach for target, reach in found.reach.items()},
-        "outlook": "; ".join(words),
-    }
 
 
 def _prospects(context: Context) -> Prospects | None:

@@ -18,23 +18,39 @@ Matrix = NDArray[np.float64]
 
 @dataclass
 class Gram:
-    """Of one tensor (or of several, added up): ||theta_0||² and G [K, K], fp64."""
+    """Of one tensor (or of several, added up).
 
-    base_squared: float
+    Attributes:
+        base: fp64 [K], ||theta_0||², then <theta_0, delta_i>: 0 where no probe measured.
+        matrix: G, fp64 [K, K].
+    """
+
+    base: Matrix
     matrix: Matrix
 
     @staticmethod
     def zero(count: int) -> Gram:
         """Of no tensor yet, for `count` checkpoints."""
-        return Gram(0.0, np.zeros((count, count)))
+        return Gram(np.zeros(count), np.zeros((count, count)))
 
     def add(self, other: Gram) -> None:
-        self.base_squared += other.base_squared
+        self.base += other.base
         self.matrix += other.matrix
 
     def of(self, places: Sequence[int]) -> Gram:
         """The Gram of some of the checkpoints, theta_0's first, by their places among all."""
-        return Gram(self.base_squared, self.matrix[np.ix_(places, places)])
+        return Gram(self.base[list(places)], self.matrix[np.ix_(places, places)])
+
+    @property
+    def base_squared(self) -> float:
+        """||theta_0||²."""
+        return float(self.base[0])
+
+    @property
+    def squared_norms(self) -> list[float]:
+        """||theta_i||² of the K checkpoints, where the probe measured."""
+        moved = np.r_[0.0, 2.0 * self.base[1:]] + np.diag(self.matrix)
+        return [float(square) for square in self.base_squared + moved]
 
     @property
     def relative_movement(self) -> float | None:

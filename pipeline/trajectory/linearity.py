@@ -24,7 +24,7 @@ from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.fits import Spot, line_fit, spread, weight_fit
 from pipeline.trajectory.gram import Gram, describe, rank1_curve, segment_cosines, straightness
 from pipeline.trajectory.histogram import R2Counts
-from pipeline.trajectory.measure import GramTable, Norms
+from pipeline.trajectory.measure import GramTable
 from pipeline.trajectory.reader import Reader, Values
 from pipeline.trajectory.shards import Files
 from pipeline.trajectory.sources import Trajectory
@@ -94,7 +94,7 @@ def probe_weights(
         "segment_cosines": segment_cosines(gram.matrix),
         "straightness": straightness(steps, gram.matrix),
         "gram": gram.matrix.tolist(),
-        "squared_norms": probe.norms.settle(),
+        "squared_norms": gram.squared_norms,
         "tensors": rows,
         "examples": examples,
     }
@@ -112,7 +112,6 @@ class _Probe:
         self.rows: dict[str, dict[str, Any]] = {}
         self.spots: dict[str, Spot] = {}
         self.table = GramTable()
-        self.norms = Norms(len(self.steps))
         self.total = Tally()
         self.lock = threading.Lock()
 
@@ -126,7 +125,6 @@ class _Probe:
             values = reader.read(piece)
             r2, flags, gram = kernel.measure(values)
             self.table.add(piece, gram, reader)
-            self.norms.add(piece, values)
             self.fold(piece, _tally(piece, r2, flags))
 
         return work
@@ -166,7 +164,7 @@ def path_so_far(values: NDArray[np.float32], steps: Sequence[float]) -> dict[str
         figures = counts.summary(filtered=False)
     else:
         gram = Gram.zero(len(steps))
-        gram.base_squared = kernels.moments(rows.array, rows.movements, gram.matrix)
+        gram.base[0] = kernels.moments(rows.array, rows.movements, gram.matrix)
     told = describe(steps, gram)
     cosines, ranks = segment_cosines(gram.matrix), told["explained_variance"]
     figures |= {key: told[key] for key in ("relative_movement", "linear_r2")}
@@ -204,8 +202,15 @@ class _Kernel:
         count, n = values.array.shape
         r2, flags, gram = self._r2[:n], self._flags[:n], Gram.zero(count)
         filters = float(self._filters.min_change), int(self._filters.min_unique)
-        gram.base_squared = kernels.linearity(
-            values.array, values.movements, self._weights, *filters, r2, flags, gram.matrix
+        kernels.linearity(
+            values.array,
+            values.movements,
+            self._weights,
+            *filters,
+            r2,
+            flags,
+            gram.base,
+            gram.matrix,
         )
         return r2, flags, gram
 

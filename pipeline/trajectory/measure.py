@@ -1,5 +1,4 @@
-"""Grams of whole tensors and norms of models, put together from pieces that threads measure in any
-order."""
+"""Grams of whole tensors, put together from pieces that threads measure in any order."""
 
 from __future__ import annotations
 
@@ -7,14 +6,11 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.trajectory.checkpoint import Checkpoint
 from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.gram import Gram
-from pipeline.trajectory.kernels import moments, squared_norms
-from pipeline.trajectory.reader import Reader, Values
+from pipeline.trajectory.kernels import moments
+from pipeline.trajectory.reader import Reader
 from pipeline.trajectory.shards import Files
 from pipeline.trajectory.stream import Piece, pieces, run
 
@@ -54,26 +50,6 @@ class GramTable:
         return grams
 
 
-class Norms:
-    """||theta_i||² of `count` checkpoints, of which threads hand in pieces."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._pieces: dict[tuple[str, int], NDArray[np.float64]] = {}  # [K] by name and start
-
-    def add(self, piece: Piece, values: Values) -> None:
-        squares = np.zeros(self._count)
-        squared_norms(values.array, values.movements, squares)
-        self._pieces[piece.name, piece.start] = squares
-
-    def settle(self) -> list[float]:
-        """Their sums, in one order whatever thread came first."""
-        total = np.zeros(self._count)
-        for place in sorted(self._pieces):
-            total += self._pieces[place]
-        return [float(value) for value in total]
-
-
 def measure_grams(
     checkpoints: Sequence[Checkpoint], entries: Sequence[Entry], files: Files
 ) -> dict[str, Gram]:
@@ -92,7 +68,7 @@ def measure_grams(
         def work(piece: Piece) -> None:
             values = reader.read(piece)
             gram = Gram.zero(len(values.array))
-            gram.base_squared = moments(values.array, values.movements, gram.matrix)
+            gram.base[0] = moments(values.array, values.movements, gram.matrix)
             table.add(piece, gram, reader)
 
         return work

@@ -114,6 +114,15 @@ class Prospects:
             f"weights is beyond all that was measured (up to {STUDY.farthest:.2g}, docs/results.md)"
         )
 
+    def summary(self, *words: str) -> dict[str, Any]:
+        """For a stage's summary: the figures, and what the path promises with further words."""
+        return {
+            "relative_movement": self.relative_movement,
+            "straightness": self.straightness,
+            **{f"reach_{target}": reach for target, reach in self.reach.items()},
+            "outlook": "; ".join(filter(None, (self.path, *words, STUDY.words))),
+        }
+
 
 def prospects(
     probe: Mapping[str, Any], steps: Sequence[int], first: int, last: int, targets: Sequence[int]

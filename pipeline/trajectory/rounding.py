@@ -64,7 +64,7 @@ def _squares(plan: Plan, entry: Entry, sample: list[Values]) -> NDArray[np.float
     """Squares of what is lost and of what moves [2, T] in a tensor, as far as it is finite."""
     gram = Gram.zero(len(plan.checkpoints))
     for values in sample:
-        gram.base_squared += moments(values.array, values.movements, gram.matrix)
+        gram.base[0] += moments(values.array, values.movements, gram.matrix)
     squares = np.zeros((2, len(plan.targets)))
     if not math.isfinite(gram.base_squared + gram.matrix.sum()):
         return squares

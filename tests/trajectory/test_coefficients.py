@@ -137,7 +137,7 @@ def test_gram_figures_against_direct_ones() -> None:
     segments = np.diff(theta, axis=0)
     expected = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in pairwise(segments)]
     assert segment_cosines(gram) == pytest.approx(expected)
-    movement = Gram(float(theta[0] @ theta[0]), gram).relative_movement
+    movement = Gram(theta[:1] @ theta[0], gram).relative_movement
     assert movement == pytest.approx(np.linalg.norm(deltas[-1]) / np.linalg.norm(theta[0]))
 
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.trajectory import kernels
+from pipeline.trajectory.gram import Gram
 
 SIZES = [1, 7, 1024, 5000]
 
@@ -84,8 +85,8 @@ def test_the_probe_is_plain_numpy_to_the_bit(n: int, movements: bool) -> None:
     rng = np.random.default_rng(n)
     values = np.cumsum(rng.integers(-2, 3, (5, n)), 0).astype(np.float32) * np.float32(1e-3)
     weights = kernels.step_weights([0, 10, 40, 50, 90])
-    r2, flags, gram = np.empty(n, np.float32), np.empty(n, np.uint8), np.zeros((5, 5))
-    kernels.linearity(values, movements, weights, 2e-3, 3, r2, flags, gram)
+    r2, flags, gram = np.empty(n, np.float32), np.empty(n, np.uint8), Gram.zero(5)
+    kernels.linearity(values, movements, weights, 2e-3, 3, r2, flags, gram.base, gram.matrix)
     seen = values.copy()
     if movements:
         seen[0] = 0
@@ -100,6 +101,9 @@ def test_the_probe_is_plain_numpy_to_the_bit(n: int, movements: bool) -> None:
         total, slope, square = total + row, slope + row * weight, square + row * row
     square = np.maximum(square - total * total * np.float32(0.2), np.finfo(np.float32).tiny)
     assert np.array_equal(r2, np.minimum(slope * slope / square, np.float32(1)))
+    theta = values.astype(np.float64)
+    theta[1:] += theta[0] if movements else 0
+    assert gram.squared_norms == pytest.approx((theta**2).sum(1), rel=1e-6)
 
 
 @pytest.mark.parametrize("n", [5, 300])
@@ -110,8 +114,8 @@ def test_the_gate_is_plain_numpy_to_the_bit(n: int) -> None:
     weights = kernels.step_weights([0, 1, 3, 4])
     d = values - values[0]
     end, steps = values[0] + d[3], np.stack([values[0], *d[1:]])
-    r2, flags, gram = np.empty(n, np.float32), np.empty(n, np.uint8), np.zeros((4, 4))
-    kernels.linearity(steps, True, weights, 0.0, 1, r2, flags, gram)
+    r2, flags, gram = np.empty(n, np.float32), np.empty(n, np.uint8), Gram.zero(4)
+    kernels.linearity(steps, True, weights, 0.0, 1, r2, flags, gram.base, gram.matrix)
     c = np.array([[0, 0.5, 0, 2.0], [0, 0, 0, 0]], np.float32)
     out = np.empty((2, n), np.float32)
     assert kernels.combine_gated(values, False, c, weights, out)
@@ -211,8 +215,8 @@ def test_flags_are_those_of_numpys_distinct_values(
     stored = bf16(torch.from_numpy(values)) if narrow else values
     r2, flags = np.empty(300, np.float32), np.empty(300, np.uint8)
     weights = kernels.step_weights(range(count))
-    gram = np.zeros((count, count))
-    kernels.linearity(stored, movements, weights, 1.0, least, r2, flags, gram)
+    gram = Gram.zero(count)
+    kernels.linearity(stored, movements, weights, 1.0, least, r2, flags, gram.base, gram.matrix)
     seen = np.concatenate([np.zeros((1, 300)), values[1:]]) if movements else values
     distinct = np.array([len(np.unique(column)) for column in seen.T])
     kept = (np.ptp(seen, 0) > 1.0) & (distinct >= least)

@@ -115,8 +115,8 @@ def test_filter_edges(min_change: float, min_unique: int) -> None:
     values = np.array([columns[i % 2] for i in range(2500)], np.float32).T.copy()
     r2, flags = np.empty(2500, np.float32), np.empty(2500, np.uint8)
     weights = kernels.step_weights([0, 1, 2, 3])
-    gram = np.zeros((4, 4))
-    kernels.linearity(values, False, weights, min_change, min_unique, r2, flags, gram)
+    products = np.zeros(4), np.zeros((4, 4))
+    kernels.linearity(values, False, weights, min_change, min_unique, r2, flags, *products)
     assert (flags & kernels.MOVING).all()
     kept = [False, True] if min_unique == 2 else [True, False]  # 4 distinct values, and 3
     assert ((flags & kernels.KEPT) > 0).tolist() == kept * 1250

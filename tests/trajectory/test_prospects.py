@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.trajectory import kernels, stream
+from pipeline.trajectory import stream
 from pipeline.trajectory.linearity import probe_weights
 from pipeline.trajectory.prospects import STUDY, asked, prospects
 from pipeline.trajectory.sources import discover
@@ -55,16 +55,6 @@ def test_figures_are_those_of_the_weights(
             beyond = np.linalg.norm(line - theta[last]) / np.linalg.norm(theta[first])
             assert reach == pytest.approx(beyond, rel=1e-5)
     assert probe["straightness"] == prospects(probe, STEPS, 0, 100, []).straightness
-
-
-def test_norms_of_stored_movements_are_those_of_the_weights() -> None:
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(3, 5000)).astype(np.float32)
-    squares = np.ones(3)
-    kernels.squared_norms(rows, True, squares)
-    theta = rows.astype(np.float64)
-    theta[1:] += theta[0]
-    assert squares - 1 == pytest.approx((theta**2).sum(1), rel=1e-6)
 
 
 def of_path(*theta: list[float]) -> dict[str, Any]:

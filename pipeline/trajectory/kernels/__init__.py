@@ -9,8 +9,8 @@ whether they overlap; rows at fixed distances in one array it can), and branches
 into one rounding or reordered except inside `dot`, so results are those of the same operations in
 numpy or torch, to the bit.
 
-A file holds what is done for one purpose: `sums` write predictions, `moments` Gram matrices and
-norms, `fits` R² on the steps, `distinct` counts values, `probe` walks once for all three, `gated`
+A file holds what is done for one purpose: `sums` write predictions, `moments` Gram matrices,
+`fits` R² on the steps, `distinct` counts values, `probe` walks once for all three, `gated`
 scales a prediction by its fit, `cells` fill histograms. `floats` widen and round, `store` compiles
 and keeps machine code.
 
@@ -22,7 +22,7 @@ from pipeline.trajectory.kernels.cells import count_cells
 from pipeline.trajectory.kernels.fits import step_weights
 from pipeline.trajectory.kernels.flags import KEPT, MOVING
 from pipeline.trajectory.kernels.gated import combine_gated
-from pipeline.trajectory.kernels.moments import moments, squared_norms
+from pipeline.trajectory.kernels.moments import moments
 from pipeline.trajectory.kernels.probe import linearity
 from pipeline.trajectory.kernels.sums import combine
 
@@ -34,6 +34,5 @@ __all__ = [
     "count_cells",
     "linearity",
     "moments",
-    "squared_norms",
     "step_weights",
 ]

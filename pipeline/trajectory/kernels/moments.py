@@ -1,4 +1,4 @@
-"""Blocks of checkpoints in fp32, the inner products of their movements, and their own norms."""
+"""Blocks of checkpoints in fp32, and the inner products of their movements."""
 
 from __future__ import annotations
 
@@ -75,19 +75,3 @@ def moments(values: Any, movements: bool, gram: Any) -> float:
         add_gram(rows, gram)
     mirror(gram)
     return squared
-
-
-@compiled
-def squared_norms(values: Any, movements: bool, squares: Any) -> None:
-    """Add ||theta_k||² to squares fp64 [K]."""
-    count, n = values.shape
-    buffer = np.empty(count * BLOCK, np.float32)
-    for start in range(0, n, BLOCK):
-        stop = min(start + BLOCK, n)
-        rows = buffer[: count * (stop - start)].reshape(count, stop - start)
-        load_rows(values, start, stop, rows, movements)
-        base = np.float64(dot(rows[0], rows[0]))
-        squares[0] += base
-        for k in range(1, count):
-            moved = np.float64(dot(rows[k], rows[k]))
-            squares[k] += base + 2.0 * np.float64(dot(rows[0], rows[k])) + moved

@@ -23,8 +23,9 @@ def linearity(
     min_unique: int,
     r2: Any,
     flags: Any,
+    base: Any,
     gram: Any,
-) -> float:
+) -> None:
     """R² of every scalar, which scalars move and pass the filters, and the moments.
 
     Args:
@@ -33,22 +34,21 @@ def linearity(
         min_unique: and if it takes at least so many distinct values.
         r2: fp32 [n], written; in [0, 1], 0 where constant.
         flags: uint8 [n], written: MOVING, and KEPT if it passes.
+        base: fp64 [K], added to: ||theta_0||², then <theta_0, delta_k>.
         gram: fp64 [K, K], added to.
-
-    Returns:
-        ||theta_0||².
     """
     count, n = values.shape
     buffer = np.empty(count * BLOCK, np.float32)
     work, zeros = np.empty(WORK, np.float32), np.zeros(FINE, np.float32)
     kept_values = np.empty(KEPT_ROWS, np.float32)
     more = np.empty((places(count, min_unique), FINE), np.float32)
-    squared, threshold, least = 0.0, np.float32(min_change), np.float32(min_unique)
+    threshold, least = np.float32(min_change), np.float32(min_unique)
     for start in range(0, n, BLOCK):
         stop = min(start + BLOCK, n)
         rows = buffer[: count * (stop - start)].reshape(count, stop - start)
         load_rows(values, start, stop, rows, movements)
-        squared += dot(rows[0], rows[0])
+        for k in range(count):
+            base[k] += dot(rows[0], rows[k])
         add_gram(rows, gram)
         for low in range(start, stop, FINE):
             high = min(low + FINE, stop)
@@ -64,4 +64,3 @@ def linearity(
                 part[j] = np.uint8(moving | kept)
             fit(rows, low - start, high - start, weights, work, r2[low:high])
     mirror(gram)
-    return squared
