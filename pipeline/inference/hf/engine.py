@@ -28,7 +28,6 @@ from pipeline.inference.interface import (
     Generation,
     Sampling,
     Source,
-    alpha_coefficients,
     check_coefficients,
     check_prompts,
     check_source,
@@ -261,24 +260,19 @@ class HFEngine:
             for row, prompt, response in zip(found.tolist(), prompts, responses, strict=True)
         ]
 
-    def load_weights(self, source: Source, second: Source | None = None) -> None:
+    def load_weights(self, *sources: Source) -> None:
         """See `Engine.load_weights`."""
-        sources = [check_source(one) for one in (source, second) if one is not None]
-        if len(sources) != len(self.mixture.models):
+        given = [check_source(one) for one in sources]
+        if len(given) != len(self.mixture.models):
             raise PipelineError(
-                f"{source}: this engine mixes {len(self.mixture.models)} model(s), "
-                f"{len(sources)} given; give one source for each"
+                f"{', '.join(map(str, given))}: this engine mixes {len(self.mixture.models)} "
+                f"model(s), {len(given)} given; give one source for each"
             )
-        self.mixture.load(sources)
-
-    def set_alpha(self, alpha: float) -> None:
-        """See `Engine.set_alpha`; takes effect with the next call of `generate` or `score`."""
-        self.set_coefficients(alpha_coefficients(alpha, len(self.mixture.models)))
+        self.mixture.load(given)
 
     def set_coefficients(self, coefficients: Sequence[float]) -> None:
-        """See `Engine.set_coefficients`; takes effect as `set_alpha` does."""
-        found = check_coefficients(coefficients, len(self.mixture.models))
-        self.mixture.coefficients = found
+        """See `Engine.set_coefficients`; takes effect with the next `generate` or `score`."""
+        self.mixture.coefficients = check_coefficients(coefficients, len(self.mixture.models))
 
     def close(self) -> None:
         """See `Engine.close`."""
