@@ -95,26 +95,22 @@ def models(run: Artefacts, album: Album) -> Section:
     if scores is None or not run.rows:
         return absent_section("models", "Comparison of models", ["evaluate"])
     methods = methods_of(run)
-    parts = []
+    body = Markup("")
     tasks = dict.fromkeys(str(row["task"]) for row in run.rows if row["split"] == "test")
     for task, name in zip(tasks, file_names(tasks), strict=True):
         rows = compared(run, task)
         labels = [words.model_label(row) for row in rows]
-        parts.append(
-            album.figure(
-                f"models_{name}",
-                partial(figures.model_bars, rows, labels, str(scores["last_rl"]), methods=methods),
-                f"avg@k of the models on the test problems of {task} and paired differences",
-                f"{task}, test problems.",
-                "Left, avg@k with 95 % intervals over "
-                f"problems. Right, the difference to {scores['last_rl']}, problem by "
-                "problem (paired, so its interval is narrower than the two on the left suggest); "
-                "filled dots are those whose interval excludes zero.",
-            )
+        body += album.figure(
+            f"models_{name}",
+            partial(figures.model_bars, rows, labels, str(scores["last_rl"]), methods=methods),
+            f"avg@k of the models on the test problems of {task} and paired differences",
+            f"{task}, test problems.",
+            "Left, avg@k with 95 % intervals over "
+            f"problems. Right, the difference to {scores['last_rl']}, problem by "
+            "problem (paired, so its interval is narrower than the two on the left suggest); "
+            "filled dots are those whose interval excludes zero.",
         )
-    if not parts:
-        parts.append(absent("Test scores", ["evaluate"]))
-    return Section("models", "Models", title, Markup("").join(parts))
+    return Section("models", "Models", title, body or absent("Test scores", ["evaluate"]))
 
 
 def file_names(tasks: Iterable[str]) -> list[str]:
