@@ -19,7 +19,6 @@ from pipeline.trajectory.prospects import STUDY, asked, prospects
 
 def weights(run: Artefacts, album: Album) -> Section:
     """Linearity of the weights: histogram, map over tensors, single fits."""
-    title = "Linearity of the weights"
     probe = run.weights
     if probe is None:
         return absent_section("weights", "Weight R²", ["linear_probe"])
@@ -53,7 +52,7 @@ def weights(run: Artefacts, album: Album) -> Section:
             "Dots are the snapshots, the line is the least-squares fit "
             "that R² refers to. Titles name the tensor and the position in it.",
         )
-    return Section("weights", "Weights", title, body + before(run))
+    return Section("weights", "Weights", "Linearity of the weights", body + before(run))
 
 
 def before(run: Artefacts) -> Markup:
@@ -79,7 +78,6 @@ def before(run: Artefacts) -> Markup:
 
 def logprobs(run: Artefacts, album: Album) -> Section:
     """Linearity of the token log-probabilities: histogram and example tokens."""
-    title = "Linearity of token log-probabilities"
     probe = run.logprobs
     if probe is None:
         return absent_section("logprobs", "Log-prob R²", ["linear_probe"])
@@ -111,12 +109,11 @@ def logprobs(run: Artefacts, album: Album) -> Section:
             "The token stands between the marks ▸ ◂ after the text that "
             "precedes it. Rising lines are tokens that RL made likelier.",
         )
-    return Section("logprobs", "Log-probs", title, body)
+    return Section("logprobs", "Log-probs", "Linearity of token log-probabilities", body)
 
 
 def activations(run: Artefacts, album: Album) -> Section:
     """Linearity of the hidden states, and what changes the output of each linear layer."""
-    title = "Linearity of hidden states"
     probe = run.activations
     if probe is None:
         return absent_section("activations", "Hidden-state R²", ["linear_probe"])
@@ -143,7 +140,7 @@ def activations(run: Artefacts, album: Album) -> Section:
             "the term's projection on Δy, so shares add up to 100 %; bars are means over the "
             "layers.",
         )
-    return Section("activations", "Hidden states", title, body)
+    return Section("activations", "Hidden states", "Linearity of hidden states", body)
 
 
 def driven(rows: Sequence[Mapping[str, Any]]) -> str:
