@@ -34,6 +34,7 @@ from pipeline.inference.interface import (
 )
 
 SCORE_ELEMENTS = 1 << 27  # logits held at once while scoring: 512 MiB in fp32
+PER_ROW = ("prompts", "samples", "streams", "tokens", "counts", "logprobs")  # of a group
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
@@ -70,21 +71,14 @@ class Group:
     def keep(self, index: NDArray[np.int64]) -> None:
         """Drop all rows but `index`."""
         self.rows.select(torch.from_numpy(index).to(self.rows.mask.device))
-        self.prompts, self.samples = self.prompts[index], self.samples[index]
-        self.streams, self.tokens = self.streams[index], self.tokens[index]
-        self.counts, self.logprobs = self.counts[index], self.logprobs[index]
+        for name in PER_ROW:
+            setattr(self, name, getattr(self, name)[index])
 
     def join(self, other: Group) -> Group:
         """Both groups as one."""
-        return Group(
-            merge(self.rows, other.rows),
-            np.concatenate([self.prompts, other.prompts]),
-            np.concatenate([self.samples, other.samples]),
-            np.concatenate([self.streams, other.streams]),
-            np.concatenate([self.tokens, other.tokens]),
-            np.concatenate([self.counts, other.counts]),
-            np.concatenate([self.logprobs, other.logprobs]),
-        )
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in PER_ROW}
+        arrays = {name: np.concatenate(pair) for name, pair in pairs.items()}
+        return Group(merge(self.rows, other.rows), **arrays)
 
     def last(self) -> torch.Tensor:
         """The newest token of each row: int64 [rows]."""
