@@ -89,9 +89,8 @@ def _engine(setting: Setting, name: str, pair: bool) -> Engine:
     options: dict[str, Any] = {"max_model_len": 1024, "kv_cache_gib": 4.0} if name == "vllm" else {}
     return open_engine(
         name,
-        setting.first,
-        second=setting.second if pair else None,
-        alpha=ALPHA,
+        *((setting.first, setting.second) if pair else (setting.first,)),
+        coefficients=[1.0 - ALPHA, ALPHA] if pair else None,
         dtype="bfloat16",
         batch_size=setting.sequences,
         threads=setting.threads,

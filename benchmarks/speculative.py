@@ -112,22 +112,17 @@ def _pass(mixture: Mixture, rows: Rows, k: int, device: str) -> tuple[float, flo
 
 def measure(args: argparse.Namespace, first: Path, second: Path) -> list[dict[str, Any]]:
     """A row of results for every number of rows, α and draft length."""
-    common: dict[str, Any] = {
-        "second": second,
-        "dtype": args.dtype,
-        "device": args.device,
-        "threads": args.threads,
-    }
-    lockstep: Any = open_engine("hf", first, **common)
-    drafting: Any = open_engine("hf", first, speculative=1, **common)
+    common = {"dtype": args.dtype, "device": args.device, "threads": args.threads}
+    lockstep: Any = open_engine("hf", first, second, **common)
+    drafting: Any = open_engine("hf", first, second, speculative=1, **common)
     prompts = prompts_for(lockstep.tokenizer)
     results = []
     for batch in args.batches:
         part = [prompts[i % len(prompts)] for i in range(batch)]
         cost = chunk_cost(lockstep.mixture, part, args.lengths, args.turns)
         for alpha in args.alphas:
-            lockstep.set_alpha(alpha)
-            drafting.set_alpha(alpha)
+            lockstep.set_coefficients([1 - alpha, alpha])
+            drafting.set_coefficients([1 - alpha, alpha])
             found = _take_turns(args, lockstep, drafting, part)
             for row in found:
                 k = row["k"]

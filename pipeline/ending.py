@@ -61,6 +61,17 @@ class one_line:  # noqa: N801  (used like a function)
             _end("" if told else f"error: {line}", 1)
 
 
+def command(main: Callable[[list[str]], None], doc: str | None) -> None:
+    """Run a module from the command line: `doc` where help is asked for, else `main` on the
+    arguments. Mistakes end in one line and exit code 1."""
+    print_anything()
+    with one_line(quiet=True):
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            print((doc or "").strip())
+        else:
+            main(sys.argv[1:])
+
+
 def print_anything() -> None:
     """A path of any letters can be said on any terminal: what it cannot spell is escaped."""
     for stream in (sys.stdout, sys.stderr):

@@ -34,8 +34,7 @@ _REMEDIES = {
     errno.EMFILE: f"raise the limit of open files, e.g. `ulimit -n 4096`, {AGAIN}",
     errno.ENFILE: f"other programs of this machine hold too many: end some, {AGAIN}",
     errno.EIO: f"the disk or the network file system fails: have it looked after, {AGAIN}",
-    errno.ESTALE: "its server has replaced it: mount it anew or wait, "
-    "then run the same command again to resume",
+    errno.ESTALE: f"its server has replaced it: mount it anew or wait, {AGAIN}",
     errno.EROFS: "choose a place that can be written ({place})",
     errno.EACCES: _RIGHT,
     errno.EPERM: _RIGHT,
@@ -155,8 +154,7 @@ def _words(path: str | None, number: int | None, reason: str) -> str:
     if path is None:
         if number == errno.ENOENT and _lost():
             return "the working folder has been removed; change to another and run again"
-        else:
-            return "; ".join(filter(None, (reason, remedy)))
+        return "; ".join(filter(None, (reason, remedy)))
     return "; ".join(filter(None, (f"{path}: {_detail(Path(path), number) or reason}", remedy)))
 
 

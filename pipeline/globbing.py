@@ -6,32 +6,29 @@ whole path: a folder `run[1]` would then seem empty. A link of a plain name lead
 
 from __future__ import annotations
 
+import atexit
 import functools
 import glob
 import shutil
 import tempfile
-import weakref
 from pathlib import Path
 
 
-class _Links:
+@functools.cache
+def _links() -> Path:
     """A temporary folder for links; it goes when the process ends."""
-
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="links-"))
-        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
-
-
-_links = functools.lru_cache(maxsize=1)(_Links)
+    folder = Path(tempfile.mkdtemp(prefix="links-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def plain_path(folder: Path) -> Path:
     """`folder`, or a link to it where its path would be taken for a pattern."""
     if glob.escape(str(folder)) == str(folder):
         return folder
-    names = list(_links().folder.iterdir())
+    names = list(_links().iterdir())
     link = next((n for n in names if n.readlink() == folder.absolute()), None)
     if link is None:
-        link = _links().folder / f"{len(names)}"
+        link = _links() / f"{len(names)}"
         link.symlink_to(folder.absolute(), target_is_directory=True)
     return link

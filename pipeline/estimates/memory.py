@@ -162,17 +162,3 @@ def _head(shape: Shape, run: Training) -> float:
     tile = min(rows, TILE[0]) * min(shape.vocab, TILE[1])
     folded = tile * run.width if run.cuda else tile * FP32 * TILE_COPIES
     return FP32 * (rows + shape.vocab) * shape.hidden + folded
-
-
-def sampling(
-    parameters: float, shape: Shape | None, rows: int, tokens: int, width: int
-) -> dict[str, float]:
-    """Bytes a device of sampling `rows` sequences of `tokens` at once: parameters, and keys and
-    values of every token (0 where the shape is not known).
-
-    Args:
-        parameters: on this device, of both models of a mixture.
-        width: bytes of a number.
-    """
-    cache = 0.0 if shape is None else float(rows * tokens * shape.cache_bytes(width))
-    return {"parameters": parameters * width, "KV cache": cache}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,12 +174,9 @@ def report(subject: Subject) -> str:
 
 def _setting(subject: Subject) -> Setting:
     """With the shape of the given checkpoints, where there are some."""
-    config = subject.config
-    given: Path | None = None
     if subject.given is not None:
-        given = subject.given.base.folder
-    made = subject.stage_dir("sft_train") / "model"
-    return setting_of(config, given or local_folder(config, made))
+        return setting_of(subject.config, subject.given.base.folder)
+    return setting_of(subject.config, local_folder(subject))
 
 
 def _checkpoints(subject: Subject, setting: Setting) -> float | None:
@@ -251,14 +248,13 @@ def _sampled(
     tokens = work.models * work.rows * work.response
     drawn = "1 model" if work.models == 1 else f"{work.models} models"
     room = f"{at_once} sequences at once" if at_once else TIGHT
-    texts: Iterable[str] = (
+    return [
         memory_line(room, held, setting.memory),
         f"disk: at most {size(tokens * TEXT)} of responses",
         f"tokens: at most {number(tokens)} from {drawn}{work.unknown}",
         f"time on {engines * ways} x {setting.device}: at most {duration(seconds + more)} and the "
         "start",
-    )
-    return list(texts)
+    ]
 
 
 def _engine_memory(

@@ -8,15 +8,9 @@ from pathlib import Path
 
 from pipeline.config import PipelineConfig
 from pipeline.estimates.shape import Shape, shape_of
-from pipeline.estimates.speed import (
-    DECODING,
-    DEVICES,
-    DISK,
-    UTILISATION,
-    Device,
-    Speed,
-)
+from pipeline.estimates.speed import DECODING, DEVICES, DISK, UTILISATION, Device, Speed
 from pipeline.hardware import gpu_name, gpus
+from pipeline.subject.found import Subject
 from pipeline.training.check_algorithm import one_of
 
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -98,8 +92,8 @@ def _speed(config: PipelineConfig, device: Device, name: str, narrow: bool) -> S
     return Speed(flops * share * cores, bandwidth * decoding * cores, disk)
 
 
-def local_folder(config: PipelineConfig, made: Path) -> Path | None:
+def local_folder(subject: Subject) -> Path | None:
     """Where the base model's config.json is, or will be, without a download."""
-    path = config.model.path
-    folder = made if path is None else Path(path).expanduser()
+    path = subject.config.model.path
+    folder = Path(path).expanduser() if path else subject.stage_dir("sft_train") / "model"
     return folder if (folder / "config.json").exists() else None

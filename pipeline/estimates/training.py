@@ -13,8 +13,7 @@ from pipeline.estimates.words import memory as memory_line
 from pipeline.subject.found import Subject
 from pipeline.training.check import engine_tokens, micro_batches
 from pipeline.training.disk import KEPT, MOMENTS, checkpoint_width
-from pipeline.training.schema import AlgorithmConfig
-from pipeline.training.spec import RlSpec, SftSpec
+from pipeline.training.spec import Architecture, RlSpec, SftSpec, build
 
 UNKNOWN = "memory and time: give model.parameters, and model.shape for activations and KV cache"
 
@@ -26,7 +25,8 @@ def sft_train(subject: Subject, spec: SftSpec) -> str:
     setting = setting_of(subject.config, None)
     if setting.parameters is None:
         return lines(UNKNOWN)
-    longest = _positions(spec)
+    made = build(Architecture, spec.model.architecture, "model.architecture")
+    longest = made.max_positions  # a model from scratch has no more
     micro, _ = micro_batches(spec)
     run = Training(rows=micro, tokens=longest, cuda=setting.device != "cpu")
     tokens = float(spec.steps * spec.sft_train.batch_size * longest)
@@ -48,23 +48,19 @@ def rl_train(subject: Subject, spec: RlSpec) -> str:
     """
     if not subject.config.dry_run:
         return ""
-    made = subject.stage_dir("sft_train") / "model"
-    setting = setting_of(subject.config, local_folder(subject.config, made))
+    setting = setting_of(subject.config, local_folder(subject))
     if setting.parameters is None:
         return lines(UNKNOWN)
     run = training_run(spec, setting)
     trained = training_parts(setting, run)
     engine = _rollout_memory(setting, spec, run)
     asleep = spec.compute.vllm_rollouts and spec.compute.vllm_sleep
-    texts = [
-        memory_line("training", trained, setting.memory),
-    ]
+    texts = [memory_line("training", trained, setting.memory)]
     if engine:
         what = "rollouts" if asleep else "rollouts beside it"
         if _room(setting, spec, run) == 0:
             what += ", no room for one response at its limit (raise compute.vllm_tensor_parallel)"
         texts.append(memory_line(what, engine, setting.memory))
-    if engine:
         held = {k: v for k, v in trained.items() if k != "activations"}
         peak = max(sum(trained.values()), sum(held.values()) + sum(engine.values()))
         if spec.compute.vllm_rollouts and not asleep:  # what it has reserved stays
@@ -132,13 +128,6 @@ def training_parts(setting: Setting, run: Training) -> dict[str, float]:
     return parts
 
 
-def _positions(spec: SftSpec) -> int:
-    """The longest row: what a model from scratch has positions for."""
-    from pipeline.training.spec import Architecture, build
-
-    return build(Architecture, spec.model.architecture, "model.architecture").max_positions
-
-
 def _row_tokens(spec: RlSpec) -> int:
     """Prompt and response at their limits; a model from scratch has fewer positions than that."""
     longest = spec.task.max_prompt_tokens + spec.algorithm.max_response_tokens
@@ -151,9 +140,7 @@ def _rollout_memory(setting: Setting, spec: RlSpec, run: Training) -> Mapping[st
     nothing where a server rolls out."""
     compute, algorithm = spec.compute, spec.algorithm
     assert setting.parameters is not None
-    if algorithm.trainer == "sft":
-        return {}
-    if compute.vllm_host is not None and compute.vllm_rollouts:
+    if algorithm.trainer == "sft" or (compute.vllm_host is not None and compute.vllm_rollouts):
         return {}
     if compute.vllm_rollouts:
         weights = setting.parameters * run.width / compute.vllm_tensor_parallel
@@ -161,9 +148,10 @@ def _rollout_memory(setting: Setting, spec: RlSpec, run: Training) -> Mapping[st
             return {"parameters": weights, "KV cache": compute.vllm_kv_cache_gib * 2**30}
         reserved = compute.vllm_memory * setting.memory
         return {"parameters": weights, "KV cache": max(0.0, reserved - weights)}
+    if setting.shape is None:
+        return {"KV cache": 0.0}
     rows = algorithm.prompts_per_step * algorithm.rollouts_per_prompt // compute.world_size
-    made = memory.sampling(setting.parameters, setting.shape, rows, run.tokens, run.width)
-    return {"KV cache": made["KV cache"]}
+    return {"KV cache": float(rows * run.tokens * setting.shape.cache_bytes(run.width))}
 
 
 def _room(setting: Setting, spec: RlSpec, run: Training) -> int | None:
@@ -181,7 +169,7 @@ def _tokens_and_time(setting: Setting, spec: RlSpec, run: Training) -> list[str]
     size_, shape, world = setting.parameters, setting.shape, compute.world_size
     assert size_ is not None
     rollouts = algorithm.prompts_per_step * algorithm.rollouts_per_prompt
-    response = _response(algorithm, run)
+    response = min(algorithm.max_response_tokens, run.tokens - 1)
     forward = pass_flops(size_, shape, rollouts * run.tokens, run.tokens)
     update = training_seconds(forward, run.checkpointing, setting.training, world)
     if algorithm.updates_per_step > 1:  # log-probs under the weights that drew
@@ -206,7 +194,3 @@ def _tokens_and_time(setting: Setting, spec: RlSpec, run: Training) -> list[str]
         f"length (a step: rollouts {duration(generate)}, updates {duration(update)}), without "
         "grading and the start",
     ]
-
-
-def _response(algorithm: AlgorithmConfig, run: Training) -> int:
-    return min(algorithm.max_response_tokens, run.tokens - 1)

@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.artifacts import hash_json, read_own
 from pipeline.content import model_config, model_settings
 from pipeline.inference.parallel import Candidate
-from pipeline.subject.checkpoints import check_steps
+from pipeline.subject.checkpoints import check_step
 from pipeline.subject.found import Subject
 from pipeline.trajectory.export import engine_sources
 from pipeline.trajectory.recipe import Recipe
@@ -63,7 +63,8 @@ def rl_candidates(subject: Subject, wanted: list[int] | None) -> list[Candidate]
     """
     trajectory = subject.trajectory
     steps = trajectory.steps if wanted is None else sorted({trajectory.steps[0], *wanted})
-    check_steps(steps, trajectory.steps)
+    for step in steps:
+        check_step("evaluate.checkpoints", step, trajectory.steps)
     sources = engine_sources(trajectory, steps, subject.exported)
     return [
         Candidate(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -53,13 +52,6 @@ class Judged:
     against: str
     reasons: tuple[str, ...]
     without_labels: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "against": self.against,
-            "reasons": list(self.reasons),
-            "without_labels": list(self.without_labels),
-        }
 
 
 def judge(groups: Mapping[Key, Tally], start: str) -> dict[Key, Judged]:

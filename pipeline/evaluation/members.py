@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError
 from pipeline.subject.base_model import model_folder, on_hub
+from pipeline.subject.checkpoints import check_step
 
 if TYPE_CHECKING:
     from pipeline.inference.parallel import Candidate
@@ -42,11 +43,8 @@ def check(subject: Subject) -> str:
     for place, member in enumerate(subject.config.logit_extrap.members):
         step = step_of(member.model)
         if step is not None:
-            if subject.steps is not None and step not in subject.steps:
-                raise PipelineError(
-                    f"{key(place)}: there is no checkpoint of step {step}; there are "
-                    + ", ".join(map(str, sorted(subject.steps)))
-                )
+            if subject.steps is not None:
+                check_step(key(place), step, subject.steps)
         elif Path(member.model).is_dir():
             known.append(_own(Path(member.model), place))
         elif not on_hub(member.model):
@@ -94,16 +92,19 @@ def open_members(subject: Subject) -> list[Path]:
     """
     from pipeline.evaluation.sampling import model_folders
     from pipeline.inference.vocabulary import check_vocabularies
-    from pipeline.subject.checkpoints import check_steps
 
     members = subject.config.logit_extrap.members
-    wanted = [step for member in members if (step := step_of(member.model)) is not None]
-    check_steps(wanted, subject.trajectory.steps)
-    steps = model_folders(subject, sorted(set(wanted)))
+    wanted = {
+        place: step
+        for place, member in enumerate(members)
+        if (step := step_of(member.model)) is not None
+    }
+    for place, step in wanted.items():
+        check_step(key(place), step, subject.trajectory.steps)
+    steps = model_folders(subject, sorted(set(wanted.values())))
     folders = []
     for place, member in enumerate(members):
-        step = step_of(member.model)
-        given = None if step is None else steps[step]
+        given = steps[wanted[place]] if place in wanted else None
         folders.append(given or _own(model_folder(member.model, key(place)), place))
     check_vocabularies([subject.trajectory.base.folder, *folders])
     return folders
@@ -161,16 +162,12 @@ def _own(folder: Path, place: int) -> Path:
     from pipeline.content import WEIGHTS
     from pipeline.inference.vocabulary import has_tokenizer
 
-    lacks = [
-        what
-        for what, there in (
-            ("config.json", (folder / "config.json").is_file()),
-            ("weights", any(next(folder.glob(one), None) for one in WEIGHTS)),
-            ("tokenizer", has_tokenizer(folder)),
-        )
-        if not there
-    ]
-    if lacks:
+    there = {
+        "config.json": (folder / "config.json").is_file(),
+        "weights": any(next(folder.glob(one), None) for one in WEIGHTS),
+        "tokenizer": has_tokenizer(folder),
+    }
+    if lacks := [what for what, is_there in there.items() if not is_there]:
         raise PipelineError(
             f"{key(place)}: {folder} has no {lacks[0]}; give a whole model folder (a step of the "
             "run by its number)"

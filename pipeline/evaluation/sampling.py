@@ -66,8 +66,7 @@ def mixture_works(
         engine["speculative"] = subject.config.logit_extrap.speculative
         works.append(_work(engine, draws, pairs, items))
     if others:
-        first, *rest = open_members(subject)
-        engine = subject.engine.arguments(first) | {"others": [str(folder) for folder in rest]}
+        engine = subject.engine.arguments(*open_members(subject))
         engine["coefficients"] = coefficients(others[0])
         works.append(_work(engine, draws, others, items))
     return works

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +119,7 @@ def score(
     for row in scores:
         found = judged.get((row["model"], row["task"], row["split"]))
         row["collapsed"] = bool(found and found.reasons)
-        row["collapse"] = found and found.to_json()
+        row["collapse"] = found and asdict(found)
     chosen = choose(scores)
     names = {choice["model"] for choice in chosen.values()}
     for row in scores:

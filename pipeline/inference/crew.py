@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
@@ -23,7 +22,6 @@ from transformers import AutoTokenizer
 from pipeline.errors import PipelineError
 from pipeline.inference.device import claim_cores, worker_environments
 from pipeline.inference.interface import Engine, Generation, Sampling, Source
-from pipeline.inference.open import open_engine
 from pipeline.inference.parallel import start
 
 END = "end"  # of what a call yields
@@ -37,26 +35,24 @@ class EngineCrew:
     then it does not depend on how many there are.
     """
 
-    def __init__(self, size: int, name: str, model: Path | str, **options: Any) -> None:
+    def __init__(self, size: int, engine: Mapping[str, Any]) -> None:
         """Start them.
 
         Args:
             size: how many.
-            name, model, options: see `open_engine`.
+            engine: arguments of each (`parallel.Work.engine`).
 
         Raises:
             PipelineError: fewer GPUs than they need, or what `open_engine` says.
         """
-        self.tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+        self.tokenizer = AutoTokenizer.from_pretrained(engine["models"][-1], local_files_only=True)
         self._lines: list[Connection] = []
         self._processes: list[Any] = []
         context = multiprocessing.get_context("spawn")
-        environments = worker_environments(size, int(options.get("tensor_parallel", 1)))
+        environments = worker_environments(size, int(engine.get("tensor_parallel", 1)))
         for rank, environment in enumerate(environments):
             ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_serve, args=(theirs, rank, size, name, str(model), options)
-            )
+            process = context.Process(target=_serve, args=(theirs, rank, size, dict(engine)))
             with _environment(environment):
                 process.start()
             theirs.close()
@@ -101,13 +97,9 @@ class EngineCrew:
             scores[rank::size] = found
         return scores
 
-    def load_weights(self, source: Source, second: Source | None = None) -> None:
+    def load_weights(self, *sources: Source) -> None:
         """See `Engine.load_weights`."""
-        self._all("load_weights", source, second)
-
-    def set_alpha(self, alpha: float) -> None:
-        """See `Engine.set_alpha`."""
-        self._all("set_alpha", alpha)
+        self._all("load_weights", *sources)
 
     def set_coefficients(self, coefficients: Sequence[float]) -> None:
         """See `Engine.set_coefficients`."""
@@ -170,9 +162,7 @@ class EngineCrew:
 def start_engines(engine: Mapping[str, Any], workers: int) -> Engine:
     """The engine of these arguments (`parallel.Work.engine`) in this process, or so many of them in
     processes of their own."""
-    if workers == 1:
-        return start(engine)
-    return EngineCrew(workers, **engine)
+    return start(engine) if workers == 1 else EngineCrew(workers, engine)
 
 
 @contextmanager
@@ -190,18 +180,18 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 os.environ[key] = value
 
 
-def _serve(line: Connection, rank: int, size: int, name: str, model: str, options: Any) -> None:
+def _serve(line: Connection, rank: int, size: int, arguments: Mapping[str, Any]) -> None:
     """An engine's process: opens it, does what it is told, ends when nobody is there."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it and says a word
     claim_cores(rank, size)
     engine: Engine | None = None
     with suppress(EOFError, BrokenPipeError):  # the parent has closed the line, or is gone
         try:
-            engine = open_engine(name, Path(model), **options)
+            engine = start(arguments)
             line.send((END, None))
             while True:
-                method, arguments, given = line.recv()
-                result = getattr(engine, method)(*arguments, **given)
+                method, operands, given = line.recv()
+                result = getattr(engine, method)(*operands, **given)
                 for value in result if method == "generate" else [result]:
                     line.send(("value", value))
                 line.send((END, None))

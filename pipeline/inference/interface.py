@@ -121,17 +121,13 @@ class Engine(Protocol):
         """log p(token | prompt, earlier tokens) in nats of each response token (temperature 1)."""
         ...
 
-    def load_weights(self, source: Source, second: Source | None = None) -> None:
+    def load_weights(self, *sources: Source) -> None:
         """Put other weights of the same architecture in place.
 
         Args:
-            source: a checkpoint folder, or the recipe of an extrapolated model.
-            second: the same for a mixture's second model.
+            sources: for each of the models a checkpoint folder, or the recipe of an extrapolated
+                one.
         """
-        ...
-
-    def set_alpha(self, alpha: float) -> None:
-        """Set α of a mixture l0 + α (l1 - l0)."""
         ...
 
     def set_coefficients(self, coefficients: Sequence[float]) -> None:
@@ -141,18 +137,6 @@ class Engine(Protocol):
     def close(self) -> None:
         """Free the model's memory. The engine cannot be used afterwards."""
         ...
-
-
-def alpha_coefficients(alpha: float, models: int) -> list[float]:
-    """[1 - α, α] of a mixture l0 + α (l1 - l0): written so, exactly l0 at 0 and l1 at 1.
-
-    Args:
-        models: that the engine holds.
-    """
-    if models != 2:
-        held = "one model; open it with second=FOLDER" if models == 1 else f"{models} models"
-        raise PipelineError(f"set_alpha({alpha}): this engine holds {held}; α is of two models")
-    return [1.0 - alpha, alpha]
 
 
 def check_coefficients(coefficients: Sequence[float], models: int) -> list[float]:

@@ -60,7 +60,37 @@ def fixed_texts(
         folder: gets responses.jsonl.
         max_tokens: whole responses are taken until they hold so many tokens.
     """
-    return _choose(_draw(engine, items, sampling, model, folder), max_tokens, sampling)
+    path = folder / "responses.jsonl"
+    fingerprint = hash_json(str(model))[:12]
+    sample_to_jsonl(
+        engine,
+        items,
+        sampling,
+        path,
+        model="base",
+        kind="base",
+        fingerprint=fingerprint,
+        keep_tokens=True,
+    )
+    rows = {
+        (row["problem_id"], row["prompt"], row["sample"]): tuple(row["token_ids"])
+        for row in read_jsonl(path)
+        if row["fingerprint"] == fingerprint and row["sampling"] == sampling_hash(sampling)
+    }
+    texts = [
+        Text(item.token_ids, rows[item.problem_id, item.prompt, sample])
+        for item in items
+        for sample in range(sampling.n)
+    ]
+    order = random.Random(sampling.seed).sample(texts, len(texts))
+    chosen: list[Text] = []
+    held = 0
+    for text in order:
+        if held >= max_tokens:
+            break
+        chosen.append(text)
+        held += len(text.response)
+    return chosen
 
 
 def probe_logprobs(
@@ -150,51 +180,6 @@ def r2_bins(
             }
         )
     return rows
-
-
-def _draw(
-    engine: Engine,
-    items: Sequence[PromptItem],
-    sampling: Sampling,
-    model: str | Path,
-    folder: Path,
-) -> list[Text]:
-    """All responses in the order of (problem, sample); kept in responses.jsonl."""
-    path = folder / "responses.jsonl"
-    fingerprint = hash_json(str(model))[:12]
-    sample_to_jsonl(
-        engine,
-        items,
-        sampling,
-        path,
-        model="base",
-        kind="base",
-        fingerprint=fingerprint,
-        keep_tokens=True,
-    )
-    rows = {
-        (row["problem_id"], row["prompt"], row["sample"]): tuple(row["token_ids"])
-        for row in read_jsonl(path)
-        if row["fingerprint"] == fingerprint and row["sampling"] == sampling_hash(sampling)
-    }
-    return [
-        Text(item.token_ids, rows[item.problem_id, item.prompt, sample])
-        for item in items
-        for sample in range(sampling.n)
-    ]
-
-
-def _choose(texts: list[Text], max_tokens: int, sampling: Sampling) -> list[Text]:
-    """Whole responses in random order until they hold `max_tokens` tokens."""
-    order = random.Random(sampling.seed).sample(texts, len(texts))
-    chosen: list[Text] = []
-    held = 0
-    for text in order:
-        if held >= max_tokens:
-            break
-        chosen.append(text)
-        held += len(text.response)
-    return chosen
 
 
 def _score(

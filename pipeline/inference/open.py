@@ -7,21 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.inference.interface import (
-    Engine,
-    alpha_coefficients,
-    check_coefficients,
-    check_model_folder,
-)
+from pipeline.inference.interface import Engine, check_coefficients, check_model_folder
 
 
 def open_engine(
     name: str,
-    model: Path,
-    *,
-    second: Path | None = None,
-    alpha: float = 1.0,
-    others: Sequence[Path] = (),
+    *models: Path,
     coefficients: Sequence[float] | None = None,
     dtype: str = "float32",
     batch_size: int = 256,
@@ -29,18 +20,14 @@ def open_engine(
     speculative: int = 0,
     **options: Any,
 ) -> Engine:
-    """Start an engine on a checkpoint folder.
+    """Start an engine on a checkpoint folder, or on several whose logits it adds at every token.
 
     Args:
         name: "hf" or "vllm".
-        model: checkpoint folder; with `second` it is the earlier model, l0.
-        second: later checkpoint, l1: the engine then mixes logits l0 + α (l1 - l0) at every
-            token (arXiv 2601.04537, logit extrapolation).
-        alpha: α to begin with, for a mixture of these two.
-        others: instead of `second`: the further models of a mixture Σ c_i l_i, of `model`'s
-            vocabulary and of any size (vLLM: of its size). The last model's tokenizer and end of
-            text are the mixture's.
-        coefficients: c_i to begin with, one for `model` and each of `others`.
+        models: checkpoint folders of one vocabulary and any size (vLLM: one size). The last one's
+            tokenizer and end of text are the mixture's.
+        coefficients: c_i of the mixture Σ c_i l_i to begin with, one for each model; [1 - α, α] for
+            l0 + α (l1 - l0) (arXiv 2601.04537, logit extrapolation). None: the last model alone.
         dtype: "float32", "bfloat16" or "float16"; logits are mixed and scored in fp32 always.
         batch_size: most sequences decoded at once.
         seed: of the engine's own random numbers (the HF engine has none: its draws depend on
@@ -54,7 +41,13 @@ def open_engine(
         PipelineError: no such engine, no such folder, vLLM is not installed, models of several
             vocabularies, or `speculative` without a mixture of two on the HF engine.
     """
-    folders, factors = _mixture(model, second, alpha, others, coefficients)
+    folders = [check_model_folder(path) for path in models]
+    if len(folders) > 1:
+        from pipeline.inference.vocabulary import check_vocabularies
+
+        check_vocabularies(folders)
+    last = [0.0] * (len(folders) - 1) + [1.0]
+    factors = check_coefficients(last if coefficients is None else coefficients, len(folders))
     if speculative and (name != "hf" or len(folders) != 2):
         raise PipelineError(
             f"speculative={speculative}: only the hf engine with two models drafts; set it to 0"
@@ -73,25 +66,3 @@ def open_engine(
 
         return VLLMEngine(folders, factors, seed=seed, **common)
     raise PipelineError(f"engine={name}: no such engine; one of hf, vllm")
-
-
-def _mixture(
-    model: Path,
-    second: Path | None,
-    alpha: float,
-    others: Sequence[Path],
-    coefficients: Sequence[float] | None,
-) -> tuple[list[Path], list[float]]:
-    """The models and their coefficients, either way of giving them."""
-    if second is not None:
-        if others or coefficients is not None:
-            raise PipelineError("give an engine second and alpha, or others and coefficients")
-        folders = [check_model_folder(path) for path in (model, second)]
-        return folders, alpha_coefficients(alpha, 2)
-    folders = [check_model_folder(path) for path in (model, *others)]
-    if others:
-        from pipeline.inference.vocabulary import check_vocabularies
-
-        check_vocabularies(folders)
-    factors = [1.0] if coefficients is None and not others else coefficients or []
-    return folders, check_coefficients(factors, len(folders))

@@ -23,13 +23,12 @@ class EngineOptions:
     dtype: str
     seed: int
 
-    def arguments(self, model: Path, second: Path | None = None) -> dict[str, Any]:
-        """The engine on a checkpoint, or on the two of a mixture: for `parallel.start`."""
+    def arguments(self, *models: Path) -> dict[str, Any]:
+        """The engine on a checkpoint, or on those of a mixture: for `parallel.start`."""
         engine = self.config
         arguments: dict[str, Any] = {
             "name": engine.name,
-            "model": str(model),
-            "second": None if second is None else str(second),
+            "models": [str(model) for model in models],
             "dtype": self.dtype,
             "batch_size": engine.batch_size,
             "seed": self.seed,

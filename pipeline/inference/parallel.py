@@ -96,7 +96,7 @@ class Work:
     """All that the workers have to know.
 
     Attributes:
-        engine: arguments of `open_engine`: `name`, `model`, and more; paths as strings.
+        engine: arguments of `open_engine`: `name`, `models`, and more; paths as strings.
         candidates: the models, one after the other on each engine.
         items: the problems.
         draws: how each model answers each problem.
@@ -192,16 +192,9 @@ def sample_share(work: Work, rank: int, size: int) -> int:
 
 def start(engine: Mapping[str, Any]) -> Engine:
     """Start the engine of these arguments (`Work.engine`) in this process."""
-    arguments = dict(engine)
-    name, model, second = (arguments.pop(key, None) for key in ("name", "model", "second"))
-    others = [Path(folder) for folder in arguments.pop("others", ())]
-    return open_engine(
-        str(name),
-        Path(str(model)),
-        second=Path(second) if second else None,
-        others=others,
-        **arguments,
-    )
+    options = dict(engine)
+    name, models = options.pop("name"), options.pop("models")
+    return open_engine(name, *map(Path, models), **options)
 
 
 def run_local(work: Work, workers: int) -> int:

@@ -7,27 +7,17 @@ Nothing is computed again: all of it is read from files.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from pipeline.ending import one_line, print_anything
+from pipeline.ending import command
 from pipeline.errors import PipelineError
 from pipeline.status.reader import Run, read
 
 USAGE = "usage: python -m pipeline.report RUN..."
 
 
-def main() -> None:
-    """Run the command line; mistakes end in one line and exit code 1."""
-    print_anything()
-    with one_line(quiet=True):
-        _main(sys.argv[1:])
-
-
-def _main(arguments: list[str]) -> None:
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__.strip())
-        return
+def main(arguments: list[str]) -> None:
+    """Make the page of these folders."""
     options = [argument for argument in arguments if argument.startswith("-")]
     if options:
         raise PipelineError(f"{options[0]}: no such option; {USAGE}")
@@ -46,4 +36,4 @@ def _main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main, __doc__)

@@ -19,48 +19,40 @@ from pipeline.trajectory.prospects import STUDY, asked, prospects
 
 def weights(run: Artefacts, album: Album) -> Section:
     """Linearity of the weights: histogram, map over tensors, single fits."""
-    title = "Linearity of the weights"
     probe = run.weights
     if probe is None:
         return absent_section("weights", "Weight R²", ["linear_probe"])
-    parts = [
-        album.figure(
-            "weights_r2",
-            partial(figures.r2_histogram, probe, "weights"),
-            "Histogram of the R² of every weight against the RL step",
-            "How straight the weights move.",
-            "Mass at the right means that a straight line "
-            "over the steps explains the movement. "
-            f"{words.filtered(probe, 'weights')} Filled and outlined histogram are each "
-            "scaled to their own total; the thin grey line is at 0.7.",
-        )
-    ]
+    body = album.figure(
+        "weights_r2",
+        partial(figures.r2_histogram, probe, "weights"),
+        "Histogram of the R² of every weight against the RL step",
+        "How straight the weights move.",
+        "Mass at the right means that a straight line "
+        "over the steps explains the movement. "
+        f"{words.filtered(probe, 'weights')} Filled and outlined histogram are each "
+        "scaled to their own total; the thin grey line is at 0.7.",
+    )
     tensors, counted = _tensors_to_map(probe)
     if tensors:
-        parts.append(
-            album.figure(
-                "weights_heat_map",
-                partial(figures.r2_heat_map, tensors),
-                "Mean R² by kind of tensor and layer",
-                "Where it is straight.",
-                f"{_extremes(tensors)} Rows are kinds of "
-                "tensor, columns layers; tensors outside the layers stand at the side. "
-                f"Mean over {counted}.",
-            )
+        body += album.figure(
+            "weights_heat_map",
+            partial(figures.r2_heat_map, tensors),
+            "Mean R² by kind of tensor and layer",
+            "Where it is straight.",
+            f"{_extremes(tensors)} Rows are kinds of "
+            "tensor, columns layers; tensors outside the layers stand at the side. "
+            f"Mean over {counted}.",
         )
     if run.weight_examples:
-        parts.append(
-            album.figure(
-                "weight_examples",
-                partial(figures.weight_fits, run.weight_examples),
-                "Paths of single weights over the RL steps with fitted lines",
-                "Single weights.",
-                "Dots are the snapshots, the line is the least-squares fit "
-                "that R² refers to. Titles name the tensor and the position in it.",
-            )
+        body += album.figure(
+            "weight_examples",
+            partial(figures.weight_fits, run.weight_examples),
+            "Paths of single weights over the RL steps with fitted lines",
+            "Single weights.",
+            "Dots are the snapshots, the line is the least-squares fit "
+            "that R² refers to. Titles name the tensor and the position in it.",
         )
-    parts.append(before(run))
-    return Section("weights", "Weights", title, Markup("").join(parts))
+    return Section("weights", "Weights", "Linearity of the weights", body + before(run))
 
 
 def before(run: Artefacts) -> Markup:
@@ -86,81 +78,69 @@ def before(run: Artefacts) -> Markup:
 
 def logprobs(run: Artefacts, album: Album) -> Section:
     """Linearity of the token log-probabilities: histogram and example tokens."""
-    title = "Linearity of token log-probabilities"
     probe = run.logprobs
     if probe is None:
         return absent_section("logprobs", "Log-prob R²", ["linear_probe"])
-    parts = [
-        album.figure(
-            "logprobs_r2",
-            partial(figures.r2_histogram, probe, "tokens"),
-            "Histogram of the R² of token log-probabilities against the RL step",
-            "How straight the outputs move.",
-            "Responses of the base model are held fixed and "
-            "every checkpoint scores each of their tokens. " + words.filtered(probe, "tokens"),
-        )
-    ]
+    body = album.figure(
+        "logprobs_r2",
+        partial(figures.r2_histogram, probe, "tokens"),
+        "Histogram of the R² of token log-probabilities against the RL step",
+        "How straight the outputs move.",
+        "Responses of the base model are held fixed and "
+        "every checkpoint scores each of their tokens. " + words.filtered(probe, "tokens"),
+    )
     if probe.get("r2_by_base_probability") and probe.get("r2_by_change"):
         bins = probe["r2_by_base_probability"], probe["r2_by_change"]
-        parts.append(
-            album.figure(
-                "logprobs_bins",
-                partial(figures.token_bins, *bins),
-                "Median R² of tokens by base probability and by change of log-probability",
-                "Which tokens move straight.",
-                "Median R² of the tokens in each bin, for those "
-                "that pass the filter (filled) and for all (open). A bin with few tokens says "
-                "little; tokens that hardly change carry rounding and noise.",
-            )
+        body += album.figure(
+            "logprobs_bins",
+            partial(figures.token_bins, *bins),
+            "Median R² of tokens by base probability and by change of log-probability",
+            "Which tokens move straight.",
+            "Median R² of the tokens in each bin, for those "
+            "that pass the filter (filled) and for all (open). A bin with few tokens says "
+            "little; tokens that hardly change carry rounding and noise.",
         )
     if run.token_examples:
-        parts.append(
-            album.figure(
-                "token_examples",
-                partial(figures.token_fits, run.token_examples),
-                "Log-probabilities of single tokens over the RL steps with fitted lines",
-                "Single tokens.",
-                "The token stands between the marks ▸ ◂ after the text that "
-                "precedes it. Rising lines are tokens that RL made likelier.",
-            )
+        body += album.figure(
+            "token_examples",
+            partial(figures.token_fits, run.token_examples),
+            "Log-probabilities of single tokens over the RL steps with fitted lines",
+            "Single tokens.",
+            "The token stands between the marks ▸ ◂ after the text that "
+            "precedes it. Rising lines are tokens that RL made likelier.",
         )
-    return Section("logprobs", "Log-probs", title, Markup("").join(parts))
+    return Section("logprobs", "Log-probs", "Linearity of token log-probabilities", body)
 
 
 def activations(run: Artefacts, album: Album) -> Section:
     """Linearity of the hidden states, and what changes the output of each linear layer."""
-    title = "Linearity of hidden states"
     probe = run.activations
     if probe is None:
         return absent_section("activations", "Hidden-state R²", ["linear_probe"])
     least = 100 * probe["filters"]["min_change"]
-    parts = [
-        album.figure(
-            "activations_r2",
-            partial(figures.hidden_state_r2, probe["layers"]),
-            "Median R² of hidden states over the depth of the model, and how far they moved",
-            "How straight the hidden states move.",
-            f"{words.count(probe['positions'])} "
-            "positions of the same fixed texts; every component of the residual stream at each is "
-            f"one series. {words.filtered(probe, 'hidden-state values')} It keeps those "
-            f"that change by more than {least:g} % of the median size in their layer. Below, "
-            "‖Δh‖ / ‖h‖ from the first to the last snapshot.",
-        )
-    ]
+    body = album.figure(
+        "activations_r2",
+        partial(figures.hidden_state_r2, probe["layers"]),
+        "Median R² of hidden states over the depth of the model, and how far they moved",
+        "How straight the hidden states move.",
+        f"{words.count(probe['positions'])} "
+        "positions of the same fixed texts; every component of the residual stream at each is "
+        f"one series. {words.filtered(probe, 'hidden-state values')} It keeps those "
+        f"that change by more than {least:g} % of the median size in their layer. Below, "
+        "‖Δh‖ / ‖h‖ from the first to the last snapshot.",
+    )
     if drivers(probe["decomposition"]):
-        parts.append(
-            album.figure(
-                "activations_change",
-                partial(figures.change_shares, probe["decomposition"]),
-                "What changed the output of each kind of linear layer",
-                "What changes a layer's output.",
-                "Between the first and the last snapshot "
-                f"Δy = W Δx + ΔW x + ΔW Δx. {driven(probe['decomposition'])} A share is "
-                "the term's projection on Δy, so shares add up to 100 %; bars are means over the "
-                "layers.",
-            )
+        body += album.figure(
+            "activations_change",
+            partial(figures.change_shares, probe["decomposition"]),
+            "What changed the output of each kind of linear layer",
+            "What changes a layer's output.",
+            "Between the first and the last snapshot "
+            f"Δy = W Δx + ΔW x + ΔW Δx. {driven(probe['decomposition'])} A share is "
+            "the term's projection on Δy, so shares add up to 100 %; bars are means over the "
+            "layers.",
         )
-    return Section("activations", "Hidden states", title, Markup("").join(parts))
+    return Section("activations", "Hidden states", "Linearity of hidden states", body)
 
 
 def driven(rows: Sequence[Mapping[str, Any]]) -> str:

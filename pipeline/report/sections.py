@@ -18,7 +18,6 @@ Row = Mapping[str, Any]
 
 def training(run: Artefacts, album: Album) -> Section:
     """The reward over the RL steps."""
-    title = "The RL run"
     if not any(row.get("reward") is not None for row in run.rewards):
         return absent_section("training", "Reward curve", ["rl_train"])
     body = album.figure(
@@ -29,12 +28,11 @@ def training(run: Artefacts, album: Album) -> Section:
         "Mean over the rollouts of a step on training problems, so it is "
         "not comparable with the scores below. Short marks at the foot are snapshots.",
     )
-    return Section("training", "RL run", title, body)
+    return Section("training", "RL run", "The RL run", body)
 
 
 def horizon(run: Artefacts, album: Album) -> Section:
     """Weight extrapolation against real RL over the horizon."""
-    title = "Weight extrapolation"
     if not any(row["kind"] == "weight" for row in run.rows):
         return absent_section("horizon", "Horizon curve", ["weight_extrap", "evaluate"])
     last = run.last_step
@@ -57,12 +55,11 @@ def horizon(run: Artefacts, album: Album) -> Section:
         "How far the line carries.",
         caption,
     )
-    return Section("horizon", "Horizon", title, body)
+    return Section("horizon", "Horizon", "Weight extrapolation", body)
 
 
 def logits(run: Artefacts, album: Album) -> Section:
     """Logit extrapolation over α."""
-    title = "Logit extrapolation"
     scores = run.scores
     if scores is None or not any(row["kind"] == "logit" for row in run.rows):
         return absent_section("logits", "α curve", ["logit_extrap", "evaluate"])
@@ -85,36 +82,32 @@ def logits(run: Artefacts, album: Album) -> Section:
         "with its 95 % interval; dashed, if there, real RL at its end; the ring marks the α "
         "chosen on validation.",
     )
-    return Section("logits", "Logits", title, body)
+    return Section("logits", "Logits", "Logit extrapolation", body)
 
 
 def models(run: Artefacts, album: Album) -> Section:
     """The chosen models beside base and real RL on the test problems, task by task."""
-    title = "Models side by side"
     scores = run.scores
     if scores is None or not run.rows:
         return absent_section("models", "Comparison of models", ["evaluate"])
     methods = methods_of(run)
-    parts = []
+    body = Markup("")
     tasks = dict.fromkeys(str(row["task"]) for row in run.rows if row["split"] == "test")
     for task, name in zip(tasks, file_names(tasks), strict=True):
         rows = compared(run, task)
         labels = [words.model_label(row) for row in rows]
-        parts.append(
-            album.figure(
-                f"models_{name}",
-                partial(figures.model_bars, rows, labels, str(scores["last_rl"]), methods=methods),
-                f"avg@k of the models on the test problems of {task} and paired differences",
-                f"{task}, test problems.",
-                "Left, avg@k with 95 % intervals over "
-                f"problems. Right, the difference to {scores['last_rl']}, problem by "
-                "problem (paired, so its interval is narrower than the two on the left suggest); "
-                "filled dots are those whose interval excludes zero.",
-            )
+        body += album.figure(
+            f"models_{name}",
+            partial(figures.model_bars, rows, labels, str(scores["last_rl"]), methods=methods),
+            f"avg@k of the models on the test problems of {task} and paired differences",
+            f"{task}, test problems.",
+            "Left, avg@k with 95 % intervals over "
+            f"problems. Right, the difference to {scores['last_rl']}, problem by "
+            "problem (paired, so its interval is narrower than the two on the left suggest); "
+            "filled dots are those whose interval excludes zero.",
         )
-    if not parts:
-        parts.append(absent("Test scores", ["evaluate"]))
-    return Section("models", "Models", title, Markup("").join(parts))
+    body = body or absent("Test scores", ["evaluate"])
+    return Section("models", "Models", "Models side by side", body)
 
 
 def file_names(tasks: Iterable[str]) -> list[str]:
@@ -130,7 +123,6 @@ def file_names(tasks: Iterable[str]) -> list[str]:
 
 def sharpening(run: Artefacts, album: Album) -> Section:
     """Base, real RL and the chosen extrapolations over the temperature."""
-    title = "Gain or sharpening"
     controls = (run.scores or {}).get("controls")
     if not controls:
         return absent_section("sharpening", "Accuracy over temperature", ["evaluate"])
@@ -157,7 +149,8 @@ def sharpening(run: Artefacts, album: Album) -> Section:
         "gain; one that only starts higher on the right, where the evaluation is, has been "
         "sharpened. Whiskers are 95 % intervals.",
     )
-    return Section("sharpening", "Control", title, body + _controls_in_words(controls))
+    body += _controls_in_words(controls)
+    return Section("sharpening", "Control", "Gain or sharpening", body)
 
 
 def _controls_in_words(controls: Mapping[str, Any]) -> Markup:

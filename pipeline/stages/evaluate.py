@@ -9,7 +9,7 @@ from pipeline.artifacts import write_json
 from pipeline.content import recorded_settings, task_data
 from pipeline.evaluation import members, named_models
 from pipeline.stages.base import Context
-from pipeline.subject.checkpoints import check_steps
+from pipeline.subject.checkpoints import check_step
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +54,8 @@ def plan(context: Context) -> str:
     evaluate = context.config.evaluate
     if context.steps is not None:
         context.ends(context.steps)
-        check_steps(evaluate.checkpoints or [], context.steps)
+        for step in evaluate.checkpoints or []:
+            check_step("evaluate.checkpoints", step, context.steps)
     named_models.check(context)
     for task, split, count in context.sets:
         context.check_task(task, (split, count))

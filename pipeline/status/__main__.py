@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.ending import one_line, print_anything
+from pipeline.ending import command
 from pipeline.errors import PipelineError
 from pipeline.status.reader import active, read, to_json
 from pipeline.status.show import show
@@ -23,19 +23,10 @@ _EVERY = 2.0  # seconds
 _CLEAR = "\033[H\033[J"
 
 
-def main() -> None:
-    """Run the command line; mistakes end in one line and exit code 1."""
-    print_anything()
-    with one_line(quiet=True):
-        _main(sys.argv[1:])
-
-
-def _main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> None:
+    """Show these folders' runs once, or until nothing runs any more."""
     flags = {argument for argument in arguments if argument.startswith("-")}
     paths = [Path(argument).expanduser() for argument in arguments if argument not in flags]
-    if flags & {"-h", "--help"}:
-        print(__doc__.strip())
-        return
     unknown = sorted(flags - {"--watch", "--json"})
     if unknown:
         raise PipelineError(f"{unknown[0]}: no such option; {USAGE}")
@@ -58,4 +49,4 @@ def _main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main, __doc__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,14 +58,11 @@ def discover_own(
     return sources.discover(source, base, own, _matching(snapshot))
 
 
-def check_steps(wanted: list[int], steps: list[int]) -> None:
-    """Refuse steps in evaluate.checkpoints that the trajectory does not have."""
-    for step in wanted:
-        if step not in steps:
-            raise PipelineError(
-                f"evaluate.checkpoints: there is no checkpoint of step {step}; there are "
-                + ", ".join(map(str, steps))
-            )
+def check_step(key: str, step: int, steps: Collection[int]) -> None:
+    """Refuse a step that the trajectory does not have; `key` is where it was asked for."""
+    if step not in steps:
+        there = ", ".join(map(str, sorted(steps)))
+        raise PipelineError(f"{key}: there is no checkpoint of step {step}; there are {there}")
 
 
 def _matching(snapshot: SnapshotConfig) -> Matching:

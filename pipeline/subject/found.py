@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from pipeline.artifacts import hash_json, read_own
 from pipeline.config import PipelineConfig
 from pipeline.content import Hashes
-from pipeline.errors import PipelineError
 from pipeline.subject import base_model, checkpoints, problem_sets
 from pipeline.tasks.task import TaskConfig
 from pipeline.trajectory.segments import check_straight
@@ -117,12 +116,8 @@ class Subject:
         """(first, last) of the extrapolation, checked against the steps there are."""
         extrapolation = self.config.extrapolation
         last = extrapolation.last if extrapolation.last is not None else max(steps)
-        for key, step in (("first", extrapolation.first), ("last", last)):
-            if step not in steps:
-                raise PipelineError(
-                    f"extrapolation.{key}: there is no checkpoint of step {step}; there are "
-                    + ", ".join(map(str, sorted(steps)))
-                )
+        checkpoints.check_step("extrapolation.first", extrapolation.first, steps)
+        checkpoints.check_step("extrapolation.last", last, steps)
         check_straight(extrapolation.first, last, self._virtual(steps))
         return extrapolation.first, last
 

@@ -11,7 +11,6 @@ answer, the most frequent first. Scores are not touched.
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -23,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from pipeline.artifacts import iter_jsonl, write_jsonl
-from pipeline.ending import one_line, print_anything
+from pipeline.ending import command
 from pipeline.errors import PipelineError
 from pipeline.progress import bar
 from pipeline.tasks.answers.loose import MEANING
@@ -179,18 +178,9 @@ def table(groups: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join([*shown, *(f"{name}: {MEANING[name]}" for name in names)])
 
 
-def main() -> None:
-    """Run the command line; mistakes end in one line and exit code 1."""
-    print_anything()
-    with one_line(quiet=True):
-        _main(sys.argv[1:])
-
-
-def _main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> None:
+    """Audit the run that is named, and say how many answers were found."""
     given = [argument.partition("=") for argument in arguments]
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return
     if [key for key, _, _ in given] != ["run.dir"] or not given[0][2]:
         raise PipelineError(f"usage: {USAGE}")
     run_dir = Path(given[0][2]).expanduser()
@@ -202,4 +192,4 @@ def _main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main, __doc__)

@@ -21,6 +21,7 @@ from pipeline.tasks import sandbox
 from pipeline.tasks.child_process import Child
 
 Outcome = Literal["passed", "failed", "timeout"]
+Stream = int | IO[bytes]  # a descriptor or a file
 FILE = 16 * 2**20  # bytes that a child may write into one file, its output included
 ASLEEP = 3  # times the processor seconds of a call: how long it may neither run nor want to
 GUARD = 50  # times the processor seconds: wall time after which a program is ended in any case
@@ -97,26 +98,9 @@ def run_tests(code: str, job: dict[str, Any], limits: Limits) -> Outcome:
         to_candidate, from_candidate = os.pipe(), os.pipe()
         children: list[Child] = []
         try:
-            children.append(
-                sandbox.spawn_child(
-                    limits.sandbox,
-                    limits.arguments("serve"),
-                    to_candidate[0],
-                    from_candidate[1],
-                    packages=limits.packages,
-                )
-            )
-            descriptors = [job_file.fileno(), verdict.fileno()]
-            children.append(
-                sandbox.spawn_child(
-                    limits.sandbox,
-                    [*limits.arguments("check"), *map(str, descriptors)],
-                    from_candidate[0],
-                    to_candidate[1],
-                    descriptors,
-                    packages=limits.packages,
-                )
-            )
+            children.append(_start(limits, "serve", to_candidate[0], from_candidate[1]))
+            files = [job_file, verdict]
+            children.append(_start(limits, "check", from_candidate[0], to_candidate[1], files))
             for end in (*to_candidate, *from_candidate):
                 os.close(end)  # so that the end of one child is seen by the other
             candidate, tests = children
@@ -139,14 +123,7 @@ def run_program(
     for given, expected in zip(inputs, outputs, strict=True):
         # the lines of a test end as they do on Linux, whatever the file was written on
         with _file(code) as source, _file(given.replace("\r\n", "\n")) as stdin, _file("") as out:
-            child = sandbox.spawn_child(
-                limits.sandbox,
-                [*limits.arguments("program"), str(source.fileno())],
-                stdin,
-                out,
-                [source.fileno()],
-                limits.packages,
-            )
+            child = _start(limits, "program", stdin, out, [source])
             try:
                 late = clock.outlasts(child, child, lambda: 0)
             finally:
@@ -158,6 +135,17 @@ def run_program(
         if child.process.returncode != 0 or not same_output(printed, expected):
             return "failed"
     return "passed"
+
+
+def _start(
+    limits: Limits, role: str, stdin: Stream, stdout: Stream, files: Sequence[IO[bytes]] = ()
+) -> Child:
+    """A child in its role; `files` are open in it, and it is told their descriptors."""
+    descriptors = [file.fileno() for file in files]
+    arguments = [*limits.arguments(role), *map(str, descriptors)]
+    return sandbox.spawn_child(
+        limits.sandbox, arguments, stdin, stdout, descriptors, limits.packages
+    )
 
 
 @contextmanager

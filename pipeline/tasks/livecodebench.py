@@ -27,15 +27,9 @@ def livecodebench_rows(task: TaskConfig, o: LiveCodeBenchOptions) -> Rows:
         raise PipelineError(f"task {task.name}: LiveCodeBench has chat prompts only; set chat=true")
     files = livecodebench_files.files(task, o.release)
     for row in livecodebench_files.problems(task, files, o.start_date, o.end_date):
-        yield (
-            row.id,
-            livecodebench_files.prompt(row),
-            {
-                "file": row.file,
-                "offset": row.offset,
-                "names": ["Solution"] if row.starter else [],
-            },
-        )
+        names = ["Solution"] if row.starter else []
+        meta = {"file": row.file, "offset": row.offset, "names": names}
+        yield row.id, livecodebench_files.prompt(row), meta
 
 
 EXAMPLE = Example(

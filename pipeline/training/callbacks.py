@@ -90,11 +90,7 @@ class SnapshotCallback(TrainerCallback):
             self._record()
 
     def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._tell(self.writer.finished())
         if self._pending and every_rank(self._written()):

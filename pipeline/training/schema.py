@@ -63,9 +63,7 @@ class AlgorithmConfig:
 @dataclass
 class ComputeConfig:
     name: str = idle(MISSING)
-    launcher: str = idle(
-        "none"
-    )  # none: in this process; deepspeed; torchrun; srun (in a Slurm job)
+    launcher: str = idle("none")  # none: in this process; deepspeed; torchrun; srun (under Slurm)
     processes: int = 1  # per node
     nodes: int = 1
     master_address: str | None = idle(None)  # several nodes under torchrun: where ranks meet

@@ -45,11 +45,7 @@ class StopCallback(TrainerCallback):
         self.heard = name
 
     def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Asked while models were loaded: there is nothing to write."""
         if self._agreed():
@@ -57,11 +53,7 @@ class StopCallback(TrainerCallback):
             raise Requeue(f"stopped before step {step + 1}: {AGAIN}")
 
     def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         step, rest = divmod(state.global_step, self.updates)
         if rest == 0 and self._agreed():

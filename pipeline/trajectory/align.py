@@ -14,13 +14,12 @@ from dataclasses import replace
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.trajectory import stream
 from pipeline.trajectory.checkpoint import Checkpoint, weight_files
 from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.respell import respelled, slice_rows, with_ties
 from pipeline.trajectory.shards import Files
 from pipeline.trajectory.spellings import Matching
-from pipeline.trajectory.stream import pieces
+from pipeline.trajectory.stream import loaded
 from pipeline.trajectory.tying import equal, is_vocabulary
 
 LOOKED_AT = 1 << 20  # elements of a tensor that is no weight: a mask shows its infinities there
@@ -180,15 +179,11 @@ def _fixed(checkpoints: Sequence[Checkpoint]) -> frozenset[str]:
 
 def _begins_like_a_mask(files: Files, entry: Entry) -> bool:
     """Whether the first values are not all finite; NaN in a matrix is damage, not a mask."""
-    values = torch.empty(min(entry.numel, stream.PIECE))
-    raw = torch.empty(len(values) * 8, dtype=torch.uint8)
     masked = False
-    for piece in pieces([entry]):
-        if piece.start >= LOOKED_AT:
-            break
-        part = values[: len(piece)]
-        files.load(entry, piece.start, piece.stop, part, raw)
+    for piece, part in loaded(files, entry):
         if len(entry.shape) > 1 and bool(part.isnan().any()):
             return False
         masked = masked or not bool(part.isfinite().all())
+        if piece.stop >= LOOKED_AT:
+            break
     return masked

@@ -49,14 +49,19 @@ class Method:
     max_norm: float | None = None
 
 
+def only(count: int, place: int, value: float) -> Vector:
+    """c [count] that is `value` at `place` and 0 elsewhere."""
+    c = np.zeros(count)
+    c[place] = value
+    return c
+
+
 def two_point(steps: Sequence[float], gram: Matrix | None, target: float) -> Vector:
     """The line through the two ends: alpha = (target - t0) / (t1 - t0), c = [0, ..., 0, alpha].
 
     Source: arXiv 2601.04537, weight extrapolation.
     """
-    c = np.zeros(len(steps))
-    c[-1] = (target - steps[0]) / (steps[-1] - steps[0])
-    return c
+    return only(len(steps), -1, (target - steps[0]) / (steps[-1] - steps[0]))
 
 
 def least_squares(
@@ -117,9 +122,7 @@ def rank1(
 
 def first_update(steps: Sequence[float], gram: Matrix | None, target: float) -> Vector:
     """The line through theta_0 and the checkpoint after it, read off at the target."""
-    c = np.zeros(len(steps))
-    c[1] = (target - steps[0]) / (steps[1] - steps[0])
-    return c
+    return only(len(steps), 1, (target - steps[0]) / (steps[1] - steps[0]))
 
 
 def rre(steps: Sequence[float], gram: Matrix, target: float, ridge: float = 1e-4) -> Vector:
@@ -140,8 +143,7 @@ def rre(steps: Sequence[float], gram: Matrix, target: float, ridge: float = 1e-4
     difference = np.diff(np.eye(len(steps)), axis=0)
     movements = difference @ gram @ difference.T
     scale = float(np.trace(movements)) / count
-    c = np.zeros(len(steps))
-    c[-1] = 1.0
+    c = only(len(steps), -1, 1.0)
     if scale <= 0.0:  # nothing moves
         return c
     g = np.linalg.solve(movements / scale + ridge * np.eye(count), np.ones(count))
@@ -151,9 +153,7 @@ def rre(steps: Sequence[float], gram: Matrix, target: float, ridge: float = 1e-4
 
 def expo(steps: Sequence[float], gram: Matrix | None, target: float, alpha: float = 0.5) -> Vector:
     """ExPO: theta_1 + alpha (theta_1 - theta_0), whatever the target. Source: arXiv 2404.16792."""
-    c = np.zeros(len(steps))
-    c[-1] = 1.0 + alpha
-    return c
+    return only(len(steps), -1, 1.0 + alpha)
 
 
 def mean(
@@ -181,9 +181,7 @@ def ema(steps: Sequence[float], gram: Matrix | None, target: float, decay: float
 
 def last(steps: Sequence[float], gram: Matrix | None, target: float) -> Vector:
     """No extrapolation: the last used checkpoint, the baseline that any prediction must beat."""
-    c = np.zeros(len(steps))
-    c[-1] = 1.0
-    return c
+    return only(len(steps), -1, 1.0)
 
 
 def gated(
@@ -215,8 +213,7 @@ def gated(
 
 def damped(c: Vector, damping: float) -> Vector:
     """Shorten the step beyond the last checkpoint: theta_K + damping (theta* - theta_K)."""
-    end = np.zeros(len(c))
-    end[-1] = 1.0
+    end = only(len(c), -1, 1.0)
     return end + damping * (c - end)
 
 
@@ -231,9 +228,8 @@ def capped(c: Vector, gram: Matrix, max_norm: float) -> Vector:
         gram: [K, K], fp64. A relative error of it is one of that share of ||delta_K||² in both
             squares.
     """
-    end, movement = np.zeros(len(c)), np.zeros(len(c))
-    end[-1] = movement[-1] = 1.0
-    movement[-2] -= 1.0  # of two checkpoints delta_0, which is 0
+    end = only(len(c), -1, 1.0)
+    movement = end - only(len(c), -2, 1.0)  # of two checkpoints delta_0, which is 0
     length, last = (float(np.sqrt(max(float(v @ gram @ v), 0.0))) for v in (c - end, movement))
     if length <= max_norm * last:
         return c

@@ -221,7 +221,7 @@ class _Worker:
         valued = tensor.last if tensor.entry.plain else [*tensor.last, *tensor.copied]
         if valued:
             last = torch.from_numpy(self.out[: len(piece)])
-            self.files.load(tensor.entry, piece.start, piece.stop, last, self.raw)
+            self.files.load(tensor.entry, piece.start, piece.stop, last)
             for output in valued:
                 self._put(piece, output, last)
 

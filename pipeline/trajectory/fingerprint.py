@@ -24,7 +24,7 @@ from pipeline.trajectory.checkpoint import Checkpoint
 from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.shards import Files
 from pipeline.trajectory.sources import Trajectory
-from pipeline.trajectory.stream import Piece, counted, pieces, run, worker_count
+from pipeline.trajectory.stream import Piece, counted, loaded, pieces, run, worker_count
 
 BLOCK = 1 << 23  # bytes read at once for hashing
 
@@ -76,33 +76,20 @@ def check_finite(trajectory: Trajectory) -> None:
 
 def _finite_worker(files: Files, checkpoint: Checkpoint) -> Callable[[Piece], None]:
     values = torch.empty(stream.PIECE)
-    raw = torch.empty(stream.PIECE * 8, dtype=torch.uint8)
 
     def work(piece: Piece) -> None:
         entry = checkpoint.entries[piece.name]
         out = values[: len(piece)]
-        files.load(entry, piece.start, piece.stop, out, raw)
+        files.load(entry, piece.start, piece.stop, out)
         if not bool(out.sum().isfinite()):
             raise_not_finite(files, checkpoint, entry)
 
     return work
 
 
-def count_not_finite(files: Files, entry: Entry) -> int:
-    """How many elements of a tensor are NaN or infinite."""
-    values = torch.empty(stream.PIECE)
-    raw = torch.empty(stream.PIECE * 8, dtype=torch.uint8)
-    count = 0
-    for piece in pieces([entry]):
-        out = values[: len(piece)]
-        files.load(entry, piece.start, piece.stop, out, raw)
-        count += int((~torch.isfinite(out)).sum())
-    return count
-
-
 def raise_not_finite(files: Files, checkpoint: Checkpoint, entry: Entry) -> None:
     """Raise if the tensor holds NaN or infinity; count them for the message."""
-    count = count_not_finite(files, entry)
+    count = sum(int((~part.isfinite()).sum()) for _, part in loaded(files, entry))
     if count:
         raise PipelineError(
             f"{checkpoint.weights}: tensor {entry.name}: {count} of {entry.numel} values are NaN "

@@ -48,10 +48,9 @@ def line_fit(steps: Sequence[float], values: Sequence[float]) -> dict[str, Any]:
 
 def weight_fit(trajectory: Trajectory, files: Files, spot: Spot) -> dict[str, Any]:
     """The value of one weight at every checkpoint, with its line."""
-    value, raw = torch.empty(1), torch.empty(8, dtype=torch.uint8)
-    values = []
+    value, values = torch.empty(1), []
     for step in trajectory.steps:
         entry = trajectory.checkpoints[step].entries[spot.name]
-        files.load(entry, spot.index, spot.index + 1, value, raw)
+        files.load(entry, spot.index, spot.index + 1, value)
         values.append(float(value))
     return {"name": spot.name, "index": spot.index, **line_fit(trajectory.times, values)}

@@ -168,16 +168,8 @@ def _tensor(storage: Storage, start: int, shape: Any, strides: Any, *_: Any) -> 
     return Stored(storage, storage.dtype, start, tuple(shape), tuple(strides))
 
 
-def _tensor_v3(
-    storage: Storage,
-    start: int,
-    shape: Any,
-    strides: Any,
-    _grad: Any,
-    _hooks: Any,
-    dtype: Any,
-    *_: Any,
-) -> Stored:
+def _tensor_v3(storage: Storage, start: int, shape: Any, strides: Any, *more: Any) -> Stored:
+    _requires_grad, _hooks, dtype, *_ = more
     return Stored(storage, dtype, start, tuple(shape), tuple(strides))
 
 

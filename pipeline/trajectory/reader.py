@@ -43,7 +43,6 @@ class Reader:
         self._files = files
         self._bf16 = np.empty(len(checkpoints) * stream.PIECE, np.uint16)
         self._fp32 = torch.empty(0)  # until a tensor needs it
-        self._raw = torch.empty(0, dtype=torch.uint8)
 
     def read(self, piece: Piece, places: Sequence[int] | None = None) -> Values:
         """The values of the piece at every checkpoint, or at those of `places`, theta_0's first."""
@@ -63,17 +62,16 @@ class Reader:
     def _read_fp32(self, piece: Piece, entries: Sequence[Entry]) -> Values:
         if not len(self._fp32):
             self._fp32 = torch.empty(len(self._checkpoints) * stream.PIECE)
-            self._raw = torch.empty(stream.PIECE * 8, dtype=torch.uint8)
         span = piece.start, piece.stop
         rows = self._fp32[: len(entries) * len(piece)].view(len(entries), -1)
-        self._files.load(entries[0], *span, rows[0], self._raw)
+        self._files.load(entries[0], *span, rows[0])
         # movements that are stored as such would lose bits in a sum with the base
         movements = any(shares_base(entry, entries[0]) for entry in entries[1:])
         for entry, row in zip(entries[1:], rows[1:], strict=True):
             if movements:
-                self._files.load_delta(entry, entries[0], *span, rows[0], row, self._raw)
+                self._files.load_delta(entry, entries[0], *span, rows[0], row)
             else:
-                self._files.load(entry, *span, row, self._raw)
+                self._files.load(entry, *span, row)
         return Values(rows.numpy(), movements)
 
     def blame(self, piece: Piece) -> None:

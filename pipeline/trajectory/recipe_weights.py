@@ -24,7 +24,7 @@ from pipeline.trajectory.plan import DTYPES
 from pipeline.trajectory.reader import Reader
 from pipeline.trajectory.recipe import Recipe
 from pipeline.trajectory.shards import Files
-from pipeline.trajectory.stream import PIECE, pieces
+from pipeline.trajectory.stream import loaded, pieces
 
 NamedTensors = Iterator[tuple[str, torch.Tensor]]
 
@@ -162,10 +162,7 @@ def _stored(files: Files, entry: Entry) -> torch.Tensor:
     if entry.plain:
         files.read(entry, 0, entry.numel, out)
         return out
-    values, raw = torch.empty(PIECE), torch.empty(PIECE * 8, dtype=torch.uint8)
-    for piece in pieces([entry]):
-        part = values[: len(piece)]
-        files.load(entry, piece.start, piece.stop, part, raw)
+    for piece, part in loaded(files, entry):
         out[piece.start : piece.stop] = part
     return out
 

@@ -44,6 +44,7 @@ DTYPES: dict[str, torch.dtype] = {
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 WINDOW = 1 << 24  # bytes asked for ahead of the reader
+SCRATCH = 1 << 21  # bytes that a thread keeps for values that are not fp32 yet
 MAX_HEADER = 100_000_000  # the limit of the safetensors library
 
 
@@ -109,6 +110,7 @@ class Files:
         self._descriptors = Descriptors()
         self._ahead: dict[Path, int] = {}
         self._lock = threading.Lock()
+        self._local = threading.local()
 
     def __enter__(self) -> Files:
         return self
@@ -153,32 +155,35 @@ class Files:
             finally:
                 self._descriptors.give_back(descriptor)
 
-    def load(
-        self, entry: Entry, start: int, stop: int, out: torch.Tensor, raw: torch.Tensor
-    ) -> None:
-        """Fill `out` (fp32 [stop - start]) with elements [start, stop), converted.
+    def _scratch(self, nbytes: int) -> torch.Tensor:
+        """uint8 [nbytes], this thread's own until its next call."""
+        if nbytes > SCRATCH:
+            return torch.empty(nbytes, dtype=torch.uint8)
+        if not hasattr(self._local, "raw"):
+            self._local.raw = torch.empty(SCRATCH, dtype=torch.uint8)
+        kept: torch.Tensor = self._local.raw
+        return kept[:nbytes]
 
-        Args:
-            raw: uint8 scratch of at least 8 bytes an element.
-        """
+    def load(self, entry: Entry, start: int, stop: int, out: torch.Tensor) -> None:
+        """Fill `out` (fp32 [stop - start]) with elements [start, stop), converted."""
         if entry.parts:
             begin = 0
             for one in entry.parts:
                 low, high = max(start - begin, 0), min(stop - begin, one.numel)
                 if low < high:
                     target = out[begin + low - start : begin + high - start]
-                    self.load(one, low, high, target, raw)
+                    self.load(one, low, high, target)
                 begin += one.numel
             return
         if entry.dtype == torch.float32:
             self.read(entry, start, stop, out)
         else:
-            part = raw[: (stop - start) * entry.dtype.itemsize]
+            part = self._scratch((stop - start) * entry.dtype.itemsize)
             self.read(entry, start, stop, part)
             out.copy_(part.view(entry.dtype))
         if entry.shift is not None:
             shift = torch.empty_like(out)
-            self._load_shift(entry.shift, start, stop, shift, raw)
+            self._load_shift(entry.shift, start, stop, shift)
             out.add_(shift)
 
     def load_delta(
@@ -189,7 +194,6 @@ class Files:
         stop: int,
         theta_0: torch.Tensor,
         out: torch.Tensor,
-        raw: torch.Tensor,
     ) -> None:
         """Fill `out` (fp32) with the tensor minus `reference`, whose values are `theta_0`.
 
@@ -197,23 +201,21 @@ class Files:
         movement then keeps every bit that was stored of it.
         """
         if not shares_base(entry, reference):
-            self.load(entry, start, stop, out, raw)
+            self.load(entry, start, stop, out)
             out.sub_(theta_0)
             return
         if entry.shift is None:
             out.zero_()
         else:
-            self._load_shift(entry.shift, start, stop, out, raw)
+            self._load_shift(entry.shift, start, stop, out)
         if reference.shift is not None:
             before = torch.empty_like(out)
-            self._load_shift(reference.shift, start, stop, before, raw)
+            self._load_shift(reference.shift, start, stop, before)
             out.sub_(before)
 
-    def _load_shift(
-        self, shift: Entry | LowRank, start: int, stop: int, out: torch.Tensor, raw: torch.Tensor
-    ) -> None:
+    def _load_shift(self, shift: Entry | LowRank, start: int, stop: int, out: torch.Tensor) -> None:
         if isinstance(shift, Entry):
-            self.load(shift, start, stop, out, raw)
+            self.load(shift, start, stop, out)
             return
         right = self._whole(shift.right, 0, shift.right.numel).view(shift.right.shape[0], -1)
         right = right.T if shift.transposed else right
@@ -230,5 +232,5 @@ class Files:
 
     def _whole(self, entry: Entry, start: int, stop: int) -> torch.Tensor:
         values = torch.empty(stop - start)
-        self.load(entry, start, stop, values, torch.empty((stop - start) * 8, dtype=torch.uint8))
+        self.load(entry, start, stop, values)
         return values

@@ -139,11 +139,10 @@ def wait_for(done: Callable[[], bool], folder: Path, share: Share) -> None:
 @contextmanager
 def telling(rooms: Iterable[Path], share: Share) -> Iterator[None]:
     """If this process fails inside, leave word for those that wait in the folders below `rooms`."""
-    done = False
     try:
         yield
-        done = True
-    finally:
-        if not done and share.world > 1:
+    except BaseException:
+        if share.world > 1:
             for partial in (partial for room in rooms for partial in room.glob(".*.partial")):
                 write_text(partial / f".failed.{share.rank}", "")
+        raise

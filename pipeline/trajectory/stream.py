@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from pipeline.trajectory.entries import Entry
+from pipeline.trajectory.shards import Files
 
 # Elements: 1 MB in fp32. Smaller pieces stay in a core's L2 cache, but operations then are so short
 # that threads wait for each other's GIL (64 K elements: twice the time on two cores).
@@ -42,6 +43,15 @@ def pieces(entries: Iterable[Entry], size: int | None = None) -> Iterator[Piece]
     for entry in entries:
         for start in range(0, entry.numel, step):
             yield Piece(entry.name, start, min(start + step, entry.numel))
+
+
+def loaded(files: Files, entry: Entry) -> Iterator[tuple[Piece, torch.Tensor]]:
+    """A tensor's values as fp32, piece by piece; each overwrites the one before."""
+    values = torch.empty(min(entry.numel, PIECE))
+    for piece in pieces([entry]):
+        part = values[: len(piece)]
+        files.load(entry, piece.start, piece.stop, part)
+        yield piece, part
 
 
 def worker_count() -> int:

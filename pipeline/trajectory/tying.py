@@ -183,7 +183,6 @@ def _equal(first: Entry, second: Entry, stamps: tuple[tuple[Path, int, int], ...
     size = BLOCK // first.dtype.itemsize if plain else PIECE
     dtype = first.dtype if plain else torch.float32
     buffers = [torch.empty(min(size, first.numel), dtype=dtype) for _ in range(2)]
-    raw = torch.empty(0 if plain else min(size, first.numel) * 8, dtype=torch.uint8)
     with Files() as files:
         for piece in pieces([first], size):
             parts = [buffer[: len(piece)] for buffer in buffers]
@@ -191,7 +190,7 @@ def _equal(first: Entry, second: Entry, stamps: tuple[tuple[Path, int, int], ...
                 if plain:
                     files.read(entry, piece.start, piece.stop, part)
                 else:
-                    files.load(entry, piece.start, piece.stop, part, raw)
+                    files.load(entry, piece.start, piece.stop, part)
             one, other = (part.view(torch.uint8) if plain else part for part in parts)
             if not torch.equal(one, other):
                 return False

@@ -40,7 +40,7 @@ def pair(
     engine = open_engine(
         "vllm",
         first,
-        second=second,
+        second,
         batch_size=16,
         max_model_len=256,
         tensor_parallel=request.param,
@@ -54,8 +54,8 @@ def pair(
 def test_equals_hf(pair: tuple[Any, Path, Path], alpha: float) -> None:
     """A member run with the other's graph or cache; logits added before they are gathered."""
     engine, first, second = pair
-    engine.set_alpha(alpha)
-    reference = open_engine("hf", first, second=second, alpha=alpha)
+    engine.set_coefficients([1 - alpha, alpha])
+    reference = open_engine("hf", first, second, coefficients=[1 - alpha, alpha])
     prompts, greedy = prompts_of(12), Sampling(temperature=0, max_tokens=12)
 
     def run(one: Any) -> list[tuple[int, ...]]:

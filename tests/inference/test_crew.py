@@ -23,7 +23,7 @@ SAMPLING = Sampling(max_tokens=6, n=3, seed=2)
 
 @pytest.fixture(scope="module")
 def crew(first: Path) -> Iterator[EngineCrew]:
-    two = EngineCrew(2, "hf", first, dtype="float32", batch_size=8)
+    two = EngineCrew(2, {"name": "hf", "models": [str(first)], "dtype": "float32", "batch_size": 8})
     yield two
     two.close()
 
@@ -62,9 +62,9 @@ def test_a_call_that_is_left_early(crew: EngineCrew) -> None:
 
 
 def test_an_engine_that_says_no(first: Path) -> None:
-    one = EngineCrew(1, "hf", first)
-    with pytest.raises(PipelineError, match="this engine holds one model"):
-        one.set_alpha(1.5)
+    one = EngineCrew(1, {"name": "hf", "models": [str(first)]})
+    with pytest.raises(PipelineError, match="the engine holds one model"):
+        one.set_coefficients([-0.5, 1.5])
 
 
 def test_an_engine_that_dies(crew: EngineCrew) -> None:

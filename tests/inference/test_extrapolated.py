@@ -30,7 +30,7 @@ def test_ends_are_the_single_models(
     first: Path, second: Path, alpha: float, sampling: Sampling
 ) -> None:
     """The two models swapped, sharing a cache, or rounded on the way through the mixture."""
-    mixed = open_engine("hf", first, second=second, alpha=alpha, batch_size=6)
+    mixed = open_engine("hf", first, second, coefficients=[1 - alpha, alpha], batch_size=6)
     single = open_engine("hf", second if alpha else first, batch_size=6)
     assert _run(mixed, sampling) == _run(single, sampling)
     prompts = prompts_of(4, seed=8)
@@ -42,8 +42,8 @@ def test_greedy_and_scores_equal_the_direct_computation(
     first: Path, second: Path, alpha: float
 ) -> None:
     """A mixture of probabilities or log-probabilities instead of logits, or a stale cache."""
-    engine = open_engine("hf", first, second=second, batch_size=4)
-    engine.set_alpha(alpha)
+    engine = open_engine("hf", first, second, batch_size=4)
+    engine.set_coefficients([1 - alpha, alpha])
     models = [AutoModelForCausalLM.from_pretrained(path) for path in (first, second)]
     prompts = prompts_of(9)
     made = _run(engine, GREEDY)
@@ -58,19 +58,21 @@ def test_greedy_and_scores_equal_the_direct_computation(
 
 def test_alpha_changes_what_is_sampled(first: Path, second: Path) -> None:
     """An α that is set and not used."""
-    engine = open_engine("hf", first, second=second, alpha=0.0)
+    engine = open_engine("hf", first, second, coefficients=[1, 0])
     runs = []
     for alpha in (0.0, 0.7, 2.0):
-        engine.set_alpha(alpha)
+        engine.set_coefficients([1 - alpha, alpha])
         runs.append(_run(engine, GREEDY))
     assert len({tuple(run) for run in runs}) == 3
 
 
 def test_load_weights_replaces_the_pair(first: Path, second: Path) -> None:
     """Only one of the two models exchanged."""
-    engine = open_engine("hf", first, second=second, alpha=1.5)
+    engine = open_engine("hf", first, second, coefficients=[-0.5, 1.5])
     engine.load_weights(second, first)
-    assert _run(engine, WARM) == _run(open_engine("hf", second, second=first, alpha=1.5), WARM)
+    assert _run(engine, WARM) == _run(
+        open_engine("hf", second, first, coefficients=[-0.5, 1.5]), WARM
+    )
     with pytest.raises(PipelineError, match="one source for each"):
         engine.load_weights(first)
 
@@ -80,5 +82,7 @@ def test_vocabularies_must_agree(first: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(save_model(tmp_path / "a", seed=4))
     model.resize_token_embeddings(40)
     model.save_pretrained(tmp_path / "a")
+    with pytest.raises(PipelineError, match="a vocabulary of 40 tokens, and"):
+        open_engine("hf", first, tmp_path / "a")
     with pytest.raises(PipelineError, match="vocabularies of"):
-        open_engine("hf", first, second=tmp_path / "a")
+        open_engine("hf", first, first).load_weights(first, tmp_path / "a")

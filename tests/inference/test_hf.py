@@ -119,8 +119,11 @@ def test_logprobs_of_draws_equal_their_scores(
     first: Path, second: Path, speculative: int | None
 ) -> None:
     """A log-prob of another row after rows have left, or of the draft instead of the mixture."""
-    options = {} if speculative is None else {"second": second, "alpha": 1.7}
-    engine = open_engine("hf", first, batch_size=5, speculative=speculative or 0, **options)  # type: ignore[arg-type]
+    models = [first] if speculative is None else [first, second]
+    factors = None if speculative is None else [-0.7, 1.7]
+    engine = open_engine(
+        "hf", *models, coefficients=factors, batch_size=5, speculative=speculative or 0
+    )
     assert_logprobs(engine, prompts_of(9), tolerance=2e-4)
 
 
@@ -173,8 +176,8 @@ def test_errors_are_one_line_that_names_the_mend(first: Path, tmp_path: Path) ->
     engine = open_engine("hf", first)
     with pytest.raises(PipelineError, match="prompt 1 has no tokens"):
         list(engine.generate([[3], []], GREEDY))
-    with pytest.raises(PipelineError, match="second=FOLDER"):
-        engine.set_alpha(1.5)
+    with pytest.raises(PipelineError, match="the engine holds one model, whose is 1"):
+        engine.set_coefficients([-0.5, 1.5])
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(PipelineError, match="cannot load this model"):
         open_engine("hf", tmp_path)

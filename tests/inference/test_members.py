@@ -66,7 +66,7 @@ def test_greedy_and_scores_are_those_of_the_sum(
     folders = [third, first, second]
     factors = [1.0, -0.7, 0.7] if steering else [-0.6, 0.4, 1.3]
     engine = open_engine(
-        "hf", third, others=[first, second], coefficients=factors, batch_size=4, dtype="float32"
+        "hf", third, first, second, coefficients=factors, batch_size=4, dtype="float32"
     )
     prompts = prompts_of(9)
     made = sorted(engine.generate(prompts, GREEDY), key=lambda g: g.prompt_index)
@@ -81,7 +81,7 @@ def test_greedy_and_scores_are_those_of_the_sum(
 
 def test_coefficients_change_and_zeros_leave_a_single_model(first: Path, second: Path) -> None:
     """Coefficients that are set and not used, or members in another order."""
-    engine = open_engine("hf", first, others=[second, first], coefficients=[0.2, 0.3, 0.5])
+    engine = open_engine("hf", first, second, first, coefficients=[0.2, 0.3, 0.5])
     prompts = prompts_of(4)
     for factors, alone in (([0, 1, 0], second), ([1, 0, 0], first)):
         engine.set_coefficients(factors)
@@ -91,8 +91,6 @@ def test_coefficients_change_and_zeros_leave_a_single_model(first: Path, second:
         engine.set_coefficients([1, 2])
     with pytest.raises(PipelineError, match="a finite one"):
         engine.set_coefficients([1, 2, float("nan")])
-    with pytest.raises(PipelineError, match="holds 3 models; α is of two"):
-        engine.set_alpha(1.5)
     with pytest.raises(PipelineError, match="whose is 1"):
         open_engine("hf", first).set_coefficients([2.0])
 
@@ -101,14 +99,12 @@ def test_two_members_may_draft_and_three_may_not(first: Path, second: Path) -> N
     """A draft that is judged against another mixture than the one asked for."""
     made = []
     for length in (0, 3):
-        engine = open_engine(
-            "hf", first, others=[second], coefficients=[0.7, 0.6], speculative=length
-        )
+        engine = open_engine("hf", first, second, coefficients=[0.7, 0.6], speculative=length)
         found = sorted(engine.generate(prompts_of(3), GREEDY), key=lambda g: g.prompt_index)
         made.append([generation.token_ids for generation in found])
     assert made[0] == made[1]
     with pytest.raises(PipelineError, match="two models drafts"):
-        open_engine("hf", first, others=[second, first], coefficients=[1, 1, 1], speculative=3)
+        open_engine("hf", first, second, first, coefficients=[1, 1, 1], speculative=3)
 
 
 def test_another_vocabulary_is_refused(first: Path, second: Path, tmp_path: Path) -> None:
@@ -116,7 +112,7 @@ def test_another_vocabulary_is_refused(first: Path, second: Path, tmp_path: Path
     which no shape tells."""
     wide = larger(tmp_path / "wide", vocabulary=40)
     with pytest.raises(PipelineError, match=r"wide: a vocabulary of 40 tokens, and .* has 32"):
-        open_engine("hf", first, others=[wide], coefficients=[1, 1])
+        open_engine("hf", first, wide, coefficients=[1, 1])
     other = larger(tmp_path / "other")
     file = other / "tokenizer.json"
     tokenizer = json.loads(file.read_text())
@@ -124,9 +120,7 @@ def test_another_vocabulary_is_refused(first: Path, second: Path, tmp_path: Path
     vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
     file.write_text(json.dumps(tokenizer))
     with pytest.raises(PipelineError, match=r"other: its tokenizer is not that of .*'b' is 15 h"):
-        open_engine("hf", first, others=[second, other], coefficients=[1, 1, 1])
-    with pytest.raises(PipelineError, match="second and alpha, or others"):
-        open_engine("hf", first, second=second, others=[second], coefficients=[1, 1])
+        open_engine("hf", first, second, other, coefficients=[1, 1, 1])
 
 
 def test_a_candidate_knows_its_coefficients() -> None:

@@ -32,7 +32,7 @@ def work(first: Path, second: Path, tmp_path: Path) -> Work:
     """Two models on nine problems."""
     recipe = Recipe((first, second), [0.0, 1.5], dtype="float32")
     return Work(
-        {"name": "hf", "model": str(first), "batch_size": 8},
+        {"name": "hf", "models": [str(first)], "batch_size": 8},
         [
             Candidate("base", "base", "f0", first, {}),
             Candidate("two_point-15", "weight", "f1", recipe, {"step": 15}),

@@ -47,7 +47,7 @@ def test_served_text_is_the_extrapolated_models(first: Path, second: Path) -> No
     command = [sys.executable, "-m", "pipeline.serve", str(first), "--second", str(second)]
     command += ["--alpha", "1.7", "--dtype", "float32", "--kv-cache-gib", "0.05"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "128"]
-    reference = open_engine("hf", first, second=second, alpha=1.7)
+    reference = open_engine("hf", first, second, coefficients=[-0.7, 1.7])
     prompts = prompts_of(5)
     wanted = list(reference.generate(prompts, Sampling(temperature=0, max_tokens=10)))
     server = subprocess.Popen(

@@ -80,7 +80,7 @@ def test_three_tokens_follow_the_mixture(
     count, prompt = 16_000, [4, 5, 6]
     sampling = Sampling(top_p=top_p, max_tokens=3, n=count, seed=11)
     engine: Any = open_engine(
-        "hf", first, second=second, alpha=alpha, speculative=2, batch_size=4000
+        "hf", first, second, coefficients=[1 - alpha, alpha], speculative=2, batch_size=4000
     )
     seen: dict[tuple[int, ...], int] = {}
     for response in _run(engine, [prompt], sampling).values():
@@ -155,12 +155,17 @@ def test_greedy_equals_lockstep(
     """
     monkeypatch.setattr(mixture, "WASTE", waste)
     prompts = prompts_of(17)
-    lockstep = open_engine("hf", first, second=second, alpha=alpha, batch_size=6)
+    lockstep = open_engine("hf", first, second, coefficients=[1 - alpha, alpha], batch_size=6)
     wanted = _run(lockstep, prompts, GREEDY)
     assert len({len(tokens) for tokens in wanted.values()}) > 1
     for length, batch in [(3, 6), (8, 4), (4, 1)]:
         engine: Any = open_engine(
-            "hf", first, second=second, alpha=alpha, speculative=length, batch_size=batch
+            "hf",
+            first,
+            second,
+            coefficients=[1 - alpha, alpha],
+            speculative=length,
+            batch_size=batch,
         )
         assert _run(engine, prompts, GREEDY) == wanted
         assert engine.statistics["rejected"] > 0
@@ -170,8 +175,8 @@ def test_greedy_equals_lockstep(
 def test_everything_stands_at_alpha_one(first: Path, second: Path, sampling: Sampling) -> None:
     """A drafter that is not l1, or p and q that are processed differently."""
     prompts = prompts_of(9)
-    wanted = _run(open_engine("hf", first, second=second, batch_size=5), prompts, sampling)
-    engine: Any = open_engine("hf", first, second=second, speculative=4, batch_size=5)
+    wanted = _run(open_engine("hf", first, second, batch_size=5), prompts, sampling)
+    engine: Any = open_engine("hf", first, second, speculative=4, batch_size=5)
     assert _run(engine, prompts, sampling) == wanted
     made = sum(len(tokens) for tokens in wanted.values())
     assert engine.statistics["rejected"] == 0
@@ -186,7 +191,7 @@ def test_responses_do_not_depend_on_length_or_batch(
 
     def engine(length: int, batch: int) -> Any:
         return open_engine(
-            "hf", first, second=second, alpha=1.5, speculative=length, batch_size=batch
+            "hf", first, second, coefficients=[-0.5, 1.5], speculative=length, batch_size=batch
         )
 
     whole = _run(engine(1, 64), prompts, WARM)
@@ -213,20 +218,20 @@ def test_learned_positions(tmp_path: Path) -> None:
         folders.append(tmp_path / str(seed))
         GPT2LMHeadModel(config).save_pretrained(folders[-1])
         save_tokenizer(folders[-1])
-    options: dict[str, Any] = {"second": folders[1], "alpha": 1.4, "batch_size": 3}
+    options: dict[str, Any] = {"coefficients": [-0.4, 1.4], "batch_size": 3}
     prompts = prompts_of(10)
-    wanted = _run(open_engine("hf", folders[0], **options), prompts, GREEDY)
-    engine = open_engine("hf", folders[0], speculative=4, **options)
+    wanted = _run(open_engine("hf", *folders, **options), prompts, GREEDY)
+    engine = open_engine("hf", *folders, speculative=4, **options)
     assert _run(engine, prompts, GREEDY) == wanted
 
 
 def test_errors_name_the_mend(first: Path, second: Path, tmp_path: Path) -> None:
     """An option that is silently ignored, or a cache that cannot be rolled back."""
-    for name, other in (("hf", None), ("vllm", None), ("vllm", second)):
+    for name, models in (("hf", [first]), ("vllm", [first]), ("vllm", [first, second])):
         with pytest.raises(PipelineError, match="only the hf engine with two models"):
-            open_engine(name, first, second=other, speculative=4)
+            open_engine(name, *models, speculative=4)
     with pytest.raises(PipelineError, match="at least 1 token"):
-        open_engine("hf", first, second=second, speculative=-1)
+        open_engine("hf", first, second, speculative=-1)
     config = Qwen2Config(
         vocab_size=SIZE, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
         num_attention_heads=2, num_key_value_heads=1, use_sliding_window=True,
@@ -234,6 +239,6 @@ def test_errors_name_the_mend(first: Path, second: Path, tmp_path: Path) -> None
     )  # fmt: skip
     Qwen2(config).save_pretrained(tmp_path)
     save_tokenizer(tmp_path)
-    engine = open_engine("hf", tmp_path, second=tmp_path, speculative=2)
+    engine = open_engine("hf", tmp_path, tmp_path, speculative=2)
     with pytest.raises(PipelineError, match="cannot be rolled back"):
         list(engine.generate([[3, 4]], GREEDY))

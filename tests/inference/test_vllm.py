@@ -164,7 +164,7 @@ def pair(
     first = save_model(folder / "first", 1, architecture, tied)
     second = save_model(folder / "second", 2, architecture, tied)
     options = {**OPTIONS, "kv_cache_gib": 0.0005, "max_num_batched_tokens": 64}
-    engine = open_engine("vllm", first, second=second, disable_log_stats=False, **options)
+    engine = open_engine("vllm", first, second, disable_log_stats=False, **options)
     yield engine, first, second
     engine.close()
 
@@ -176,25 +176,29 @@ class TestPair:
     def test_ends_are_the_single_models(self, pair: tuple[Any, Path, Path], alpha: float) -> None:
         """Caches shared between the models, models swapped."""
         engine, first, second = pair
-        engine.set_alpha(alpha)
+        engine.set_coefficients([1 - alpha, alpha])
         assert_same(engine, open_engine("hf", second if alpha else first), prompts_of(12))
 
     @pytest.mark.parametrize("alpha", [0.5, 1.7])
     def test_between_and_beyond_equal_hf(self, pair: tuple[Any, Path, Path], alpha: float) -> None:
         """Anything but l0 + alpha (l1 - l0) mixed."""
         engine, first, second = pair
-        engine.set_alpha(alpha)
-        assert_same(engine, open_engine("hf", first, second=second, alpha=alpha), prompts_of(12))
+        engine.set_coefficients([1 - alpha, alpha])
+        assert_same(
+            engine,
+            open_engine("hf", first, second, coefficients=[1 - alpha, alpha]),
+            prompts_of(12),
+        )
 
     def test_preemption_chunks_and_shared_prefixes(self, pair: tuple[Any, Path, Path]) -> None:
         """A cache block of one model freed, reused or shared without the other's."""
         engine, first, second = pair
-        engine.set_alpha(1.5)
+        engine.set_coefficients([-0.5, 1.5])
         # six blocks of 32 tokens are shared; each response fills three more of its own
         prefix = [2 + i * i % 29 for i in range(200)]
         prompts = [prefix + prompt for prompt in prompts_of(14)]
         sampling = Sampling(temperature=0, max_tokens=100, n=2)
-        reference = open_engine("hf", first, second=second, alpha=1.5)
+        reference = open_engine("hf", first, second, coefficients=[-0.5, 1.5])
         made = run(engine, prompts, sampling)
         assert made == run(reference, prompts, sampling)
         assert made[::2] == made[1::2]
@@ -205,9 +209,11 @@ class TestPair:
     def test_load_weights_replaces_both(self, pair: tuple[Any, Path, Path]) -> None:
         """One of the two models left as it was."""
         engine, first, second = pair
-        engine.set_alpha(1.5)
+        engine.set_coefficients([-0.5, 1.5])
         engine.load_weights(second, first)
         assert engine.checksum
-        assert_same(engine, open_engine("hf", second, second=first, alpha=1.5), prompts_of(8))
+        assert_same(
+            engine, open_engine("hf", second, first, coefficients=[-0.5, 1.5]), prompts_of(8)
+        )
         with pytest.raises(PipelineError, match=r"holds 2 model\(s\)"):
             engine.load_weights(first)

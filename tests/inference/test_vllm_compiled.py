@@ -46,8 +46,8 @@ def test_compiled_members_stay_apart(
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert cache.exists()
-    reference = open_engine("hf", first, second=second)
+    reference = open_engine("hf", first, second)
     for alpha in (0.0, 1.0, 1.5):
-        reference.set_alpha(alpha)
+        reference.set_coefficients([1 - alpha, alpha])
         wanted = run(reference, PROMPTS, Sampling(temperature=0, max_tokens=12))
         assert [tuple(row) for row in found[str(alpha)]] == wanted

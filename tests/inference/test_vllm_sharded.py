@@ -43,7 +43,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path, 
     folder = tmp_path_factory.mktemp("sharded")
     # vLLM rounds a vocabulary up to a multiple of 64: of a smaller one all is on the first rank
     first, second = (save_model(folder / f"{i}", i, vocabulary=100) for i in (1, 2))
-    engine = open_engine("vllm", first, second=second, tensor_parallel=2, **OPTIONS)
+    engine = open_engine("vllm", first, second, tensor_parallel=2, **OPTIONS)
     yield engine, first, second
     engine.close()
 
@@ -55,18 +55,22 @@ class TestSharded:
     def test_equals_hf(self, pair: tuple[Any, Path, Path], alpha: float) -> None:
         """Logits mixed on one rank only, or before they are gathered; α not sent to all ranks."""
         engine, first, second = pair
-        engine.set_alpha(alpha)
-        assert_same(engine, open_engine("hf", first, second=second, alpha=alpha), prompts_of(12))
+        engine.set_coefficients([1 - alpha, alpha])
+        assert_same(
+            engine,
+            open_engine("hf", first, second, coefficients=[1 - alpha, alpha]),
+            prompts_of(12),
+        )
 
     def test_new_weights(self, pair: tuple[Any, Path, Path]) -> None:
         """A rank that keeps old weights, or reads the shard of the other."""
         engine, first, second = pair
-        engine.set_alpha(1.5)
+        engine.set_coefficients([-0.5, 1.5])
         recipe = Recipe((first, second), [0.0, 1.5], dtype="float32")
         for sources in ((second, first), (recipe, second)):
             engine.load_weights(*sources)
             assert engine.checksum.keys() == {f"{i}:{group}" for i in (0, 1) for group in GROUPS}
-            reference = open_engine("hf", first, second=second, alpha=1.5)
+            reference = open_engine("hf", first, second, coefficients=[-0.5, 1.5])
             reference.load_weights(*sources)
             assert_same(engine, reference, prompts_of(8))
 

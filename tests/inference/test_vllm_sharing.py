@@ -57,7 +57,7 @@ def alike(
     folder = tmp_path_factory.mktemp(architecture)
     first = save_model(folder / "first", 1, architecture, tied)
     second = save_variant(first, folder / "second", ADAPTED, seed=2)
-    engine = open_engine("vllm", first, second=second, **OPTIONS)
+    engine = open_engine("vllm", first, second, **OPTIONS)
     yield engine, first, second, expected(tied, biases=architecture == "qwen2")
     engine.close()
 
@@ -70,14 +70,14 @@ class TestSharedWeights:
         engine, first, second, names = alike
         assert engine.llm.collective_rpc(common) == [names]
         for alpha in (0.0, 1.0, 1.7):
-            engine.set_alpha(alpha)
-            reference = open_engine("hf", first, second=second, alpha=alpha)
+            engine.set_coefficients([1 - alpha, alpha])
+            reference = open_engine("hf", first, second, coefficients=[1 - alpha, alpha])
             assert_same(engine, reference, prompts_of(8))
 
     def test_reloads(self, alike: tuple[Any, Path, Path, set[str]], tmp_path: Path) -> None:
         """One model's new weights written into the other's, or equal ones not shared again."""
         engine, first, second, names = alike
-        engine.set_alpha(1.5)
+        engine.set_coefficients([-0.5, 1.5])
         unlike = save_variant(second, tmp_path / "unlike", "*", seed=3)
         for pair, wanted in (
             ((first, unlike), set()),
@@ -88,5 +88,5 @@ class TestSharedWeights:
             engine.load_weights(*pair)
             assert engine.checksum
             assert engine.llm.collective_rpc(common) == [wanted]
-            reference = open_engine("hf", pair[0], second=pair[1], alpha=1.5)
+            reference = open_engine("hf", pair[0], pair[1], coefficients=[-0.5, 1.5])
             assert_same(engine, reference, prompts_of(8))

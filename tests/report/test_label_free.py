@@ -9,6 +9,7 @@ import math
 import random
 import statistics
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def chosen_without(groups: dict[tuple[str, str, str], Tally]) -> dict[str, dict[
     for row in rows:
         found = judged.get((row["model"], row["task"], row["split"]))
         row["collapsed"] = bool(found and found.reasons)
-        row["collapse"] = found and found.to_json()
+        row["collapse"] = found and asdict(found)
     return choices(groups, rows, choose(rows), resamples=500)
 
 

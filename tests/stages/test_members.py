@@ -130,6 +130,8 @@ def test_members_that_cannot_be_added_are_found_by_the_plan(run_dir: Path, tmp_p
     ):
         with pytest.raises(PipelineError, match=part):
             logit_extrap.plan(mixture(run_dir, (step, 1.0), (model, 1.0)))
+    with pytest.raises(PipelineError, match=r"members\[1\]\.model: .* of step 99; there are 0, "):
+        members.open_members(mixture(run_dir, (step, 1.0), (99, 1.0)))
 
 
 def test_a_sum_that_is_not_one_is_said(run_dir: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def test_shuffled_rows_have_the_same_scores(seed: int) -> None:
             pairs.sort(key=lambda pair: MODELS.index(pair[0]["model"]))
         groups = tally([row for row, _ in pairs], [grade for _, grade in pairs])
         rows = score_groups(groups, last_rl="rl-4", start="base", pass_k=[1, 3], resamples=300)
-        judged = {str(key): found.to_json() for key, found in judge(groups, "rl-4").items()}
+        judged = {str(key): asdict(found) for key, found in judge(groups, "rl-4").items()}
         told.append(json.dumps([rows, judged]))
     assert told[0] == told[1] == told[2]
 

@@ -65,8 +65,8 @@ def values(entries: dict[str, Entry]) -> Tensors:
     found = {}
     with Files() as files:
         for name, entry in entries.items():
-            out, raw = torch.empty(entry.numel), torch.empty(entry.numel * 8, dtype=torch.uint8)
-            files.load(entry, 0, entry.numel, out, raw)
+            out = torch.empty(entry.numel)
+            files.load(entry, 0, entry.numel, out)
             found[name] = out.view(entry.shape)
     return found
 

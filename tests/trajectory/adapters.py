@@ -69,8 +69,8 @@ def load(entries: Mapping[str, Entry]) -> Tensors:
     out: Tensors = {}
     with Files() as files:
         for name, entry in entries.items():
-            values, raw = torch.empty(entry.numel), torch.empty(8 * entry.numel, dtype=torch.uint8)
-            files.load(entry, 0, entry.numel, values, raw)
+            values = torch.empty(entry.numel)
+            files.load(entry, 0, entry.numel, values)
             out[name] = values.view(entry.shape)
     return out
 

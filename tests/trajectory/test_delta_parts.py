@@ -67,8 +67,8 @@ def values(checkpoint: Checkpoint) -> Tensors:
     found = {}
     with Files() as files:
         for name, entry in checkpoint.entries.items():
-            out, raw = torch.empty(entry.numel), torch.empty(entry.numel * 8, dtype=torch.uint8)
-            files.load(entry, 0, entry.numel, out, raw)
+            out = torch.empty(entry.numel)
+            files.load(entry, 0, entry.numel, out)
             found[name] = out.view(entry.shape)
     return found
 

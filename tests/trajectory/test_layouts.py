@@ -30,9 +30,9 @@ def read_all(checkpoint: object) -> Tensors:
     out: Tensors = {}
     with Files() as files:
         for name, entry in checkpoint.entries.items():  # type: ignore[attr-defined]
-            values, raw = torch.empty(entry.numel), torch.empty(8 * 31, dtype=torch.uint8)
+            values = torch.empty(entry.numel)
             for piece in pieces([entry], 31):
-                files.load(entry, piece.start, piece.stop, values[piece.start : piece.stop], raw)
+                files.load(entry, piece.start, piece.stop, values[piece.start : piece.stop])
             out[name] = values.view(entry.shape)
     return out
 

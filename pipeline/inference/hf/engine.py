@@ -28,13 +28,13 @@ from pipeline.inference.interface import (
     Generation,
     Sampling,
     Source,
-    alpha_coefficients,
     check_coefficients,
     check_prompts,
     check_source,
 )
 
 SCORE_ELEMENTS = 1 << 27  # logits held at once while scoring: 512 MiB in fp32
+PER_ROW = ("prompts", "samples", "streams", "tokens", "counts", "logprobs")  # of a group
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
@@ -71,21 +71,14 @@ class Group:
     def keep(self, index: NDArray[np.int64]) -> None:
         """Drop all rows but `index`."""
         self.rows.select(torch.from_numpy(index).to(self.rows.mask.device))
-        self.prompts, self.samples = self.prompts[index], self.samples[index]
-        self.streams, self.tokens = self.streams[index], self.tokens[index]
-        self.counts, self.logprobs = self.counts[index], self.logprobs[index]
+        for name in PER_ROW:
+            setattr(self, name, getattr(self, name)[index])
 
     def join(self, other: Group) -> Group:
         """Both groups as one."""
-        return Group(
-            merge(self.rows, other.rows),
-            np.concatenate([self.prompts, other.prompts]),
-            np.concatenate([self.samples, other.samples]),
-            np.concatenate([self.streams, other.streams]),
-            np.concatenate([self.tokens, other.tokens]),
-            np.concatenate([self.counts, other.counts]),
-            np.concatenate([self.logprobs, other.logprobs]),
-        )
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in PER_ROW}
+        arrays = {name: np.concatenate(pair) for name, pair in pairs.items()}
+        return Group(merge(self.rows, other.rows), **arrays)
 
     def last(self) -> torch.Tensor:
         """The newest token of each row: int64 [rows]."""
@@ -261,24 +254,19 @@ class HFEngine:
             for row, prompt, response in zip(found.tolist(), prompts, responses, strict=True)
         ]
 
-    def load_weights(self, source: Source, second: Source | None = None) -> None:
+    def load_weights(self, *sources: Source) -> None:
         """See `Engine.load_weights`."""
-        sources = [check_source(one) for one in (source, second) if one is not None]
-        if len(sources) != len(self.mixture.models):
+        given = [check_source(one) for one in sources]
+        if len(given) != len(self.mixture.models):
             raise PipelineError(
-                f"{source}: this engine mixes {len(self.mixture.models)} model(s), "
-                f"{len(sources)} given; give one source for each"
+                f"{', '.join(map(str, given))}: this engine mixes {len(self.mixture.models)} "
+                f"model(s), {len(given)} given; give one source for each"
             )
-        self.mixture.load(sources)
-
-    def set_alpha(self, alpha: float) -> None:
-        """See `Engine.set_alpha`; takes effect with the next call of `generate` or `score`."""
-        self.set_coefficients(alpha_coefficients(alpha, len(self.mixture.models)))
+        self.mixture.load(given)
 
     def set_coefficients(self, coefficients: Sequence[float]) -> None:
-        """See `Engine.set_coefficients`; takes effect as `set_alpha` does."""
-        found = check_coefficients(coefficients, len(self.mixture.models))
-        self.mixture.coefficients = found
+        """See `Engine.set_coefficients`; takes effect with the next `generate` or `score`."""
+        self.mixture.coefficients = check_coefficients(coefficients, len(self.mixture.models))
 
     def close(self) -> None:
         """See `Engine.close`."""

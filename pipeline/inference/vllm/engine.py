@@ -24,7 +24,6 @@ from pipeline.inference.interface import (
     Generation,
     Sampling,
     Source,
-    alpha_coefficients,
     check_coefficients,
     check_prompts,
     check_source,
@@ -225,20 +224,21 @@ class VLLMEngine:
             ]
         return scores
 
-    def load_weights(self, source: Source, second: Source | None = None) -> None:
+    def load_weights(self, *sources: Source) -> None:
         """See `Engine.load_weights`: in place, with the prefix cache emptied.
 
         `checksum` then holds what was read back from the layers and found equal to the source; it
         is None where that cannot be compared (see `vllm.checksum`).
         """
-        given = [check_source(one) for one in (source, second) if one is not None]
+        given = [check_source(one) for one in sources]
         if len(given) != self.models:
             raise PipelineError(f"the engine holds {self.models} model(s): give a source for each")
         self._check_heads(given)
-        sources = [one.to_plain() if isinstance(one, Recipe) else str(one) for one in given]
-        ranks = self.llm.collective_rpc("load_sources", args=(sources,))
-        self._forget()
-        self.checksum = self._compare(sources, ranks)
+        plain = [one.to_plain() if isinstance(one, Recipe) else str(one) for one in given]
+        ranks = self.llm.collective_rpc("load_sources", args=(plain,))
+        if not self.llm.reset_prefix_cache():  # its keys and values are of the old weights
+            raise PipelineError("vLLM would not reset its prefix cache: requests are running")
+        self.checksum = self._compare(plain, ranks)
 
     def _check_heads(self, sources: Sequence[Source]) -> None:
         """vLLM ties by the configuration that it was started with, and takes no other notice of a
@@ -268,15 +268,6 @@ class VLLMEngine:
             found = compare(reports[0][0], pieces, source)
             checked |= {f"{number}:{group}": value for group, value in found.items()}
         return checked
-
-    def _forget(self) -> None:
-        """Empty the prefix cache: its keys and values are of the old weights."""
-        if not self.llm.reset_prefix_cache():
-            raise PipelineError("vLLM would not reset its prefix cache: requests are running")
-
-    def set_alpha(self, alpha: float) -> None:
-        """See `Engine.set_alpha`."""
-        self.set_coefficients(alpha_coefficients(alpha, self.models))
 
     def set_coefficients(self, coefficients: Sequence[float]) -> None:
         """See `Engine.set_coefficients`. The KV caches stay: no model's state depends on them."""

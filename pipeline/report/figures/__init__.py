@@ -6,7 +6,7 @@ from pipeline.report.figures.fits import r2_histogram, token_fits, weight_fits
 from pipeline.report.figures.heat_map import r2_heat_map
 from pipeline.report.figures.models import model_bars
 from pipeline.report.figures.scores import alpha_curve, horizon_curve
-from pipeline.report.figures.style import DARK, LIGHT, THEMES, Theme
+from pipeline.report.figures.style import DARK, LIGHT, Theme
 from pipeline.report.figures.temperature import temperature_curve
 from pipeline.report.figures.token_bins import token_bins
 from pipeline.report.figures.training import reward_curve
@@ -14,7 +14,6 @@ from pipeline.report.figures.training import reward_curve
 __all__ = [
     "DARK",
     "LIGHT",
-    "THEMES",
     "Theme",
     "alpha_curve",
     "change_shares",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from pipeline.report.figures.scores import method_names
+from pipeline.report.figures.scores import Row, colour_of, method_names
 from pipeline.report.figures.style import LIGHT, WIDTH, Theme, data_ticks, sheet
 
-Row = Mapping[str, Any]
 KINDS = {"step": ("rl", "weight"), "alpha": ("logit",)}
 LEAST = 5.0  # percent that a share's axis reaches: noise is not to look like news
 PANELS = (  # key of a row, title, factor
@@ -38,20 +36,15 @@ def collapse_signs(rows: Sequence[Row], x: str, path: Path, theme: Theme = LIGHT
     """
     drawn = [row for row in rows if on_axis(row, x)]
     methods = method_names(rows)
-    lines: dict[str, tuple[str, list[Row]]] = {}
+    names = {"rl": "real RL", "logit": "logit extrapolation"}
+    lines: dict[str, list[Row]] = {}
     for row in sorted(drawn, key=lambda row: float(row[x])):
-        if row["kind"] == "rl":
-            name, colour = "real RL", theme.rl
-        elif row["kind"] == "logit":
-            name, colour = "logit extrapolation", theme.logit
-        else:
-            name = str(row["method"])
-            colour = theme.method(methods.index(name))
-        lines.setdefault(name, (colour, []))[1].append(row)
+        lines.setdefault(names.get(row["kind"]) or str(row["method"]), []).append(row)
     with sheet(path, 4.6, theme) as figure:
         grid = figure.subplots(2, 3, squeeze=False, sharex=True)
         for axes, (key, title, factor) in zip(grid.ravel(), PANELS, strict=True):
-            for name, (colour, mine) in lines.items():
+            for name, mine in lines.items():
+                colour = colour_of(mine[0], methods, theme)
                 known = [row for row in mine if row.get(key) is not None]
                 points = [(float(row[x]), factor * float(row[key])) for row in known]
                 axes.plot(*_columns(points), color=colour, marker="o", markersize=3.5, label=name)

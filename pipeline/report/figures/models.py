@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from pipeline.report.figures.scores import Row, method_names, percent
+from pipeline.report.figures.scores import Row, colour_of, method_names, percent
 from pipeline.report.figures.style import LIGHT, Theme, sheet, shorten
 
 
@@ -34,7 +34,7 @@ def model_bars(
     with sheet(path, 1.15 + 0.36 * max(len(rows), 2), theme) as figure:
         left, right = figure.subplots(1, 2, sharey=True, gridspec_kw={"width_ratios": [3, 2]})
         for place, row in enumerate(rows):
-            colour = _colour(row, order, theme)
+            colour = colour_of(row, order, theme)
             level, (low, high) = percent(row["avg@k"]), map(percent, row["ci95"])
             left.barh(place, level, height=0.62, color=colour, alpha=0.85)
             left.plot([low, high], [place, place], color=theme.ink, linewidth=1.3)
@@ -77,11 +77,3 @@ def _difference(axes: Axes, place: int, difference: Mapping[str, Any], colour: s
         markersize=6,
         markeredgewidth=1.6,
     )
-
-
-def _colour(row: Row, methods: Sequence[str], theme: Theme) -> str:
-    if row["kind"] == "weight":
-        return theme.method(methods.index(str(row["method"])))
-    own = {"base": theme.base, "named": theme.base, "rl": theme.rl, "logit": theme.logit}
-    own["mixture"] = theme.logit
-    return own[row["kind"]]

@@ -265,6 +265,15 @@ def _whiskers(
             )
 
 
+def colour_of(row: Row, methods: Sequence[str], theme: Theme) -> str:
+    """A meaning keeps its colour in all figures; each of the weight extrapolation `methods` of the
+    run has its own."""
+    if row["kind"] == "weight":
+        return theme.method(methods.index(str(row["method"])))
+    own = {"base": theme.base, "named": theme.base, "rl": theme.rl}
+    return own.get(row["kind"], theme.logit)
+
+
 def method_names(rows: Sequence[Row]) -> list[str]:
     """Names of the weight extrapolation methods, in order of appearance."""
     return list(dict.fromkeys(str(row["method"]) for row in rows if row["kind"] == "weight"))

@@ -80,7 +80,6 @@ DARK = Theme(
     logit="#2fc396",
     methods=("#f0803c", "#dd8cc0", "#f0c24b", "#b3d9f2", "#c99a62"),
 )
-THEMES = (LIGHT, DARK)
 
 
 def settings(theme: Theme) -> dict[str, Any]:

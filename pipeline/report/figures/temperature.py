@@ -9,10 +9,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from pipeline.report.figures.scores import method_names, percent
+from pipeline.report.figures.scores import Row, colour_of, method_names, percent
 from pipeline.report.figures.style import LIGHT, WIDTH, Theme, number, panels, sheet, shorten
-
-Row = Mapping[str, Any]
 
 
 def temperature_curve(
@@ -41,9 +39,10 @@ def temperature_curve(
         for axes, task in zip(grid, tasks, strict=True):
             panel = [row for row in rows if row["task"] == task]
             for place, (model, label) in enumerate(labels.items()):
-                mine = [row for row in panel if row["model"] == model]
                 aside = 0.006 * (place - (len(labels) - 1) / 2)
-                _line(axes, mine, label, _look(mine, order, max(steps, default=0), theme), aside)
+                if mine := [row for row in panel if row["model"] == model]:
+                    look = _look(mine[0], order, max(steps, default=0), theme)
+                    _line(axes, mine, label, look, aside)
             ticks = sorted({float(row["temperature"]) for row in panel})
             axes.set_xticks(ticks, [number(tick) if tick else "greedy" for tick in ticks])
             axes.set_xlabel("temperature")
@@ -57,24 +56,17 @@ def temperature_curve(
     return path
 
 
-def _look(rows: Sequence[Row], methods: Sequence[str], last: int, theme: Theme) -> dict[str, Any]:
-    """Colour and line of a model: a meaning keeps its colour in all figures."""
-    if not rows or rows[0]["kind"] in {"base", "named"}:
-        return {"color": theme.base, "linestyle": "-"}
-    first = rows[0]
-    if first["kind"] == "rl":
-        return {"color": theme.rl, "linestyle": "-" if first["step"] == last else ":"}
-    if first["kind"] in {"logit", "mixture"}:
-        return {"color": theme.logit, "linestyle": "--" if first["kind"] == "logit" else ":"}
-    return {"color": theme.method(methods.index(str(first["method"]))), "linestyle": "--"}
+def _look(row: Row, methods: Sequence[str], last: int, theme: Theme) -> dict[str, Any]:
+    """Colour and line of a model."""
+    lines = {"base": "-", "named": "-", "rl": "-" if row.get("step") == last else ":"}
+    line = (lines | {"mixture": ":"}).get(row["kind"], "--")
+    return {"color": colour_of(row, methods, theme), "linestyle": line}
 
 
 def _line(
     axes: Axes, rows: Sequence[Row], label: str, look: Mapping[str, Any], aside: float
 ) -> None:
     """A model's line with whiskers, a little aside so that those of several models stay apart."""
-    if not rows:
-        return
     ordered = sorted(rows, key=lambda row: float(row["temperature"]))
     shift = aside * max(float(row["temperature"]) for row in rows)
     levels = [percent(row["avg@k"]) for row in ordered]

@@ -6,6 +6,7 @@ between jobs, other than the horizon, tells lines apart: the method, its options
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,7 @@ class Job:
 class Jobs:
     """All jobs.
 
+    folder: that the report belongs to: the only one given, or the one around all;
     rows: as in scores.json, but over seeds (`seeds`: how many), with the line that they belong to
     as `method`, what tells their training from others as `training`, and the gain over the last
     checkpoint of real RL as `gain`; varying: the settings that differ.
@@ -97,7 +99,8 @@ def read_jobs(paths: Sequence[Path]) -> Jobs:
     chosen = _choose(rows)
     models = {choice["model"] for choice in chosen.values()}
     marked = [{**row, "chosen": row["model"] in models} for row in rows]
-    return Jobs(_common(paths), jobs, varying, marked, chosen)
+    folder = Path(os.path.commonpath([path.resolve() for path in paths]))
+    return Jobs(folder, jobs, varying, marked, chosen)
 
 
 def _job(run: Run) -> Job:
@@ -176,13 +179,3 @@ def _choose(rows: Iterable[Row]) -> Mapping[str, Mapping[str, Any]]:
         for kind in KINDS
     }
     return choose([row for row in validation if row["seeds"] == most.get(row["kind"])])
-
-
-def _common(paths: Sequence[Path]) -> Path:
-    """The folder that the report belongs to: the only one given, or the one around all."""
-    resolved = [path.resolve() for path in paths]
-    if len(resolved) == 1:
-        return resolved[0]
-    parents = [[*reversed(path.parents), path] for path in resolved]
-    shared = [level[0] for level in zip(*parents, strict=False) if len(set(level)) == 1]
-    return shared[-1]

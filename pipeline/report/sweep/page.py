@@ -101,43 +101,39 @@ def _trainings(jobs: Jobs, kind: str) -> list[tuple[str, list[Row]]]:
 
 
 def _horizon(jobs: Jobs, album: Album) -> Section:
-    parts = []
+    body = Markup("")
     for number, (training, rows) in enumerate(_trainings(jobs, "weight")):
-        parts.append(
-            album.figure(
-                f"horizon_{number}",
-                partial(figures.horizon_curve, rows, jobs.last),
-                "avg@k against the step, real RL and weight extrapolation of all jobs",
-                training or "Accuracy over the horizon.",
-                "Blue is real RL, each other line a method with its settings, over the steps that "
-                f"it predicts. {_intervals(rows)}{_ring(rows, 'weight')}",
-            )
+        body += album.figure(
+            f"horizon_{number}",
+            partial(figures.horizon_curve, rows, jobs.last),
+            "avg@k against the step, real RL and weight extrapolation of all jobs",
+            training or "Accuracy over the horizon.",
+            "Blue is real RL, each other line a method with its settings, over the steps that it "
+            f"predicts. {_intervals(rows)}{_ring(rows, 'weight')}",
         )
-    if not parts:
+    if not body:
         return absent_section("horizon", "Accuracy over the horizon", ["weight_extrap", "evaluate"])
-    return Section("horizon", "Horizon", "Weight extrapolation", Markup("").join(parts))
+    return Section("horizon", "Horizon", "Weight extrapolation", body)
 
 
 def _alpha(jobs: Jobs, album: Album) -> Section:
-    parts = []
+    body = Markup("")
     for number, (training, rows) in enumerate(_trainings(jobs, "logit")):
         lines = dict.fromkeys(row["method"] for row in rows if row["kind"] == "logit")
         for place, line in enumerate(lines):
             mine = [row for row in rows if row["kind"] != "logit" or row["method"] == line]
             end = next(row["last_rl"] for row in mine if row["method"] == line)
             anchor = f"{end} ({training})" if training else end
-            parts.append(
-                album.figure(
-                    f"alpha_{number}_{place}",
-                    partial(figures.alpha_curve, mine, anchor),
-                    "avg@k of logit extrapolation against α, over all jobs",
-                    "Accuracy over α" + line.removeprefix("logit") + ".",
-                    f"Blue is {anchor}. {_intervals(mine)}{_ring(mine, 'logit')}",
-                )
+            body += album.figure(
+                f"alpha_{number}_{place}",
+                partial(figures.alpha_curve, mine, anchor),
+                "avg@k of logit extrapolation against α, over all jobs",
+                "Accuracy over α" + line.removeprefix("logit") + ".",
+                f"Blue is {anchor}. {_intervals(mine)}{_ring(mine, 'logit')}",
             )
-    if not parts:
+    if not body:
         return absent_section("alpha", "Accuracy over α", ["logit_extrap", "evaluate"])
-    return Section("alpha", "α", "Logit extrapolation", Markup("").join(parts))
+    return Section("alpha", "α", "Logit extrapolation", body)
 
 
 def _scores(jobs: Jobs) -> Section:

@@ -79,10 +79,8 @@ def _read(step: int, source: Path, base: Checkpoint | None) -> Found:
     """
     models = hf.find(source)
     adapters = lora.find(source, models)
-    model, adapter = (
-        _model(step, source, models, adapters),
-        _adapter(step, source, models, adapters),
-    )
+    model = _model(step, source, models, adapters)
+    adapter = _adapter(step, source, models, adapters)
     if model is not None and adapter is not None:
         raise PipelineError(_both(step, source, f"a model ({model})", f"an adapter ({adapter})"))
     if delta.holds(source):

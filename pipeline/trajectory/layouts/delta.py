@@ -136,11 +136,11 @@ def _subtracter(
 ) -> Callable[[Piece], None]:
     """One thread's work on a tensor, piece by piece: weight fp32 [n] minus the base's values from
     element `first` on."""
-    theta_0, raw = torch.empty(PIECE), torch.empty(PIECE * 8, dtype=torch.uint8)
+    theta_0 = torch.empty(PIECE)
 
     def work(piece: Piece) -> None:
         start = theta_0[: len(piece)]
-        files.load(entry, first + piece.start, first + piece.stop, start, raw)
+        files.load(entry, first + piece.start, first + piece.stop, start)
         delta = torch.sub(weight[piece.start : piece.stop], start, out=start)
         output.write(entry.name, piece.start, delta.to(dtype))
 

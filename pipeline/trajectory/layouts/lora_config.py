@@ -181,10 +181,7 @@ def _patterns(path: Path, raw: Mapping[str, Any], key: str) -> Mapping[str, Any]
     """A mapping from regular expressions of module paths to positive numbers."""
     patterns: Mapping[str, Any] = _get(path, raw, key, dict, {})
     for pattern, value in patterns.items():
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise PipelineError(f"{path}: {key}: {pattern!r} is no pattern ({error})") from None
+        _check_pattern(path, key, pattern)
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise PipelineError(f"{path}: {key}: {pattern!r} has the value {value!r}, no number")
     return patterns
@@ -196,7 +193,11 @@ def _check_names(path: Path, key: str, value: Any) -> None:
     if not isinstance(names, list | None) or not all(isinstance(n, str) for n in names or ()):
         raise PipelineError(f"{path}: {key}={value!r}: expected a list of names")
     for pattern in names or () if isinstance(value, str) or key == "modules_to_save" else ():
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise PipelineError(f"{path}: {key}: {pattern!r} is no pattern ({error})") from None
+        _check_pattern(path, key, pattern)
+
+
+def _check_pattern(path: Path, key: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise PipelineError(f"{path}: {key}: {pattern!r} is no pattern ({error})") from None
