@@ -38,7 +38,9 @@ LONG_LASTS = (40, 80, 120, 160, 240)
 FINALISTS = ("3.2e-4", "6.4e-4")  # rates of studies.reground that have all seeds
 SIZE = Size(validation=1, test=300, samples=2)
 SHAPE = ("r2_median_unfiltered", "rank1_share", "straightness", "noise", "factor")
+SHOWN = "straightness and reach"  # what stages print (pipeline.trajectory.prospects)
 FEATURES = {  # what may stand in a rule: without a length, with it, and instead of the path
+    SHOWN: ("straightness", "reach"),
     "shape": SHAPE,
     "shape and length": (*SHAPE, "relative_movement", "reach"),
     "accuracy seen": ("seen", "factor"),

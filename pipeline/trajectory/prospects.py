@@ -54,13 +54,13 @@ class Study:
 
 
 STUDY = Study(
-    predictions=224,
-    straightness=0.7956,
-    reach=0.02283,
-    warned=79,
-    warned_lost=63,
-    others_lost=2,
-    hit_rate=0.8705,
+    predictions=288,
+    straightness=0.806,
+    reach=0.01883,
+    warned=85,
+    warned_lost=64,
+    others_lost=1,
+    hit_rate=0.8993,
     farthest=0.423,
 )
 

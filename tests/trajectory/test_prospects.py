@@ -16,6 +16,7 @@ from pipeline.trajectory import stream
 from pipeline.trajectory.linearity import probe_weights
 from pipeline.trajectory.prospects import STUDY, asked, prospects
 from pipeline.trajectory.sources import discover
+from studies.rule import SHOWN
 from studies.thresholds import Rule, Threshold
 from tests.conftest import ROOT
 from tests.trajectory.pico import load_model, run_tensors, write_run
@@ -113,7 +114,7 @@ def test_thresholds_are_the_studys() -> None:
         row
         for row in result["rules"]["all"]
         if (row["temperature"], row["outcome"]) == ("greedy", "loses")
-        and (row["features"], row["thresholds"]) == ("shape and length", 2)
+        and (row["features"], row["thresholds"]) == (SHOWN, 2)
     ]
     [row] = rows
     rule = Rule(

@@ -137,11 +137,11 @@ def sheet(path: Path, height: float, theme: Theme, width: float = WIDTH) -> Iter
     look: Any = settings(theme)
     with matplotlib.rc_context(look):
         figure = Figure(figsize=(width, height), dpi=DPI)
-        FigureCanvasAgg(figure)
+        canvas = FigureCanvasAgg(figure)
         yield figure
         _lay_out(figure)
         with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+            canvas.print_png(temporary, metadata={"Software": None})
 
 
 def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Axes]:
