@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pipeline.artifacts import hash_json, read_jsonl
-from pipeline.inference.interface import Engine, Sampling, Source, sampling_hash
+from pipeline.inference.interface import Engine, Sampling, Source, check_finite, sampling_hash
 from pipeline.inference.run import PromptItem, sample_to_jsonl
 from pipeline.progress import bar
 from pipeline.trajectory.linearity import probe_series, series_r2
@@ -211,6 +211,8 @@ def _score(
             if name not in found:
                 engine.load_weights(source)
                 rows = engine.score(prompts, responses)
+                for row in rows:
+                    check_finite(f"step {step} ({source})", row)
                 found[name] = torch.tensor([value for row in rows for value in row])
                 temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
                 save_file(found, temporary, {"texts": identity})
