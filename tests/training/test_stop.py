@@ -21,7 +21,7 @@ from pipeline.artifacts import read_jsonl
 from pipeline.errors import PipelineError
 from pipeline.stopping import REQUEUE, Requeue, stopped_by
 from pipeline.training.checkpoints import resumable
-from pipeline.training.launch import launch
+from pipeline.training.launch import command, launch
 from pipeline.training.schema import RegroundConfig
 from pipeline.training.spec import RlSpec, write_spec
 from pipeline.training.stop import STOPPED, ask
@@ -117,10 +117,11 @@ def test_two_ranks_stop_together(base: Path, tmp_path: Path, launcher: str) -> N
     steps = {"steps": 30, "snapshot_every": 30, "checkpoint_every": 30}
     whole = spec(tmp_path / "whole", base, **steps, compute=ranks, reground=JUMPS)
     cut = replace(whole, output=str(tmp_path / "cut"))
+    others = _children(os.getpid())  # of the tests themselves
 
     def at(row: dict[str, Any]) -> None:
         if row["step"] == 1:
-            for child in _children(os.getpid()):
+            for child in set(_children(os.getpid())).difference(others):
                 os.kill(child, signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -153,11 +154,12 @@ def test_a_rank_that_is_killed_is_one_line(base: Path, tmp_path: Path) -> None:
     wanted = spec(tmp_path, base, steps=300, checkpoint_every=1, compute=ranks)
 
     seen: list[int] = []
+    others = _children(os.getpid())  # of the tests themselves
 
     def at(row: dict[str, Any]) -> None:
         seen.append(row["step"])
         if len(seen) == 1:
-            [node] = _children(os.getpid())
+            [node] = set(_children(os.getpid())).difference(others)
             os.kill(_children(node)[-1], signal.SIGKILL)
 
     with pytest.raises(PipelineError, match="2 ranks: one was ended by SIGKILL, as the system"):
@@ -165,6 +167,16 @@ def test_a_rank_that_is_killed_is_one_line(base: Path, tmp_path: Path) -> None:
     found = resumable(wanted)
     assert found is not None
     assert found[1] >= 1
+
+
+@pytest.mark.parametrize("killed", ["0", "1"])
+def test_a_rank_that_is_killed_is_told_before_those_that_fail_without_it(killed: str) -> None:
+    """DeepSpeed's launcher looks once a second, and names whichever of the dead it finds first."""
+    pytest.importorskip("deepspeed")
+    line = command(compute(launcher="deepspeed", processes=2), Path(killed))
+    line[line.index("--module") + 1] = "tests.training.one_is_killed"
+    ended = subprocess.run(line, cwd=ROOT, capture_output=True, timeout=100)
+    assert ended.returncode == 128 + signal.SIGKILL
 
 
 def test_the_command_ends_with_the_code_to_requeue_by(base: Path, tmp_path: Path) -> None:
