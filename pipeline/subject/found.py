@@ -119,9 +119,10 @@ class Subject:
         last = extrapolation.last if extrapolation.last is not None else max(steps)
         for key, step in (("first", extrapolation.first), ("last", last)):
             if step not in steps:
+                way = "" if step else "; give snapshot.base, the model of step 0, or another step"
                 raise PipelineError(
                     f"extrapolation.{key}: there is no checkpoint of step {step}; there are "
-                    + ", ".join(map(str, sorted(steps)))
+                    f"{', '.join(map(str, sorted(steps)))}{way}"
                 )
         check_straight(extrapolation.first, last, self._virtual(steps))
         return extrapolation.first, last
