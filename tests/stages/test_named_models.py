@@ -19,10 +19,9 @@ from tests.stages.contexts import context_of
 from tests.test_configs import composed
 
 
-def evaluate(run_dir: Path, models: str, *more: str) -> Any:
-    return run_pipeline(
-        *PICO, f"run.dir={run_dir}", "stages=[evaluate,report]", f"evaluate.models={models}", *more
-    )
+def evaluate(run_dir: Path, models: str, *more: str, stages: str = "[evaluate]") -> Any:
+    named = [f"run.dir={run_dir}", f"stages={stages}", f"evaluate.models={models}"]
+    return run_pipeline(*PICO, *named, *more)
 
 
 def test_folders_and_predictions_are_evaluated(pico_run: Path, tmp_path: Path) -> None:
@@ -38,6 +37,7 @@ def test_folders_and_predictions_are_evaluated(pico_run: Path, tmp_path: Path) -
         run_dir,
         f"{{zero:{other},copied:{copy},six:{{method:two_point,target:6}},"
         "seven:{method:mean,target:7}}",
+        stages="[evaluate,report]",
     )
     assert done.returncode == 0, done.stderr
     rows = read_json(run_dir / "evaluate" / "scores.json")["rows"]
