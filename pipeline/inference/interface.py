@@ -166,6 +166,23 @@ def check_model_folder(path: Path) -> Path:
     return path
 
 
+def check_finite(what: object, logprobs: Sequence[float]) -> None:
+    """Refuse a model whose logits are NaN or infinite: any token would pass for its answer.
+
+    Args:
+        what: the model, for the message.
+        logprobs: of tokens that it drew or scored.
+
+    Raises:
+        PipelineError: one of them is not finite.
+    """
+    if not all(map(math.isfinite, logprobs)):
+        raise PipelineError(
+            f"{what}: its logits are NaN or infinite; in model.dtype=float16 they may overflow: "
+            "give bfloat16 or float32, else leave this model out"
+        )
+
+
 def check_source(source: Source) -> Source:
     """`source`, if it is a checkpoint folder, or a recipe of one."""
     check_model_folder(source.model if isinstance(source, Recipe) else source)

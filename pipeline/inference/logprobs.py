@@ -2,8 +2,8 @@
 
 Responses are drawn once from the first checkpoint; every checkpoint then scores each token of
 these fixed texts, teacher-forced: log p(token | prompt, earlier tokens of the response). A token's
-series over the checkpoints is fitted with a line. Scores are saved after every checkpoint, so a
-killed probe resumes with the next one.
+series over the checkpoints is fitted with a line. Scores are saved after every checkpoint, with
+what they were made from: a killed probe resumes with the next one, other filters score nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pipeline.artifacts import hash_json, read_jsonl
-from pipeline.inference.interface import Engine, Sampling, Source, sampling_hash
+from pipeline.inference.interface import Engine, Sampling, Source, check_finite, sampling_hash
 from pipeline.inference.run import PromptItem, sample_to_jsonl
 from pipeline.progress import bar
 from pipeline.trajectory.linearity import probe_series, series_r2
@@ -101,6 +101,7 @@ def probe_logprobs(
     min_change: float,
     min_unique: int,
     times: Sequence[float] | None = None,
+    identities: Mapping[int, str] | None = None,
 ) -> dict[str, Any]:
     """Score the texts with every checkpoint, and fit a line to each token.
 
@@ -112,6 +113,8 @@ def probe_logprobs(
         min_change: least |last - first| log-prob of a token that counts (paper: 0.2).
         min_unique: least number of distinct values.
         times: where the steps lie on the line of the run, if not at themselves.
+        identities: hash of what each step's scores are made from (weights, engine, dtype); None:
+            the folder is this run's alone.
 
     Returns:
         `probe_series`' dictionary with `tokens_total`, `tokens_kept`, the text and context of
@@ -121,7 +124,8 @@ def probe_logprobs(
         PipelineError: fewer than 3 checkpoints, or a checkpoint that cannot be loaded.
     """
     steps = sorted(sources)
-    values = _score(engine, texts, [(step, sources[step]) for step in steps], folder)
+    made_from = {step: (identities or {}).get(step, "") for step in steps}
+    values = _score(engine, texts, sources, made_from, folder)
     times = steps if times is None else times
     report = probe_series(values, times, min_change, min_unique)
     r2, _ = series_r2(values, times)
@@ -183,35 +187,45 @@ def r2_bins(
 
 
 def _score(
-    engine: Engine, texts: Sequence[Text], checkpoints: Sequence[tuple[int, Source]], folder: Path
+    engine: Engine,
+    texts: Sequence[Text],
+    sources: Mapping[int, Source],
+    made_from: Mapping[int, str],
+    folder: Path,
 ) -> NDArray[np.float32]:
     """log p of every response token under every checkpoint: [checkpoints, tokens]."""
     path = folder / "logprobs.safetensors"
-    identity = hash_json([[text.prompt, text.response] for text in texts])
+    identity = {"texts": hash_json([[text.prompt, text.response] for text in texts])}
+    identity |= {f"step_{step}": what for step, what in made_from.items()}
     found = _load(path, identity)
     prompts, responses = [t.prompt for t in texts], [t.response for t in texts]
-    with bar(len(checkpoints), "log-probs", "checkpoint") as progress:
-        for step, source in checkpoints:
-            name = f"step_{step}"
+    with bar(len(made_from), "log-probs", "checkpoint") as progress:
+        for step in made_from:
+            name, source = f"step_{step}", sources[step]
             if name not in found:
                 engine.load_weights(source)
                 rows = engine.score(prompts, responses)
+                for row in rows:
+                    check_finite(f"step {step} ({source})", row)
                 found[name] = torch.tensor([value for row in rows for value in row])
                 temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-                save_file(found, temporary, {"texts": identity})
+                save_file(found, temporary, identity)
                 os.replace(temporary, path)
             progress.update(1)
-    return np.stack([found[f"step_{step}"].numpy() for step, _ in checkpoints])
+    return np.stack([found[f"step_{step}"].numpy() for step in made_from])
 
 
-def _load(path: Path, identity: str) -> dict[str, torch.Tensor]:
-    """Scores that an earlier start has saved for the same texts."""
+def _load(path: Path, identity: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    """Scores that an earlier start has saved of the same texts, under the same models."""
     if not path.exists():
         return {}
     with safe_open(path, "pt") as file:
-        if (file.metadata() or {}).get("texts") != identity:
+        made = file.metadata() or {}
+        if made.get("texts") != identity["texts"]:
             return {}
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        there = {*file.keys()}
+        same = [name for name, what in identity.items() if name in there and made.get(name) == what]
+        return {name: file.get_tensor(name) for name in same}
 
 
 def _words(engine: Engine, texts: Sequence[Text], index: int) -> dict[str, str]:

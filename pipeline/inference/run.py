@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import append_jsonl, hash_json, iter_jsonl, repair_jsonl, write_jsonl
-from pipeline.inference.interface import Engine, Generation, Sampling, sampling_hash
+from pipeline.inference.interface import Engine, Generation, Sampling, check_finite, sampling_hash
 from pipeline.progress import bar
 
 BLOCK_ROWS = 4096  # rows written together at most
@@ -161,6 +161,7 @@ class _Writer:
         self.bar = bar(total, label, "row")
 
     def add(self, item: PromptItem, made: Generation) -> None:
+        check_finite(self.common["model"], [made.logprob])
         self.rows.append(
             {
                 "task": item.task,

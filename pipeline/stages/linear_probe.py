@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from pipeline.trajectory.recipe import Recipe
 
 SECTIONS = ("linear_probe", "task", "engine", "model.dtype", "seed")
-REUSES = False
+REUSES = True  # responses and scores know what they were made from
+OUTPUTS = ("weights.json", "logprobs.json", "activations.json")
 
 
 def needs(context: Context) -> tuple[str, ...]:
@@ -81,6 +82,8 @@ def run(context: Context) -> dict[str, Any]:
     config = context.config.linear_probe
     trajectory = context.trajectory
     folder = context.stage_dir("linear_probe")
+    for name in OUTPUTS:  # of other settings; what is not asked for now is not to stand there
+        (folder / name).unlink(missing_ok=True)
     weights = probe_weights(trajectory, config.min_change, config.min_unique)
     write_json(folder / "weights.json", weights)
     summary, outlook = _headline("weights", weights), _outlook(trajectory.steps, weights)
@@ -134,14 +137,17 @@ def _probe_logprobs(
     config, folder = context.config.linear_probe, context.stage_dir("linear_probe")
     n, limit = config.responses_per_problem, config.max_response_tokens
     draw = Sampling(temperature=1.0, max_tokens=limit, n=n, seed=context.config.seed)
-    model = single(context, checkpoint_fingerprint(context.trajectory, min(sources)), base)
+    path = context.trajectory
+    model = single(context, checkpoint_fingerprint(path, min(sources)), base)
+    made_from = {
+        step: single(context, checkpoint_fingerprint(path, step), source)
+        for step, source in sources.items()
+    }
     engine = start_engines(context.engine.arguments(base), context.engine.replicas)
     try:
         items = posing.probe_prompts(context, engine.tokenizer, probed)
         texts = fixed_texts(engine, items, draw, model, folder, config.max_tokens)
         limits = config.min_logprob_change, config.min_unique
-        return texts, probe_logprobs(
-            engine, texts, sources, folder, *limits, times=context.trajectory.times
-        )
+        return texts, probe_logprobs(engine, texts, sources, folder, *limits, path.times, made_from)
     finally:
         engine.close()

@@ -5,6 +5,7 @@ Everything downstream reads only `trajectory.json`.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,7 @@ def _left_out(context: Context, trajectory: Trajectory) -> str:
 
 def run(context: Context) -> dict[str, Any]:
     from pipeline.trajectory.export import export
-    from pipeline.trajectory.fingerprint import check_finite, fingerprint
+    from pipeline.trajectory.fingerprint import check_finite, check_moved, fingerprint
 
     snapshot = context.config.snapshot
     if are_given(snapshot):
@@ -99,6 +100,12 @@ def run(context: Context) -> dict[str, Any]:
         trajectory = discover_own(snapshot, context.snapshots, base, steps)
     check_finite(trajectory)
     trajectory = fingerprint(trajectory)
+    if copies := check_moved(trajectory):
+        logging.getLogger(__name__).warning(
+            "snapshot: steps whose weights are the same files as an earlier step's (%s): leave out "
+            "what is a copy, it bends the path",
+            copies,
+        )
     for step in snapshot.export:
         export(trajectory, step, context.exported / f"step_{step}")
     settings = run_settings(trajectory.paths)

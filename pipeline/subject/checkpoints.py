@@ -62,7 +62,8 @@ def check_step(key: str, step: int, steps: Collection[int]) -> None:
     """Refuse a step that the trajectory does not have; `key` is where it was asked for."""
     if step not in steps:
         there = ", ".join(map(str, sorted(steps)))
-        raise PipelineError(f"{key}: there is no checkpoint of step {step}; there are {there}")
+        way = "" if step else "; give snapshot.base, the model of step 0, or another step"
+        raise PipelineError(f"{key}: there is no checkpoint of step {step}; there are {there}{way}")
 
 
 def _matching(snapshot: SnapshotConfig) -> Matching:

@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 
 from pipeline.errors import PipelineError
+from pipeline.trajectory.architecture import check_alike
 from pipeline.trajectory.checkpoint import Checkpoint, weight_files
 from pipeline.trajectory.entries import Entry
 from pipeline.trajectory.respell import respelled, slice_rows, with_ties
@@ -34,11 +35,13 @@ def align(checkpoints: Sequence[Checkpoint], matching: Matching) -> list[Checkpo
 
     Raises:
         PipelineError: names that cannot be mapped, a tensor that is missing, extra or of another
-            shape; names the first, and the option that helps.
+            shape, a configuration that computes otherwise; names the first, and the option that
+            helps.
     """
     base = checkpoints[0]
     later = []
     for checkpoint in checkpoints[1:]:
+        check_alike(base.folder, checkpoint.folder)
         base, found = respelled(base, checkpoint)
         later.append(found)
     base, *later = _parted([base, *(with_ties(base, checkpoint) for checkpoint in later)])

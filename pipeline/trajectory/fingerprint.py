@@ -95,3 +95,27 @@ def raise_not_finite(files: Files, checkpoint: Checkpoint, entry: Entry) -> None
             f"{checkpoint.weights}: tensor {entry.name}: {count} of {entry.numel} values are NaN "
             "or infinite; leave this checkpoint out"
         )
+
+
+def check_moved(trajectory: Trajectory) -> str:
+    """What to say of checkpoints whose files are the same as an earlier one's; "" if none are.
+
+    Args:
+        trajectory: from `fingerprint`.
+
+    Raises:
+        PipelineError: all are the same, so there is no path.
+    """
+    first: dict[tuple[str, ...], int] = {}
+    copies = []
+    for step in trajectory.steps:
+        content = tuple(sorted(str(f.sha256) for f in trajectory.checkpoints[step].files))
+        if (same := first.setdefault(content, step)) != step:
+            copies.append(f"{step} as {same}")
+    if copies and len(first) == 1:
+        raise PipelineError(
+            f"{trajectory.checkpoints[trajectory.steps[-1]].weights}: the weights of all "
+            f"{len(trajectory.steps)} checkpoints are the same files as those of step "
+            f"{trajectory.steps[0]}: nothing was trained, or copies of one were saved"
+        )
+    return ", ".join(copies)

@@ -10,14 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from pipeline.artifacts import append_jsonl, read_jsonl, write_jsonl
+from pipeline.errors import PipelineError
 from pipeline.inference import run
 from pipeline.inference.interface import sampling_hash
+from pipeline.inference.logprobs import Text, probe_logprobs
 from pipeline.inference.open import open_engine
 from pipeline.inference.run import own_file, random_key, read_keys, row_key, sample_to_jsonl
 from tests.inference import killed_run
 from tests.inference.killed_run import IDENTITY, SAMPLING
+from tests.inference.pico import save_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -162,3 +166,22 @@ def test_a_kill_while_rows_move_loses_none_and_doubles_none(
     assert samples(path, own) == [0, 1, 2]
     for name in ("one", "two"):
         assert samples(tmp_path / f"generations-{name}.jsonl", name) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_are_refused_by_the_models_name(
+    tmp_path: Path, temperature: float
+) -> None:
+    """A model that overflows and is scored as if it had answered, or a traceback from JSON."""
+    folder = save_model(tmp_path / "model", seed=0)
+    edited = load_file(folder / "model.safetensors")
+    edited["model.norm.weight"] *= 1e39
+    save_file(edited, folder / "model.safetensors", metadata={"format": "pt"})
+    engine, out = open_engine("hf", folder), tmp_path / "generations.jsonl"
+    items, sampling = killed_run.items(), replace(SAMPLING, temperature=temperature)
+    with pytest.raises(PipelineError, match=r"m-7: its logits are NaN or infinite.*float32"):
+        sample_to_jsonl(engine, items, sampling, out, **{**IDENTITY, "model": "m-7"})
+    assert read_jsonl(out) == []
+    texts = [Text(items[0].token_ids, (5, 6))]
+    with pytest.raises(PipelineError, match=r"step 0 .*NaN or infinite"):
+        probe_logprobs(engine, texts, {0: folder, 3: folder, 4: folder}, tmp_path, 0.1, 2)

@@ -15,6 +15,7 @@ import pytest
 from pipeline import content
 from pipeline.artifacts import read_json, write_json
 from pipeline.config import STAGES, MemberConfig
+from pipeline.errors import PipelineError
 from pipeline.records import load_stage, record
 from pipeline.settings import deciding
 from pipeline.stages.base import Context
@@ -254,3 +255,9 @@ def test_a_large_file_is_hashed_once_over_starts(
     file.write_bytes(bytes(101))
     assert [start(), start()] == ["h2", "h2"]
     assert len(read) == 2
+
+
+def test_a_missing_step_0_says_what_gives_it(run_dir: Path) -> None:
+    """Checkpoints without their base: the first thing that every new user meets."""
+    with pytest.raises(PipelineError, match=r"no checkpoint of step 0.*1, 2; give snapshot\.base"):
+        context_of(run_dir, extrapolation__last=None).ends([1, 2])

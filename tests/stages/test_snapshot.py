@@ -121,3 +121,26 @@ def test_a_hub_source_is_not_fetched_for_a_dry_run(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "nobody/nothing on the hub" in done.stdout
+
+
+def test_copies_among_the_checkpoints_are_said(pico_run: Path, tmp_path: Path) -> None:
+    """Would catch a path that stands still unnoticed: a folder copied under the next step's name,
+    or a trainer that saved the frozen base every time."""
+    models = [pico_run / f"rl_train/snapshots/step_{step}" for step in (2, 4)]
+    for step, model in ((1, models[0]), (2, models[1]), (3, models[1])):
+        shutil.copytree(model, tmp_path / f"run/step_{step}")
+        shutil.copytree(models[0], tmp_path / f"still/step_{step}")
+    arguments = ["+experiment=from_checkpoints", "tracking.mode=disabled", "stages=[snapshot]"]
+    arguments += ["extrapolation.first=1"]
+
+    def made(name: str) -> tuple[int, str]:
+        place = [f"snapshot.source={tmp_path / name}", f"run.dir={tmp_path / 'out' / name}"]
+        done = run_pipeline(*arguments, *place)
+        return done.returncode, done.stdout + done.stderr
+
+    code, said = made("run")
+    assert code == 0, said
+    assert "(3 as 2): leave out" in said
+    code, said = made("still")
+    assert code == 1
+    assert f"{tmp_path / 'still/step_3'}: the weights of all 3 checkpoints are the same" in said

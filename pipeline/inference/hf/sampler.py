@@ -119,9 +119,11 @@ def pick_tokens(
         sampling: greedy, or see `kept_tokens`.
 
     Returns:
-        Tokens int64 [rows], and log q of each, fp64 [rows]: q is what was drawn from (greedy: 0).
+        Tokens int64 [rows], and log q of each, fp64 [rows]: q is what was drawn from (greedy: 0);
+        NaN where the logits are NaN or infinite.
     """
     if sampling.temperature == 0:
         tokens = logits.argmax(dim=-1)
-        return tokens, torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
+        best = logits.gather(1, tokens[:, None])[:, 0].double()
+        return tokens, best - best  # 0, and NaN of what is not finite
     return draw_tokens(*kept_tokens(logits, sampling), uniform)

@@ -84,7 +84,8 @@ def judge(
     if draft.probabilities is None:
         best = mixed.argmax(dim=-1)
         accepted = (best == draft.tokens).long().cumprod(dim=1).sum(dim=1)
-        return best, torch.zeros_like(best, dtype=torch.float64), accepted
+        top = mixed.gather(2, best[..., None])[..., 0].double()
+        return best, top - top, accepted  # 0, and NaN of what is not finite
     q = draft.probabilities
     vocabulary = mixed.shape[-1]
     p = spread(*kept_tokens(mixed.flatten(0, 1), sampling), vocabulary).view(rows, k, vocabulary)

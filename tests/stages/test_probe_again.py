@@ -1,0 +1,91 @@
+"""linear_probe with other settings in the same run: would catch hours of scores that are thrown
+away for a filter, scores of other models that are taken for these, and figures that nobody asked
+for any more."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import records
+from pipeline.artifacts import read_json, read_jsonl, write_json
+from pipeline.inference.hf.engine import HFEngine
+from pipeline.stages import linear_probe
+from pipeline.stages.base import Context
+from tests.stages.contexts import context_of
+
+WRITTEN = ("weights.json", "logprobs.json", "activations.json")
+
+
+@pytest.fixture
+def run_dir(pico_run: Path, tmp_path: Path) -> Path:
+    """A copy of the pico run as far as the probe reads and writes it."""
+    for name in ("sft_train", "snapshot", "linear_probe"):
+        shutil.copytree(pico_run / name, tmp_path / "run" / name)
+    shutil.copy(pico_run / "config.yaml", tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one with every checkpoint that is scored."""
+    calls: list[int] = []
+    score = HFEngine.score
+
+    def count(engine: HFEngine, prompts: Any, responses: Any) -> list[list[float]]:
+        calls.append(len(prompts))
+        return score(engine, prompts, responses)
+
+    monkeypatch.setattr(HFEngine, "score", count)
+    return calls
+
+
+def files(context: Context) -> dict[str, Any]:
+    folder = context.stage_dir("linear_probe")
+    return {name: read_json(folder / name) for name in WRITTEN if (folder / name).exists()}
+
+
+def test_other_filters_score_nothing_anew(run_dir: Path, scored: list[int]) -> None:
+    first = context_of(run_dir)
+    before, drawn = files(first), read_jsonl(run_dir / "linear_probe" / "responses.jsonl")
+    other = context_of(
+        run_dir, linear_probe__min_logprob_change=0.001, linear_probe__activations=False
+    )
+    assert records.state(other, records.record(other, "linear_probe")) == "stale"
+    linear_probe.run(other)
+    assert scored == []
+    assert read_jsonl(run_dir / "linear_probe" / "responses.jsonl") == drawn
+    found = files(other)
+    assert found.keys() == {"weights.json", "logprobs.json"}
+    assert found["logprobs.json"]["scalars_kept"] > before["logprobs.json"]["scalars_kept"]
+    assert found["weights.json"] == before["weights.json"]
+    linear_probe.run(first)
+    assert scored == []
+    assert files(first) == before
+
+
+def test_hours_of_scores_are_no_reason_to_refuse_another_filter(run_dir: Path) -> None:
+    for name in ("done.json", "started.json"):
+        path = run_dir / "linear_probe" / name
+        write_json(path, read_json(path) | {"seconds": 9999.0, "since": 1.0})
+    other = context_of(run_dir, linear_probe__min_change=1e-6)
+    wanted = records.record(other, "linear_probe")
+    assert records.check_loss(other, wanted, {}) == ["linear_probe.min_change: 1e-7 → 1e-6"]
+
+
+def test_scores_of_other_models_are_made_anew(run_dir: Path, scored: list[int]) -> None:
+    """Each checkpoint by itself: one whose weights have changed, then all in another dtype."""
+    context = context_of(run_dir)
+    path = run_dir / "snapshot" / "trajectory.json"
+    trajectory = read_json(path)
+    trajectory["checkpoints"][3]["files"][0]["sha256"] = "0" * 64
+    write_json(path, trajectory)
+    before = files(context)
+    linear_probe.run(context)
+    assert len(scored) == 1
+    assert files(context) == before
+    linear_probe.run(context_of(run_dir, model__dtype="bfloat16"))
+    assert len(scored) == 1 + len(trajectory["steps"])
