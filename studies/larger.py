@@ -11,6 +11,7 @@ Writes docs/results/larger.json and docs/figures/larger.png, and prints the tabl
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ SHARED = (
     "sft_train.learning_rate=1e-3",
 )
 LASTS = {"RL": rule.LONG_LASTS, f"RL, rate {FAST}": rule.LASTS}
-KEYS = rule.FEATURES["shape and length"]
+FEATURES = (rule.SHOWN, "shape and length")
 
 
 def runs() -> dict[str, Job]:
@@ -44,21 +45,19 @@ def runs() -> dict[str, Job]:
 def transferred(
     known: Sequence[Mapping[str, Any]], points: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """For each temperature and outcome: the rule of two thresholds that is best on the `known`
-    points, and how it does on `points`."""
+    """For each temperature, outcome and set of features: the rule of two thresholds that is best on
+    the `known` points, and how it does on `points`."""
     rows = []
-    for words in rule.TEMPERATURES:
-        for name in rule.OUTCOMES:
-            old, new = (
-                np.array([bool(point[words][name]) for point in each]) for each in (known, points)
-            )
-            made = fit(rule.table_of(known, KEYS, words), old, 2)
-            said = made.says(rule.table_of(points, KEYS, words))
-            found = judged(said, new, [str(i) for i in range(len(new))])
-            rows.append(
-                {"temperature": words, "outcome": name, "rule": str(made), "said": int(said.sum())}
-                | found
-            )
+    for words, name, features_of in itertools.product(rule.TEMPERATURES, rule.OUTCOMES, FEATURES):
+        old, new = (
+            np.array([bool(point[words][name]) for point in each]) for each in (known, points)
+        )
+        keys = rule.FEATURES[features_of]
+        made = fit(rule.table_of(known, keys, words), old, 2)
+        said = made.says(rule.table_of(points, keys, words))
+        found = judged(said, new, [str(point["setting"]) for point in points])
+        head = {"temperature": words, "outcome": name, "rule": str(made), "said": int(said.sum())}
+        rows.append(head | found)
     return rows
 
 
