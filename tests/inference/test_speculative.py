@@ -29,6 +29,10 @@ def _run(engine: Any, prompts: list[list[int]], sampling: Sampling, **options: A
     return found
 
 
+def _of_first(found: Found, prompts: int) -> Found:
+    return {place: tokens for place, tokens in found.items() if place[0] < prompts}
+
+
 def _truncated(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """Temperature, top-k, top-p of one distribution [vocabulary], token by token, in fp64."""
     probabilities = (logits.double() / sampling.temperature).softmax(0)
@@ -158,7 +162,7 @@ def test_greedy_equals_lockstep(
     lockstep = open_engine("hf", first, second, coefficients=[1 - alpha, alpha], batch_size=6)
     wanted = _run(lockstep, prompts, GREEDY)
     assert len({len(tokens) for tokens in wanted.values()}) > 1
-    for length, batch in [(3, 6), (8, 4), (4, 1)]:
+    for length, batch, count in [(3, 6, 17), (8, 4, 17), (4, 1, 4)]:
         engine: Any = open_engine(
             "hf",
             first,
@@ -167,7 +171,7 @@ def test_greedy_equals_lockstep(
             speculative=length,
             batch_size=batch,
         )
-        assert _run(engine, prompts, GREEDY) == wanted
+        assert _run(engine, prompts[:count], GREEDY) == _of_first(wanted, count)
         assert engine.statistics["rejected"] > 0
 
 
@@ -196,8 +200,9 @@ def test_responses_do_not_depend_on_length_or_batch(
 
     whole = _run(engine(1, 64), prompts, WARM)
     assert len(set(whole.values())) > 12
-    for length, batch in [(2, 64), (3, 5), (8, 4), (5, 1)]:
-        assert _run(engine(length, batch), prompts, WARM) == whole
+    for length, batch, count in [(2, 64, 12), (3, 5, 12), (8, 4, 12), (5, 1, 3)]:
+        made = _run(engine(length, batch), prompts[:count], WARM)
+        assert made == _of_first(whole, count)
     monkeypatch.setattr(speculative, "BUSY_ROWS", 3)  # length changes as rows leave
     assert _run(engine(6, 9), prompts, WARM) == whole
     part = _run(engine(4, 3), [prompts[7], prompts[2]], WARM, keys=[7, 2], samples=[[1], [0, 1]])
