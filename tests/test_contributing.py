@@ -46,7 +46,7 @@ def apply(copy: Path, block: str) -> None:
 def copy(tmp_path: Path) -> Path:
     """The package and its configuration with all examples in it, beside made checkpoints."""
     for name in ("pipeline", "conf"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, tmp_path / name)  # with the machine code of the kernels
     for language, block in BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")):
         if language != "bash":
             apply(tmp_path, block)

@@ -13,14 +13,16 @@ from safetensors.torch import load_file, save_file
 from pipeline.artifacts import read_json, read_jsonl
 from pipeline.checks import check
 from pipeline.errors import PipelineError
+from pipeline.report.page import write_page
 from pipeline.stages import evaluate as stage
 from tests.conftest import PICO, run_pipeline
+from tests.report.drawing import undrawn
 from tests.stages.contexts import context_of
 from tests.test_configs import composed
 
 
-def evaluate(run_dir: Path, models: str, *more: str, stages: str = "[evaluate]") -> Any:
-    named = [f"run.dir={run_dir}", f"stages={stages}", f"evaluate.models={models}"]
+def evaluate(run_dir: Path, models: str, *more: str) -> Any:
+    named = [f"run.dir={run_dir}", "stages=[evaluate]", f"evaluate.models={models}"]
     return run_pipeline(*PICO, *named, *more)
 
 
@@ -37,7 +39,6 @@ def test_folders_and_predictions_are_evaluated(pico_run: Path, tmp_path: Path) -
         run_dir,
         f"{{zero:{other},copied:{copy},six:{{method:two_point,target:6}},"
         "seven:{method:mean,target:7}}",
-        stages="[evaluate,report]",
     )
     assert done.returncode == 0, done.stderr
     rows = read_json(run_dir / "evaluate" / "scores.json")["rows"]
@@ -52,7 +53,8 @@ def test_folders_and_predictions_are_evaluated(pico_run: Path, tmp_path: Path) -
     assert {row["model"] for row in rows[before:]} == {"zero", "seven"}
     texts = {name: [r["text"] for r in rows if r["model"] == name] for name in ("zero", "rl-4")}
     assert len(set(texts["zero"])) > 3 * len(set(texts["rl-4"]))  # every token alike
-    page = (run_dir / "report" / "index.html").read_text()
+    with undrawn():
+        page = write_page(run_dir).read_text()
     assert "zero" in page
     assert "copied" in page
 
