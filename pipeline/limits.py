@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from functools import cache
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pipeline.artifacts import kind_of
@@ -122,7 +123,7 @@ def check_values(config: PipelineConfig | Spec) -> None:
 
 
 def _check(section: Any, prefix: str) -> None:
-    hints = get_type_hints(type(section))
+    hints = _hints(section.__class__)
     for field in dataclasses.fields(section):
         key, value = prefix + field.name, getattr(section, field.name)
         if dataclasses.is_dataclass(value):
@@ -140,6 +141,11 @@ def _check(section: Any, prefix: str) -> None:
                     _check(number, f"{key}[{place}].")
                 if isinstance(number, int | float) and not isinstance(number, bool):
                     _check_number(key, number)
+
+
+@cache
+def _hints(section: type) -> dict[str, Any]:
+    return get_type_hints(section)
 
 
 def _check_number(key: str, number: float) -> None:
