@@ -82,7 +82,7 @@ def rewritten(argument: str) -> str | None:
         texts = [text.strip() for text in rest[1::2]]
         pairs = zip(rest[::2], texts, strict=True)
         value = "{" + ", ".join(f"{name}: {quoted(_bare(text))}" for name, text in pairs) + "}"
-    elif typing.get_origin(field_type(key)) is list and re.fullmatch(r"\[.*\]", value, re.DOTALL):
+    elif field_type(key) == list[str] and re.fullmatch(r"\[.*\]", value, re.DOTALL):
         texts = [text.strip() for text in inner.split(",")]
         value = "[" + ", ".join(quoted(_bare(text)) for text in texts) + "]"
     elif open_key and value[:1] not in ("{", "["):

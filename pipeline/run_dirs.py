@@ -74,6 +74,8 @@ def expand_home(config: PipelineConfig) -> None:
         for key in keys:
             if getattr(section, key) is not None:
                 setattr(section, key, os.path.expanduser(getattr(section, key)))  # noqa: PTH111
+    for member in config.logit_extrap.members:
+        member.model = os.path.expanduser(member.model)  # noqa: PTH111
     for paths in (config.snapshot.checkpoints, config.evaluate.models):
         for name, path in paths.items() if isinstance(paths, dict) else ():
             if isinstance(path, str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from pipeline.arguments import field_type, is_text, rewritten
+from pipeline.config import MemberConfig, PipelineConfig
 from pipeline.quoting import assignment, literal
+from pipeline.run_dirs import expand_home
 from tests.command_line import Refused, refused  # noqa: F401
 
 EXPERIMENT = "+experiment=from_checkpoints"
@@ -124,3 +127,25 @@ def test_references_to_other_values_still_work(refused: Refused) -> None:  # noq
     """Catches arguments that are resolved before there is a configuration to resolve them in."""
     line = refused(EXPERIMENT, "snapshot.source=/nowhere/${name}", "tracking.mode=disabled")
     assert line.startswith("/nowhere/from_checkpoints: no such folder")
+
+
+def test_advice_is_not_given_where_quotes_would_not_do(refused: Refused) -> None:  # noqa: F811
+    """Catches advice that makes nonsense of a list of maps: its texts are cut at every comma."""
+    members = "logit_extrap.members=[{model: ~/a, coefficient: 1}, {model: 3, coefficient: 1}]"
+    assert "must be quoted" not in refused(EXPERIMENT, members)
+
+
+def test_the_home_folder_is_read_in_every_path(tmp_path: Path) -> None:
+    """Catches a `~` that stays as it is: the shell does not read one behind `=`."""
+    config = PipelineConfig()
+    config.run.shared = config.snapshot.source = config.model.path = "~/a"
+    config.snapshot.checkpoints = {1: "~/a"}
+    config.evaluate.models = {"mine": "~/a"}
+    config.logit_extrap.members = [MemberConfig("~/a"), MemberConfig("3")]
+    expand_home(config)
+    home = str(Path.home() / "a")
+    paths = [config.run.shared, config.snapshot.source, config.model.path]
+    assert paths == [home] * 3
+    assert config.snapshot.checkpoints == {1: home}
+    assert config.evaluate.models == {"mine": home}
+    assert [member.model for member in config.logit_extrap.members] == [home, "3"]

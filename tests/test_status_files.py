@@ -136,3 +136,13 @@ def test_parts_of_an_evaluation_speak_for_the_run(tmp_path: Path) -> None:
     (found,) = look(tmp_path)
     assert isinstance(found, Run)
     assert (found.state, found.parts) == ("done", {})
+
+
+def test_a_number_that_no_float_can_hold_is_left_out(tmp_path: Path) -> None:
+    """Would catch an OverflowError for the folder of another program."""
+    (tmp_path / "evaluate").mkdir()
+    (tmp_path / "status.json").write_text(json.dumps(SAID))
+    (tmp_path / "evaluate" / "done.json").write_text(f'{{"seconds": 1{"0" * 400}}}')
+    [run] = look(tmp_path)
+    assert isinstance(run, Run)
+    assert run.seconds == {"evaluate": 0.0}

@@ -9,6 +9,7 @@ configuration that made them comes back.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipeline.content import model_config, model_settings
 from pipeline.inference.parallel import Candidate
 from pipeline.subject.checkpoints import check_step
 from pipeline.subject.found import Subject
+from pipeline.trajectory.checkpoint import Checkpoint
 from pipeline.trajectory.export import engine_sources
 from pipeline.trajectory.recipe import Recipe
 from pipeline.trajectory.sources import Trajectory
@@ -81,14 +83,17 @@ def rl_candidates(subject: Subject, wanted: list[int] | None) -> list[Candidate]
 def weight_candidates(subject: Subject) -> list[Candidate]:
     """The extrapolated checkpoints of this trajectory, of every method that was run."""
     found = []
-    hashes = {file.sha256 for c in subject.trajectory.checkpoints.values() for file in c.files}
+    trajectory = subject.trajectory
+    ours = {frozenset(f.sha256 for f in c.files): c for c in trajectory.checkpoints.values()}
     for path in sorted(subject.stage_dir("weight_extrap").glob("*/step_*/extrapolation.json")):
         record = read_own(path)
-        used = {file["sha256"] for item in record["inputs"] for file in item["files"]}
-        if not used <= hashes:
+        contents = [
+            frozenset(file["sha256"] for file in each["files"]) for each in record["inputs"]
+        ]
+        if not ours.keys() >= {*contents}:
             continue  # made from checkpoints that this run no longer has
         method, target = path.parent.parent.name, record["target"]
-        source = _source(path.parent, record)
+        source = _source(path.parent, record, [ours[each] for each in contents], trajectory.base)
         weights = extrapolation_fingerprint(record)
         found.append(
             Candidate(
@@ -102,9 +107,16 @@ def weight_candidates(subject: Subject) -> list[Candidate]:
     return sorted(found, key=lambda c: (c.extra["method"], c.extra["step"]))
 
 
-def _source(folder: Path, record: dict[str, Any]) -> Path | Recipe:
-    """The written model, or the recipe of one that was not written."""
-    return Recipe.from_plain(record["recipe"]) if "recipe" in record else folder
+def _source(
+    folder: Path, record: dict[str, Any], used: list[Checkpoint], base: Checkpoint
+) -> Path | Recipe:
+    """The written model, or the recipe of one that was not written, with its checkpoints as they
+    are now: their folders may have been moved since."""
+    if "recipe" not in record:
+        return folder
+    recipe = Recipe.from_plain(record["recipe"])
+    start = None if recipe.base is None else base.weights
+    return replace(recipe, folders=tuple(each.weights for each in used), base=start)
 
 
 def extrapolation_fingerprint(record: dict[str, Any]) -> str:

@@ -89,6 +89,7 @@ def _left_out(context: Context, trajectory: Trajectory) -> str:
 
 
 def run(context: Context) -> dict[str, Any]:
+    from pipeline.trajectory.conversation import check_conversation
     from pipeline.trajectory.export import export
     from pipeline.trajectory.fingerprint import check_finite, check_moved, fingerprint
 
@@ -105,6 +106,14 @@ def run(context: Context) -> dict[str, Any]:
             "snapshot: steps whose weights are the same files as an earlier step's (%s): leave out "
             "what is a copy, it bends the path",
             copies,
+        )
+    if differences := check_conversation(trajectory):
+        logging.getLogger(__name__).warning(
+            "snapshot: %s. Responses are asked for in the base's template and stop at its end "
+            "tokens (mixtures of logits at the last member's), written predictions carry the "
+            "run's: if it was trained with its own, give as snapshot.base the base's weights with "
+            "the run's tokenizer files and generation_config.json",
+            differences,
         )
     for step in snapshot.export:
         export(trajectory, step, context.exported / f"step_{step}")

@@ -4,7 +4,7 @@ version writes is left out, since whoever asks wants to know what can be known."
 from __future__ import annotations
 
 import json
-import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,4 +58,5 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)
+    """Whether a value, if it is a number, is one that a float can hold."""
+    return not isinstance(value, int | float) or abs(value) <= sys.float_info.max

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import hash_json, read_own
 from pipeline.config import PipelineConfig
@@ -110,7 +110,31 @@ class Subject:
         """What the snapshot stage recorded; for stages that run after it."""
         from pipeline.trajectory.sources import Trajectory
 
-        return Trajectory.from_json(read_own(self.recorded))
+        return Trajectory.from_json(self.placed(read_own(self.recorded)))
+
+    def placed(self, record: Any) -> Any:
+        """What a stage noted, with the paths of our own checkpoints as they are now: a finished run
+        may have been moved, or be the copy of one that changed since."""
+        if isinstance(record, dict):
+            return {key: self.placed(value) for key, value in record.items()}
+        if isinstance(record, list):
+            return [self.placed(value) for value in record]
+        if isinstance(record, str):
+            for old, new in self._moves:
+                if Path(record).is_relative_to(old):
+                    return str(new / Path(record).relative_to(old))
+        return record
+
+    @cached_property
+    def _moves(self) -> list[tuple[Path, Path]]:
+        """Folders of our own checkpoints and base as they were recorded, and as they are."""
+        recorded, config = read_own(self.recorded), self.config
+        if checkpoints.are_given(config.snapshot) or not self.snapshots.is_dir():
+            return []
+        moves = [(Path(recorded["checkpoints"][-1]["path"]).parent, self.snapshots)]
+        if base_model.made_here(config.model):
+            moves.append((Path(recorded["given_base"]), self.base_model()))
+        return [(old, new) for old, new in moves if old != new and new.is_dir()]
 
     def ends(self, steps: list[int]) -> tuple[int, int]:
         """(first, last) of the extrapolation, checked against the steps there are."""

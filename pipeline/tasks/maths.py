@@ -60,7 +60,8 @@ def load_math(request: Request, o: MathOptions) -> list[Problem]:
     """Rows of the split; with a count, a seeded random choice, else all in the file's order.
 
     Duplicate problem texts are kept once: two copies would count one problem twice. Rows without
-    a reference answer are left out; they, and references that cannot be read, are named.
+    a reference answer are left out; they, copies with another answer, and references that cannot
+    be read, are named.
 
     Raises:
         PipelineError: no row of the split has a problem and a reference.
@@ -72,6 +73,7 @@ def load_math(request: Request, o: MathOptions) -> list[Problem]:
     values = whole_column(task, rows, task.source.answer)
     problems: dict[str, Problem] = {}
     absent: list[str] = []
+    other: list[str] = []
     for number, (raw, value) in enumerate(zip(texts, values, strict=True), 1):
         text = "" if raw is None else str(raw).strip()
         if text and split_of(text, o.splits, o.split_seed) != request.split:
@@ -82,7 +84,9 @@ def load_math(request: Request, o: MathOptions) -> list[Problem]:
             continue
         prompt = task.pose(text, TEMPLATE, chat=o.chat)
         identity = hashlib.sha256(text.encode()).hexdigest()[:16]
-        problems.setdefault(identity, Problem(identity, prompt, answer, request.split))
+        made = Problem(identity, prompt, answer, request.split)
+        if problems.setdefault(identity, made).answer != answer:
+            other.append(f"row {number}")
     if rows and not problems:
         raise PipelineError(
             f"task {task.name}: no row of {task.source.path} for {request.split} has a problem and "
@@ -93,6 +97,11 @@ def load_math(request: Request, o: MathOptions) -> list[Problem]:
         _say(
             f"{where}: {len(absent)} rows have no reference answer (or no problem) and are left "
             f"out: {_some(absent)}"
+        )
+    if other:
+        _say(
+            f"{where}: {len(other)} rows repeat a problem with another reference answer, and the "
+            f"first row's counts: {_some(other)}"
         )
     unread = [p for p in problems.values() if unreadable(p.answer)]
     if unread:

@@ -43,14 +43,14 @@ def check_tokenizer(folder: Path, source: Companions, rows: int | None) -> None:
     # an adapter's folder has no config.json, which decides the class: there the output's counts
     config = source.tokenizer if (source.tokenizer / CONFIG).exists() else folder
     try:
-        wanted = _facts(source.tokenizer, config, _stamp(source.tokenizer) + _stamp(config))
+        wanted = read_facts(source.tokenizer, config)
     except TokenizerError as error:
         logging.getLogger(__name__).warning(
             "%s: the tokenizer was copied as it is, not checked: %s", source.tokenizer, error
         )
         return
     try:
-        found = _facts(folder, folder, _stamp(folder))
+        found = read_facts(folder, folder)
     except TokenizerError as error:
         raise PipelineError(
             f"{folder}: the tokenizer of {source.tokenizer} cannot be loaded here: {error}; give "
@@ -93,6 +93,15 @@ def loading() -> Iterator[None]:
         raise TokenizerError(first_line(error)) from None
 
 
+def read_facts(folder: Path, config: Path) -> Facts:
+    """What makes the tokenizer of a folder this one, read with the config.json of another.
+
+    Raises:
+        TokenizerError: it cannot be loaded.
+    """
+    return _facts(folder, config, _stamp(folder) + _stamp(config))
+
+
 def _stamp(folder: Path) -> str:
     """Changes when a file that the tokenizer is read from does."""
     parts = [p for p in folder.iterdir() if p.name == CONFIG or is_tokenizers(p.name)]
@@ -102,7 +111,6 @@ def _stamp(folder: Path) -> str:
 
 @lru_cache(maxsize=64)  # many targets have the same source
 def _facts(folder: Path, config: Path, stamp: str) -> Facts:
-    """What makes a tokenizer this one, read with the config.json of a folder."""
     tokenizer = _load(folder, config)
     return {
         **{f"{role} token": _special(tokenizer, role) for role in ("eos", "pad", "bos", "unk")},

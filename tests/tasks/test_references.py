@@ -46,6 +46,23 @@ def test_rows_without_a_reference_are_left_out_and_named(
     assert "row 2, row 3, row 4, row 5, row 6, ..." in line
 
 
+def test_a_problem_with_two_answers_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Catches a gold that is chosen by the order of the rows, with nothing said; equal copies, and
+    one answer written twice the same, are no matter for a word."""
+    file = tmp_path / "two.jsonl"
+    rows = [("x?", "1"), ("y?", 2), ("x?", "1"), ("y? ", "$2$"), ("x?", "3")]
+    file.write_text("\n".join(json.dumps({"q": q, "a": a}) for q, a in rows))
+    dataset = {"path": str(file), "problem": "q", "answer": "a"}
+    with caplog.at_level(logging.WARNING):
+        problems = load_problems(task("m", kind="math", dataset=dataset), "test", None, 0)
+    assert [p.answer for p in problems] == ["1", "2"]
+    (line,) = caplog.messages
+    assert "1 rows repeat a problem with another reference answer" in line
+    assert line.endswith("row 5")
+
+
 def test_a_row_without_the_column_or_a_problem_is_left_out(tmp_path: Path) -> None:
     """Catches a problem "None" that is posed, and one short row that stops everything."""
     file = tmp_path / "d.jsonl"
