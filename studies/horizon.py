@@ -23,7 +23,7 @@ from pipeline.artifacts import read_own, write_json
 from pipeline.report.figures.style import LIGHT, sheet
 from studies import tiny_runs
 from studies.accuracy import Asked, Size, measure
-from studies.jobs import ROOT, folder_of_runs, over_seeds, save
+from studies.jobs import ROOT, folder_of_runs, over_seeds, percent, save
 from studies.tiny_runs import LONG, SEEDS, STEPS, long
 
 TARGETS = (160, 200, 240, 300, 360, 480, 600)
@@ -149,17 +149,10 @@ def table(at: Mapping[str, Any]) -> str:
         values = [row["curve"].get(str(target)) for target in TARGETS]
         cells = ["" if v is None else f"{100 * v['mean']:.1f}" for v in values]
         if "score" in row:
-            cells += [f"{_percent(row['score'])} ({'/'.join(row['chosen'])})"]
-            cells += [_percent(row[f"minus rl-{LONG}"])]
+            cells += [f"{percent(row['score'])} ({'/'.join(row['chosen'])})"]
+            cells += [percent(row[f"minus rl-{LONG}"])]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _percent(figure: Mapping[str, Any]) -> str:
-    text = f"{100 * figure['mean']:.1f}"
-    if "ci95" in figure:
-        text += " [{:.1f}, {:.1f}]".format(*(100 * bound for bound in figure["ci95"]))
-    return text
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:

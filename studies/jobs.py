@@ -112,6 +112,14 @@ def over_seeds(
     return found
 
 
+def percent(figure: Mapping[str, Any]) -> str:
+    """What `over_seeds` found, in percent or points."""
+    text = f"{100 * figure['mean']:.1f}"
+    if "ci95" in figure:
+        text += " [{:.1f}, {:.1f}]".format(*(100 * bound for bound in figure["ci95"]))
+    return text
+
+
 def save(name: str, values: Mapping[str, Any]) -> None:
     """docs/results/NAME.json: how, where and when, and what came out."""
     head = {

@@ -17,7 +17,7 @@ from pipeline.artifacts import read_json
 from pipeline.evaluation.label_free import CRITERIA
 from pipeline.evaluation.selection import KINDS
 from studies import jobs, tiny_runs
-from studies.jobs import Job, folder_of_runs, over_seeds, save
+from studies.jobs import Job, folder_of_runs, over_seeds, percent, save
 from studies.tiny_runs import SEEDS, STEPS, long
 
 METHODS = ("two_point", "damped", "gated")
@@ -83,15 +83,10 @@ def table(result: Mapping[str, Any]) -> str:
         ranks = ", ".join("" if r is None else f"{r:.2f}" for r in row["rank_correlation"])
         out = ", ".join(map(str, row["left_out"]))
         lines.append(
-            f"| {name} | {chosen} | {_points(row['regret'])} | {_points(row['test'])} "
+            f"| {name} | {chosen} | {percent(row['regret'])} | {percent(row['test'])} "
             f"| {ranks} | {out} |"
         )
     return "\n".join(lines)
-
-
-def _points(figure: Mapping[str, Any]) -> str:
-    low, high = figure["ci95"]
-    return f"{100 * figure['mean']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def main() -> None:

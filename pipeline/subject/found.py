@@ -6,6 +6,7 @@ yet, and its models may be on the hub.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -110,25 +111,13 @@ class Subject:
         """What the snapshot stage recorded; for stages that run after it."""
         from pipeline.trajectory.sources import Trajectory
 
-        return Trajectory.from_json(self.placed(read_own(self.recorded)))
+        recorded = read_own(self.recorded)
+        moves = self._moves(recorded)
+        return Trajectory.from_json(_placed(recorded, moves) if moves else recorded)
 
-    def placed(self, record: Any) -> Any:
-        """What a stage noted, with the paths of our own checkpoints as they are now: a finished run
-        may have been moved, or be the copy of one that changed since."""
-        if isinstance(record, dict):
-            return {key: self.placed(value) for key, value in record.items()}
-        if isinstance(record, list):
-            return [self.placed(value) for value in record]
-        if isinstance(record, str):
-            for old, new in self._moves:
-                if Path(record).is_relative_to(old):
-                    return str(new / Path(record).relative_to(old))
-        return record
-
-    @cached_property
-    def _moves(self) -> list[tuple[Path, Path]]:
+    def _moves(self, recorded: Mapping[str, Any]) -> list[tuple[Path, Path]]:
         """Folders of our own checkpoints and base as they were recorded, and as they are."""
-        recorded, config = read_own(self.recorded), self.config
+        config = self.config
         if checkpoints.are_given(config.snapshot) or not self.snapshots.is_dir():
             return []
         moves = [(Path(recorded["checkpoints"][-1]["path"]).parent, self.snapshots)]
@@ -203,3 +192,17 @@ class Subject:
     def _tried(self) -> set[str]:
         """What `check_task` has loaded: several stages ask for the same problems."""
         return set()
+
+
+def _placed(record: Any, moves: Sequence[tuple[Path, Path]]) -> Any:
+    """What a stage noted, with the paths of our own checkpoints as they are now: a finished run may
+    have been moved, or be the copy of one that changed since."""
+    if isinstance(record, dict):
+        return {key: _placed(value, moves) for key, value in record.items()}
+    if isinstance(record, list):
+        return [_placed(value, moves) for value in record]
+    if isinstance(record, str):
+        for old, new in moves:
+            if Path(record).is_relative_to(old):
+                return str(new / Path(record).relative_to(old))
+    return record
