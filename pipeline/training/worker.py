@@ -11,10 +11,12 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from torch import distributed
 from transformers import Trainer
 from transformers.utils import logging as transformers_logging
 
@@ -58,6 +60,10 @@ def run(spec: Spec, log: Log | None = None) -> None:
     transformers_logging.disable_progress_bar()
     # it warns that checkpoints are put in numerical order, which is what we want
     logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
+    # accelerate has chosen the device of this rank; NCCL only says that it takes that one
+    warnings.filterwarnings(
+        "ignore", message=r"barrier\(\): using the device under current context"
+    )
     join_processes(spec.compute)
     updates = 1 if isinstance(spec, SftSpec) else spec.algorithm.updates_per_step
     stop = StopCallback(Path(spec.output, ASKED) if SUPERVISED in os.environ else None, updates)
@@ -140,6 +146,8 @@ def main() -> int:
                 raise
             if PartialState().is_main_process:
                 write_text(path.with_name(STOPPED), f"{stop}\n")
+        if distributed.is_initialized():
+            distributed.destroy_process_group()  # or NCCL warns at the end of every run
     return 0
 
 

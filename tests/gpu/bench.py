@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-LOG_LINES = 60  # that are kept of each command
+LOG_LINES = 120  # that are kept of each command
 
 
 class StepError(RuntimeError):
@@ -58,6 +58,21 @@ class Bench:
         if code:
             raise StepError(f"{name}: exit code {code}; last: {self.last(name, 3)}")
 
+    def until(self, started: Sequence[tuple[str, subprocess.Popen[str]]], end: float) -> None:
+        """Wait for all of them until the moment `end`, and kill those that still run then.
+
+        Raises:
+            StepError: one ended badly by itself.
+        """
+        for name, process in started:
+            try:
+                code = process.wait(timeout=max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                continue
+            if code:
+                raise StepError(f"{name}: exit code {code}; last: {self.last(name, 3)}")
+        _kill([process for _, process in started])
+
     def run(self, name: str, *arguments: str) -> None:
         self.wait(name, self.start(name, *arguments))
 
@@ -74,16 +89,21 @@ class Bench:
 
     def end(self) -> None:
         """Kill what the step has left running, and keep the ends of its logs."""
-        for process in self.running:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        _kill(self.running)
         self.running.clear()
         with self.log.open("a", encoding="utf-8") as kept:
             for path in sorted(self.work.glob("*.log")):
                 lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
                 kept.write(f"==> {path.name}\n" + "\n".join(lines[-LOG_LINES:]) + "\n")
                 path.unlink()
+
+
+def _kill(processes: Sequence[subprocess.Popen[str]]) -> None:
+    """End those that still run."""
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 Step = Callable[[Bench], dict[str, Any]]

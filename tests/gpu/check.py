@@ -101,7 +101,7 @@ def write(out: Path, found: dict[str, Any]) -> None:
 
 def row(name: str, result: dict[str, Any]) -> str:
     """A line of the table."""
-    hidden = ("state", "seconds", "where")
+    hidden = ("state", "seconds", "where", "curves")
     figures = ", ".join(f"{k} {_short(v)}" for k, v in result.items() if k not in hidden)
     return f"| {name} | {result['state']} | {result['seconds']:g} | {figures} |"
 
@@ -111,7 +111,7 @@ def _short(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, dict):
         return "(" + ", ".join(f"{key} {_short(inner)}" for key, inner in value.items()) + ")"
-    return str(value).replace("|", "/")
+    return str(value).replace("|", "/").replace("\n", " ")
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 from tests.gpu.bench import Bench, Step, StepError
+from tests.gpu.study import study
 
 PICO = "+experiment=pico"
 
@@ -71,43 +71,6 @@ def published(bench: Bench) -> dict[str, Any]:
     return found
 
 
-def reground(bench: Bench) -> dict[str, Any]:
-    """Plain RL against jumps on a model made here, by steps and seconds to given accuracies; all
-    runs side by side on the one device, so that seconds compare with each other alone."""
-    from studies.jobs import curve
-
-    layers, hidden, steps, seeds = (1, 32, 4, (0,)) if bench.tiny else (8, 512, 120, (0, 1))
-    values = ["+experiment=tiny", "stages=[sft_train,rl_train]"]
-    values += [f"model.architecture.layers={layers}", f"model.architecture.hidden={hidden}"]
-    values += [f"model.architecture.intermediate={4 * hidden}"]
-    values += [f"sft_train.steps={10 if bench.tiny else 600}", "sft_train.learning_rate=1e-3"]
-    values += [f"rl_train.steps={steps}", f"rl_train.snapshot_every={steps}"]
-    values += [f"rl_train.checkpoint_every={steps}", f"rl_train.validation.every={steps // 4}"]
-    values += ["rl_train.validation.problems=500", "compute.threads=2"]
-    sides = {"plain": [], "plain_2x": ["algorithm.learning_rate=4e-5"]}
-    sides["jumps_5_5"] = ["rl_train.reground.every=5", "rl_train.reground.jump=5"]
-    if bench.tiny:
-        sides = {"plain": [], "jumps": ["rl_train.reground.every=2", "rl_train.reground.jump=2"]}
-    started = {
-        name: bench.start(name, *bench.pipeline(name, *values, f"seed={seed}", *more))
-        for side, more in sides.items()
-        for seed in seeds
-        for name in [f"{side}-{seed}"]
-    }
-    for name, process in started.items():
-        bench.wait(name, process)
-    curves = {side: [curve(bench.work / f"{side}-{s}") for s in seeds] for side in sides}
-    return {
-        side: {
-            "accuracy": [
-                statistics.mean(a) for a in zip(*(c.accuracies for c in found), strict=True)
-            ],
-            "seconds": statistics.mean(c.seconds[-1] for c in found),
-        }
-        for side, found in curves.items()
-    }
-
-
 def weights(bench: Bench) -> dict[str, Any]:
     """The trajectory core on all cores: seconds of a job and of its floor, with a warm cache."""
     out, folder = bench.work / "weights.json", bench.work / "weights"
@@ -139,9 +102,9 @@ STEPS: dict[str, tuple[Step, float]] = {
     "pico": (pico, 100),
     "zero2": (zero2, 130),
     "published": (published, 150),
-    "reground": (reground, 170),
     "weights": (weights, 90),
     "mixture": (mixture, 60),
+    "study": (study, 450),
 }
 
 

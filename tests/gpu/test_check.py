@@ -89,5 +89,5 @@ def test_every_step_has_a_row_whatever_became_of_those_before(
 
 def test_the_steps_fit_the_time_of_a_lent_machine() -> None:
     """Each limit alone, and what is worth most before the rest."""
-    assert list(STEPS) == ["pico", "zero2", "published", "reground", "weights", "mixture"]
+    assert list(STEPS) == ["pico", "zero2", "published", "weights", "mixture", "study"]
     assert sum(limit for _, limit in list(STEPS.values())[:3]) < 520

@@ -10,6 +10,7 @@ import shutil
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -23,6 +24,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+one_gpu = pytest.mark.skipif(torch.cuda.device_count() == 1, reason="two engines, one GPU")
 CHARACTERS = "0123456789+-=abcdefghijklmnop"
 VOCABULARY = {"<pad>": 0, "<eos>": 1, **{c: i + 2 for i, c in enumerate(CHARACTERS)}}
 SIZE = 32  # of the vocabulary in the models; the last ids are never written

@@ -16,7 +16,9 @@ from pipeline.inference.crew import EngineCrew
 from pipeline.inference.interface import Sampling
 from pipeline.inference.open import open_engine
 from pipeline.trajectory.recipe import Recipe
-from tests.inference.pico import prompts_of
+from tests.inference.pico import one_gpu, prompts_of
+
+pytestmark = one_gpu
 
 SAMPLING = Sampling(max_tokens=6, n=3, seed=2)
 

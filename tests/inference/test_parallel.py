@@ -22,7 +22,7 @@ from pipeline.inference.parallel import Candidate, Draw, Work, run_local, run_pa
 from pipeline.inference.part_files import merge_parts
 from pipeline.inference.run import PromptItem, row_key, sample_to_jsonl
 from pipeline.trajectory.recipe import Recipe
-from tests.inference.pico import prompts_of
+from tests.inference.pico import one_gpu, prompts_of
 
 SAMPLING = Sampling(max_tokens=6, n=2, seed=4)
 
@@ -42,6 +42,7 @@ def work(first: Path, second: Path, tmp_path: Path) -> Work:
     )
 
 
+@one_gpu
 def test_two_workers_make_what_one_makes(work: Work, first: Path, tmp_path: Path) -> None:
     """Problems dealt out twice or never, models' weights mixed up, rows of a killed run lost, rows
     of one temperature in another's file, a second draw that is left out."""
@@ -105,6 +106,7 @@ def test_other_settings_have_a_file_of_their_own(work: Work, tmp_path: Path) -> 
     assert {path.name for path in tmp_path.glob("*generations*")} == {"generations.jsonl", old.name}
 
 
+@one_gpu
 def test_a_failing_worker_is_reported_and_its_neighbours_rows_kept(
     work: Work, tmp_path: Path
 ) -> None:

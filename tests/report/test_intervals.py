@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -108,6 +108,7 @@ def test_one_lucky_problem_is_not_many_samples() -> None:
     assert score_interval(shares(1, *[0] * 29, samples=64), 64)[1] > 0.03
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_bounds_hold_the_estimate_and_mirror(data: st.DataObject) -> None:
     samples = data.draw(st.sampled_from([1, 3, 16]))

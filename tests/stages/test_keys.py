@@ -118,6 +118,8 @@ def test_whatever_a_stage_reads_is_in_its_key(name: str, run_dir: Path) -> None:
     carried = CARRIED if name in ("sft_train", "rl_train") else set()
     written = {"rl_train.snapshot_every"} if name == "rl_train" else set()  # seen by `standing`
     for value in sorted(read - IDLE - carried - written):
+        if value.startswith("estimates."):  # which of them a dry run reads, the machine decides
+            continue
         if value in values or any(key.startswith(f"{value}.") for key in values):
             continue
         changed = context_of(run_dir, **{value.replace(".", "__"): OTHER[value]})

@@ -48,7 +48,7 @@ def test_a_run_says_how_far_its_targets_reach(pico_run: Path) -> None:
     path = features(halves(subject(pico_run).trajectory, 4))
     for key in ("relative_movement", "straightness"):
         assert told[key] == pytest.approx(path[key], rel=1e-6)
-    assert told["outlook"].startswith("from step 0 to 4 the weights moved by 0.0031")
+    assert told["outlook"].startswith(f"from step 0 to 4 the weights moved by {moved:.3g}")
     assert told["outlook"].endswith(STUDY.words)
     rows = read_jsonl(pico_run / "metrics.jsonl")
     [logged] = [r["summary"] for r in rows if r["stage"] == "weight_extrap" and "summary" in r]
@@ -57,19 +57,26 @@ def test_a_run_says_how_far_its_targets_reach(pico_run: Path) -> None:
     weights = read_json(pico_run / "linear_probe" / "weights.json")
     for key in ("relative_movement", "straightness"):
         assert whole[key] == pytest.approx(weights[key], rel=1e-9)
-    assert "from step 0 to 6 the weights moved by 0.0038" in whole["outlook"]
-    assert "a target f times as far has a reach of (f - 1) x 0.0038" in whole["outlook"]
+    far = f"{whole['relative_movement']:.3g}"
+    assert f"from step 0 to 6 the weights moved by {far}" in whole["outlook"]
+    assert f"a target f times as far has a reach of (f - 1) x {far}" in whole["outlook"]
     page = str(before(read_artefacts(pico_run)))
-    for text in ("From step 0 to 4", "target 6: reach 0.0016", STUDY.words.partition(" (")[2]):
+    for text in (
+        "From step 0 to 4",
+        f"target 6: reach {0.5 * moved:.2g}",
+        STUDY.words.partition(" (")[2],
+    ):
         assert text in page
 
 
 def test_weight_extrap_warns_before_it_writes(run_dir: Path) -> None:
     near, far = context_of(run_dir), context_of(run_dir, weight_extrap__targets=[5, 2000])
+    moved = read_json(run_dir / "weight_extrap" / "done.json")["summary"]["relative_movement"]
+    reach = {target: f"{(target - 4) / 4 * moved:.2g}" for target in (5, 6, 2000)}
     assert "beyond all" not in weight_extrap.plan(near)
-    assert "target 2000: a reach of 1.6 norms" in weight_extrap.plan(far)
+    assert f"target 2000: a reach of {reach[2000]} norms" in weight_extrap.plan(far)
     assert (
-        "; target 5: reach 0.00079; target 6: reach 0.0016; in"
+        f"; target 5: reach {reach[5]}; target 6: reach {reach[6]}; in"
         in (weight_extrap.run(near)["outlook"])
     )
     done = run_dir / "linear_probe" / "done.json"

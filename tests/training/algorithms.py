@@ -42,19 +42,25 @@ def trainer_of(spec: RlSpec, rewards: torch.Tensor = REWARDS) -> Any:
     return trainer
 
 
+def placed(trainer: Any, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The batch on the trainer's device."""
+    return {name: values.to(trainer.accelerator.device) for name, values in batch.items()}
+
+
 def responses(trainer: Any) -> dict[str, torch.Tensor]:
     """8 responses to 2 prompts of different lengths; ids are those of digits."""
     rng = torch.Generator().manual_seed(0)
     mask = (torch.arange(4) < LENGTHS[:, None]).long()
     prompt_mask = torch.ones(8, 4, dtype=torch.long)
     prompt_mask[4:, 0] = 0
-    return {
+    batch = {
         "prompt_ids": torch.randint(2, 12, (8, 4), generator=rng),
         "prompt_mask": prompt_mask,
         "completion_ids": torch.randint(2, 12, (8, 4), generator=rng) * mask,
         "completion_mask": mask,
         "num_items_in_batch": mask.sum(),
     }
+    return placed(trainer, batch)
 
 
 def log_probs(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -72,7 +78,7 @@ def older(trainer: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     now = log_probs(trainer.model, batch).detach()
     moves = torch.linspace(-0.2, 0.2, 8)[:, None] + torch.tensor([0.0, 0.1, -0.4, 0.4])
     moves[1, 2] = -2.0
-    return now + moves
+    return now + moves.to(now)
 
 
 def gradient(model: Any, loss: torch.Tensor) -> torch.Tensor:

@@ -86,7 +86,7 @@ def through_trl(name: str, base: Path, output: Path) -> tuple[Any, Any, torch.Te
     old = older(trainer, batch)
     rlooed = {"old_logps": (old * batch["completion_mask"]).sum(1)}
     batch |= rlooed if name == "rloo" else {"old_per_token_logps": old}
-    batch["advantages"] = advantages_by_hand(name)
+    batch["advantages"] = advantages_by_hand(name).to(old)
     return trainer, batch, gradient(trainer.model, trainer._compute_loss(trainer.model, batch))
 
 
@@ -95,9 +95,9 @@ def test_losses_by_hand(name: str, base: Path, tmp_path: Path) -> None:
     """Value and gradient: of CISPO's stopped gradient the value says nothing."""
     trainer, batch, found = through_trl(name, base, tmp_path)
     loss = trainer._compute_loss(trainer.model, batch)
-    now, old = log_probs(trainer.model, batch), older(trainer, batch)
-    wanted = loss_by_hand(name, now, old, batch["completion_mask"])
-    torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=1e-6)
+    now, old = log_probs(trainer.model, batch).cpu(), older(trainer, batch).cpu()
+    wanted = loss_by_hand(name, now, old, batch["completion_mask"].cpu())
+    torch.testing.assert_close(loss.cpu(), wanted, rtol=1e-5, atol=1e-6)
     by_hand = gradient(trainer.model, wanted)
     torch.testing.assert_close(found, by_hand, rtol=1e-4, atol=1e-6)
 
@@ -109,7 +109,7 @@ def test_advantages_by_hand(name: str, base: Path, tmp_path: Path) -> None:
     rows = [trainer.train_dataset[at // 4] for at in range(8)]
     batch = trainer._generate_and_score_completions(rows)
     if name in OWN:
-        lengths = batch["completion_mask"].sum(1)
+        lengths = batch["completion_mask"].sum(1).cpu()
         values = REWARDS
         if name == "reinforce_pp_baseline":
             values = (GROUPS - GROUPS.mean(1, keepdim=True)).view(-1)
@@ -117,7 +117,7 @@ def test_advantages_by_hand(name: str, base: Path, tmp_path: Path) -> None:
         wanted = (values - tokens.mean()) / tokens.std(correction=0)
     else:
         wanted = advantages_by_hand(name)
-    torch.testing.assert_close(batch["advantages"], wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(batch["advantages"].cpu(), wanted, rtol=1e-5, atol=1e-6)
 
 
 PAIRS = [

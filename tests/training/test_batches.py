@@ -19,6 +19,7 @@ from pipeline.training.check import check
 from pipeline.training.devices import deepspeed_config, one_device
 from pipeline.training.rollouts import seed_rank
 from pipeline.training.trainers import build_rl, rl_arguments
+from tests.training.algorithms import placed
 from tests.training.pico import compute, rl_spec
 
 
@@ -64,7 +65,7 @@ def test_padding_changes_neither_loss_nor_gradient(
 
     def loss_and_gradient() -> tuple[torch.Tensor, torch.Tensor]:
         trainer.model.zero_grad()
-        loss = trainer._compute_loss(trainer.model, padded())
+        loss = trainer._compute_loss(trainer.model, placed(trainer, padded()))
         loss.backward()
         parts = [p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]
         return loss.detach(), torch.cat(parts)
@@ -79,7 +80,8 @@ def test_padding_changes_neither_loss_nor_gradient(
 
 def test_chunks_are_cut_each_to_its_own_width(base: Path, tmp_path: Path) -> None:
     """Old and reference log-probs are made for a whole batch, a micro-batch at a time."""
-    trainer, rows = trainer_of(tmp_path, base), padded()
+    trainer = trainer_of(tmp_path, base)
+    rows = placed(trainer, padded())
     ids = torch.cat([rows["prompt_ids"], rows["completion_ids"]], dim=1)
     mask = torch.cat([rows["prompt_mask"], rows["completion_mask"]], dim=1)
     arguments = (trainer.model, ids, mask, 12)

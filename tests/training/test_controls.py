@@ -12,7 +12,7 @@ from pipeline.artifacts import read_jsonl
 from pipeline.training.launch import launch
 from pipeline.training.sft_noise import token_signs
 from pipeline.training.worker import run
-from tests.training.algorithms import gradient, named, trainer_of
+from tests.training.algorithms import gradient, named, placed, trainer_of
 from tests.training.pico import assert_same, changed, compute, weights
 
 
@@ -25,9 +25,10 @@ def rows() -> dict[str, torch.Tensor]:
 def test_noise_by_hand(base: Path, tmp_path: Path) -> None:
     """Every token's loss times 1 ± 10^(10/20), the mean over the trained tokens of the batch."""
     trainer = trainer_of(named("sft_noise", tmp_path, base))
-    batch = rows()
+    batch = placed(trainer, rows())
     signs = token_signs(batch, seed=0, step=0)
     assert signs.abs().tolist() == [[0, 1, 1, 1], [0, 0, 1, 0]]
+    signs = signs.to(trainer.model.device)
     loss = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=torch.tensor(4))
     logits = trainer.model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     targets = batch["labels"][:, 1:].clamp(min=0)[..., None]
