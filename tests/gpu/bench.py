@@ -58,20 +58,21 @@ class Bench:
         if code:
             raise StepError(f"{name}: exit code {code}; last: {self.last(name, 3)}")
 
-    def until(self, started: Sequence[tuple[str, subprocess.Popen[str]]], end: float) -> None:
-        """Wait for all of them until the moment `end`, and kill those that still run then.
-
-        Raises:
-            StepError: one ended badly by itself.
-        """
+    def until(
+        self, started: Sequence[tuple[str, subprocess.Popen[str]]], end: float
+    ) -> dict[str, str]:
+        """Wait for all of them until the moment `end`, and kill those that still run then; the last
+        words of those that ended badly by themselves."""
+        failed = {}
         for name, process in started:
             try:
                 code = process.wait(timeout=max(0.0, end - time.monotonic()))
             except subprocess.TimeoutExpired:
                 continue
             if code:
-                raise StepError(f"{name}: exit code {code}; last: {self.last(name, 3)}")
+                failed[name] = f"exit code {code}; last: {self.last(name, 3)}"
         _kill([process for _, process in started])
+        return failed
 
     def run(self, name: str, *arguments: str) -> None:
         self.wait(name, self.start(name, *arguments))

@@ -20,7 +20,7 @@ from typing import Any
 
 from pipeline.artifacts import read_json
 from studies.jobs import Curve, curve
-from tests.gpu.bench import Bench, StepError
+from tests.gpu.bench import Bench
 
 SEEDS = (0, 1, 2)
 ACCURACIES = (0.5, 0.7, 0.8, 0.9)
@@ -102,6 +102,7 @@ def prediction(tiny: bool) -> list[str]:
 def study(bench: Bench) -> dict[str, Any]:
     """Curves of all runs of both rounds, and what is kept of the predictions."""
     seeds = SEEDS[: 2 if bench.tiny else None]
+    failed: dict[str, str] = {}
 
     def start(name: str, values: Overrides, seed: int) -> Process:
         command = bench.pipeline(name, *values, f"seed={seed}")
@@ -119,7 +120,8 @@ def study(bench: Bench) -> dict[str, Any]:
         """Run each of `chosen` with each seed, all at once, until `end`."""
         base = training(bench.tiny)
         folders = {(n, s): f"{which}-{i}-{s}" for i, n in enumerate(chosen) for s in seeds}
-        bench.until([start(f, [*base, *chosen[n]], s) for (n, s), f in folders.items()], end)
+        started = [start(f, [*base, *chosen[n]], s) for (n, s), f in folders.items()]
+        failed.update(bench.until(started, end))
         return {key: curve(bench.work / folder) for key, folder in folders.items()}
 
     last = bench.deadline - 8
@@ -139,6 +141,7 @@ def study(bench: Bench) -> dict[str, Any]:
         "tuning": {name: reached(found) for name, found in tuned.items()},
         "finals": {name: reached(found) for name, found in others.items()},
         "predicted": {name: kept(bench, name, process) for name, process in predicted},
+        "failed": failed,
         "curves": {
             "tuning": {name: vars(found) for name, found in tuned.items()},
             "finals": {name: vars(found) for name, found in others.items()},
@@ -148,10 +151,7 @@ def study(bench: Bench) -> dict[str, Any]:
 
 def kept(bench: Bench, name: str, process: subprocess.Popen[str]) -> str:
     """What became of a run of `predict`; what it has made of KEPT goes to the output."""
-    try:
-        bench.until([(name, process)], bench.deadline - 4)
-    except StepError as error:
-        return str(error)
+    failed = bench.until([(name, process)], bench.deadline - 4)
     run, out = bench.work / name, bench.log.parent
     seconds = {}
     for done in sorted(run.glob("*/done.json")):
@@ -159,7 +159,8 @@ def kept(bench: Bench, name: str, process: subprocess.Popen[str]) -> str:
     for file in (*KEPT, "rl_train/metrics.jsonl"):
         if (run / file).is_file():
             shutil.copy(run / file, out / f"{name}-{file.replace('/', '-')}")
-    return ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items())
+    words = [f"{stage} {value:.0f} s" for stage, value in seconds.items()]
+    return ", ".join([*words, *failed.values()])
 
 
 def rank(found: Curve, points: int) -> tuple[float, float]:
