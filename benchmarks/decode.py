@@ -42,6 +42,7 @@ import torch
 from decode_jobs import JOBS, Setting, Speed, make_second
 
 from pipeline.inference.device import set_threads
+from pipeline.processes import die_with_parent
 
 RATIOS = {
     "pair / one, stock vllm": ("plain-pair", "plain-one"),
@@ -61,7 +62,9 @@ def run_job(args: argparse.Namespace, job: str, second: Path) -> Speed:
     command += ["--sequences", str(args.sequences), "--tokens", str(args.tokens)]
     command += ["--threads", str(args.threads)] if args.threads else []
     command += ["--short"] if args.short else []
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    output = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent
+    ).stdout
     found: Speed = json.loads(output.splitlines()[-1])
     print(f"{job:12}", json.dumps(found), flush=True)
     return found

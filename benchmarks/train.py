@@ -33,6 +33,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
+from pipeline.processes import die_with_parent
+
 ROOT = Path(__file__).resolve().parents[1]
 WAYS = ("hf", "vllm")
 PARTS = ("generate", "reward", "update", "sync", "snapshot")
@@ -168,6 +170,7 @@ def turn(way: str, steps: int, overrides: list[str]) -> list[dict[str, float]]:
         stdout=subprocess.PIPE,
         text=True,
         check=True,
+        preexec_fn=die_with_parent,
     )
     return list(json.loads(done.stdout.splitlines()[-1]))
 

@@ -38,6 +38,8 @@ import torch
 from regressions import compare, ratios
 from weights_jobs import CASES, SCALES, Case, floor, make_checkpoints, shapes
 
+from pipeline.processes import die_with_parent
+
 FLOOR, OURS = "floor", "ours"
 CACHED, DISK = "page cache", "disk"
 
@@ -131,7 +133,11 @@ def timed(key: str, who: str, folder: Path, where: str) -> dict[str, float]:
         forget(folder / "run")
     command = [sys.executable, __file__, "--dir", str(folder), "--job", key, "--who", who]
     output = subprocess.run(
-        [*command, "--where", where], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True
+        [*command, "--where", where],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        check=True,
+        preexec_fn=die_with_parent,
     ).stdout
     shutil.rmtree(folder / "out", ignore_errors=True)
     found: dict[str, float] = json.loads(output.splitlines()[-1])

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from scipy import stats
 
+from pipeline.processes import die_with_parent
 from pipeline.trajectory.combine import write
 from pipeline.trajectory.linearity import probe_weights
 from pipeline.trajectory.plan import make_plan
@@ -148,7 +149,12 @@ def mergekit(root: Path, out: Path) -> None:
     }
     (out / "recipe.yaml").write_text(json.dumps(recipe))  # JSON is YAML
     command = ["mergekit-yaml", str(out / "recipe.yaml"), str(out / "model")]
-    subprocess.run([*command, "--no-copy-tokenizer"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [*command, "--no-copy-tokenizer"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=die_with_parent,
+    )
 
 
 def svd(root: Path, out: Path) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 from pipeline.artifacts import read_jsonl, write_json
 from pipeline.errors import PipelineError
 from pipeline.evaluation.students import mean_interval
+from pipeline.processes import die_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -81,7 +82,13 @@ def run(jobs: Sequence[Job], out: Path, shared: Sequence[str], last: str = "rl_t
         places = (f"run.dir={folder}", f"run.cache={out / 'cache'}")
         command = [sys.executable, "-m", "pipeline", *shared, *places, *job.overrides]
         with log.open("w", encoding="utf-8") as stream:
-            done = subprocess.run(command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT)
+            done = subprocess.run(
+                command,
+                cwd=ROOT,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                preexec_fn=die_with_parent,
+            )
         if done.returncode:
             raise PipelineError(f"{job.name}: exit code {done.returncode}; see {log}")
 

@@ -23,6 +23,7 @@ from pipeline.errors import PipelineError
 from pipeline.inference.device import claim_cores, worker_environments
 from pipeline.inference.interface import Engine, Generation, Sampling, Source
 from pipeline.inference.parallel import start
+from pipeline.processes import watch_parent
 
 END = "end"  # of what a call yields
 PATIENCE = 30.0  # seconds for an engine to end by itself: one that is scoring looks up afterwards
@@ -183,6 +184,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 def _serve(line: Connection, rank: int, size: int, arguments: Mapping[str, Any]) -> None:
     """An engine's process: opens it, does what it is told, ends when nobody is there."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it and says a word
+    watch_parent()  # in the middle of a batch it would not look at the line for long
     claim_cores(rank, size)
     engine: Engine | None = None
     with suppress(EOFError, BrokenPipeError):  # the parent has closed the line, or is gone

@@ -16,6 +16,7 @@ from pipeline.hardware import gpus
 
 # environment variable: our engines ask for `vllm.cpu.adapt` by "1", unless the user has said "0"
 ADAPT = "RL_EXTRAPOLATION_CPU"
+OURS = "RL_EXTRAPOLATION_ENGINE"  # environment variable: vLLM's processes are our engines'
 KEEP = str(1 << 32)  # bytes: freed memory that stays with vLLM's processes on the CPU
 # tokens of a KV-cache block on the CPU, the least that its fast attention takes: samples of a
 # prompt share its whole blocks, and vLLM's 128 are longer than many a prompt
@@ -112,6 +113,7 @@ def vllm_settings(
     if device.type == "cuda":
         return VLLMSettings(
             environment={
+                OURS: "1",
                 # a fork of this process, which has asked for its devices, could not use CUDA
                 "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
                 # fp32 attention is Triton's, which by itself multiplies fp32 as TF32: ten bits
@@ -131,7 +133,7 @@ def vllm_settings(
     ranks = [cores[rank::tensor_parallel] for rank in range(tensor_parallel)]
     bound = "|".join(",".join(map(str, rank)) for rank in ranks)
     settings = VLLMSettings(
-        environment={"VLLM_CPU_OMP_THREADS_BIND": bound},
+        environment={OURS: "1", "VLLM_CPU_OMP_THREADS_BIND": bound},
         arguments={
             # torch.compile on the CPU costs minutes for little
             "enforce_eager": True,

@@ -38,6 +38,7 @@ from pipeline.inference.run import (
     read_keys,
     sample_to_jsonl,
 )
+from pipeline.processes import die_with_parent
 from pipeline.trajectory.recipe import Recipe
 
 PR_SET_PDEATHSIG = 1
@@ -219,6 +220,7 @@ def run_local(work: Work, workers: int) -> int:
         subprocess.Popen(
             [*command, "--rank", str(rank), "--size", str(workers)],
             env={**os.environ, **environment},
+            preexec_fn=die_with_parent,
         )
         for rank, environment in enumerate(environments)
     ]

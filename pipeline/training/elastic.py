@@ -14,8 +14,8 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
+from pipeline.processes import be_parent
 from pipeline.stopping import stopped_by
-from pipeline.training.processes import be_parent
 
 
 def main() -> int:

@@ -23,12 +23,12 @@ import torch
 import pipeline
 from pipeline.artifacts import read_jsonl
 from pipeline.errors import PipelineError
+from pipeline.processes import die_with_parent, end_group
 from pipeline.stopping import AGAIN, Requeue, stopped_by
 from pipeline.training.check import check
 from pipeline.training.checkpoints import check_output, finished
 from pipeline.training.devices import child_environment
 from pipeline.training.metrics import Log
-from pipeline.training.processes import die_with_parent, end_group
 from pipeline.training.schema import ComputeConfig
 from pipeline.training.spec import Spec, write_spec
 from pipeline.training.stop import ASKED, STOPPED, ask

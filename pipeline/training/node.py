@@ -12,8 +12,8 @@ from typing import Any
 
 from deepspeed.launcher import launch
 
+from pipeline.processes import be_parent
 from pipeline.stopping import SIGNALS, stopped_by
-from pipeline.training.processes import be_parent
 
 
 class _Deaf:

@@ -23,13 +23,13 @@ from transformers.utils import logging as transformers_logging
 from pipeline.artifacts import write_text
 from pipeline.ending import one_line
 from pipeline.globbing import plain_path
+from pipeline.processes import die_with_parent
 from pipeline.stopping import Requeue, stopped_by
 from pipeline.training.callbacks import SnapshotCallback
 from pipeline.training.check import check
 from pipeline.training.checkpoints import check_output, finished, prepare_output, resumable
 from pipeline.training.devices import join_processes
 from pipeline.training.metrics import Log
-from pipeline.training.processes import die_with_parent
 from pipeline.training.scratch import make_model
 from pipeline.training.snapshots import master_weights, write_model
 from pipeline.training.spec import Architecture, RlSpec, SftSpec, Spec, build, read_spec

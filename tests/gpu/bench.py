@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.processes import die_with_parent
+
 ROOT = Path(__file__).resolve().parents[2]
 LOG_LINES = 120  # that are kept of each command
 
@@ -40,6 +42,7 @@ class Bench:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=die_with_parent,
         )
         stream.close()
         self.running.append(process)

@@ -171,7 +171,7 @@ def test_a_worker_is_born_with_its_devices(work: Work, monkeypatch: pytest.Monke
     given: list[dict[str, str]] = []
     start = subprocess.Popen
 
-    def record(command: list[str], env: dict[str, str]) -> Any:
+    def record(command: list[str], env: dict[str, str], **options: Any) -> Any:
         given.append(env)
         return start(["true"], env=env)
 
@@ -223,3 +223,4 @@ def test_vllm_starts_its_worker_anew_on_a_gpu() -> None:
         enforce_eager=False,
     )
     assert settings.environment["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+    assert settings.environment[device.OURS] == "1"  # they end with this process, see `plugin`

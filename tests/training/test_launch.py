@@ -4,9 +4,6 @@ shards, a failure that is not told, and children that outlive their parent."""
 from __future__ import annotations
 
 import os
-import select
-import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -99,36 +96,6 @@ def test_the_group_ends_when_we_are_interrupted(tmp_path: Path) -> None:
         launching._supervise([sys.executable, "-c", script], compute(), metrics, interrupt)
     with pytest.raises(ProcessLookupError):
         os.killpg(groups[0], 0)
-
-
-def test_a_killed_parent_takes_its_child_along() -> None:
-    script = (
-        "import subprocess, sys\n"
-        "from pipeline.training.processes import die_with_parent\n"
-        "child = 'import os, time; print(os.getpid(), flush=True); time.sleep(600)'\n"
-        "subprocess.run([sys.executable, '-c', child], preexec_fn=die_with_parent)\n"
-    )
-    root = Path(launching.__file__).parents[2]
-    parent = subprocess.Popen([sys.executable, "-c", script], cwd=root, stdout=subprocess.PIPE)
-    assert parent.stdout is not None
-    child = os.pidfd_open(int(parent.stdout.readline()))
-    parent.kill()
-    parent.wait()
-    gone, _, _ = select.select([child], [], [], 60)
-    assert gone
-
-
-def test_a_child_whose_parent_is_gone_already_ends() -> None:
-    """A rank imports for seconds before it can ask; its launcher was killed meanwhile."""
-    script = (
-        "import os\nfrom pipeline.training.processes import PARENT, be_parent, die_with_parent\n"
-        "be_parent()\nos.environ[PARENT] = str(int(os.environ[PARENT]) + 1)\n"
-        "die_with_parent()\nprint('alive')\n"
-    )
-    root = Path(launching.__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True)
-    assert done.returncode in (-signal.SIGHUP, -signal.SIGKILL)  # the latter under nohup
-    assert done.stdout == b""
 
 
 def test_devices_are_those_that_the_scheduler_gave(monkeypatch: pytest.MonkeyPatch) -> None:

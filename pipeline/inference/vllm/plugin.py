@@ -17,7 +17,8 @@ from typing import Any
 
 from pipeline.artifacts import read_json
 from pipeline.errors import PipelineError
-from pipeline.inference.device import ADAPT
+from pipeline.inference.device import ADAPT, OURS
+from pipeline.processes import watch_parent
 
 ARCHITECTURE = "LogitExtrapolatedForCausalLM"
 CLASS = "pipeline.inference.vllm.mixture:LogitExtrapolatedForCausalLM"
@@ -39,13 +40,17 @@ UNUSED = {  # keys of a configuration that decide nothing in the forward pass
 def register() -> None:
     """Make the mixture architecture known to vLLM (again and again does no harm).
 
-    In the processes of an engine on the CPU it also adapts vLLM to it, see `vllm.cpu`.
+    The processes of our own engines end with the one that asked for them: vLLM's engine process
+    does not look whether it is still there, and would keep its GPU. On the CPU vLLM is also adapted
+    to it, see `vllm.cpu`.
     """
     from vllm import ModelRegistry
 
     _hide_from_vllm()
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():
         ModelRegistry.register_model(ARCHITECTURE, CLASS)
+    if os.environ.get(OURS) == "1":
+        watch_parent()
     if os.environ.get(ADAPT) == "1":
         from pipeline.inference.vllm.cpu import adapt
 

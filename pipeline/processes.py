@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 GRACE_SECONDS = 10.0  # between asking a group to end and ending it
@@ -24,7 +27,8 @@ def die_with_parent(sign: int = signal.SIGHUP) -> None:
         sign = signal.SIGKILL
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, sign)
-    if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):
+    # taken out: it is not the parent of what this process starts
+    if os.environ.pop(PARENT, str(os.getppid())) != str(os.getppid()):
         os.kill(os.getpid(), sign)
 
 
@@ -32,6 +36,23 @@ def be_parent() -> None:
     """Let processes started from here know whose children they are: importing takes them seconds
     in which this one may die unnoticed."""
     os.environ[PARENT] = str(os.getpid())
+
+
+@functools.cache
+def watch_parent() -> None:
+    """In a process of `multiprocessing`: a thread kills it once its parent is gone, also one that
+    died before this was called. (Linux's own signal would come where only the thread ends that
+    started this process, as threads of a user's program may.) Elsewhere it does nothing.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def follow() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=follow, name="watch_parent", daemon=True).start()
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
