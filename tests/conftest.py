@@ -97,7 +97,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
 SLOW = re.compile(
     r"test_(vllm_compiled|vllm_sharded|vllm_sharing|serve|rollouts)\.py"
     r"|test_vllm\.py::(TestUntied|TestPair.*pair[12])"
-    r"|test_two_ranks|deepspeed_launcher|under_torchrun|test_tasks_of_a_step_may"
+    r"|test_two_ranks|test_a_full_disk_of_another|deepspeed_launcher|under_torchrun|test_tasks_of_a_step_may"
     r"|test_end_to_end\.py::test_(killed|offline)|test_deltas\.py::test_(killed|deltas_give)"
     r"|test_sweeps\.py::test_(a_killed|a_job|two_that_start)"
     r"|test_stop\.py::test_(a_rank|the_command|a_signal_costs|a_full_disk)"

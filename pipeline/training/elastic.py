@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+from collections.abc import Sequence
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -28,10 +30,18 @@ def main() -> int:
             run(parse_args(sys.argv[1:]))
         except ChildFailedError as error:
             codes = [failure.exitcode for failure in error.failures.values()]
-            return next((128 - code for code in codes if code < 0), 1)
+            return _exit_code(codes)
         except SignalException:
             return 1
     return 0
+
+
+def _exit_code(codes: Sequence[int]) -> int:
+    """Of ranks that ended badly: a signal's where one was ended by it, but SIGTERM, by which the
+    launcher ends the others once one has failed, only where there is nothing else."""
+    ended = sorted((-code for code in codes if code < 0), key=lambda sign: sign == signal.SIGTERM)
+    failed = any(code > 0 for code in codes)
+    return 1 if not ended or (failed and ended[0] == signal.SIGTERM) else 128 + ended[0]
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def _ended(spec: Spec, code: int, path: Path) -> str:
             f"{ranks}: one was ended by {name}{memory}; run the same command again to resume from "
             "the last checkpoint"
         )
-    return f"{ranks} ended with code {code}; their traceback is above, the spec in {path}"
+    return f"{ranks} ended with code {code}; what they said is above, the spec in {path}"
 
 
 def command(compute: ComputeConfig, spec: Path) -> list[str]:

@@ -180,7 +180,8 @@ class DeltaWriter:
         """
         partial = _unfinished(folder)
         partial.mkdir(parents=True, exist_ok=True)  # what a killed run left there is gone
-        stream_delta_part(partial, filename, self.base, sizes, weights, self.dtype)
+        with naming(partial / filename):
+            stream_delta_part(partial, filename, self.base, sizes, weights, self.dtype)
 
     def finish_parts(
         self,
