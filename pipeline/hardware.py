@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import os
 import sys
 
 
@@ -11,6 +13,22 @@ def gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def device_names(found: int) -> list[str]:
+    """The GPUs that processes started from here can be given, as CUDA_VISIBLE_DEVICES names them.
+
+    CUDA stops reading at the first entry that is no device, so it sees the first `found` (`gpus`).
+    Of MIG instances it shows each process one alone, but another to each that is given another.
+    """
+    if not found:
+        return []
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return [str(number) for number in range(found)]
+    names = [name.strip() for name in given.split(",")]
+    instances = list(itertools.takewhile(lambda name: name.startswith("MIG-"), names))
+    return instances or names[:found]
 
 
 def gpu_name() -> str | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.hardware import gpus
+from pipeline.hardware import device_names, gpus
 
 # environment variable: our engines ask for `vllm.cpu.adapt` by "1", unless the user has said "0"
 ADAPT = "RL_EXTRAPOLATION_CPU"
@@ -58,8 +58,7 @@ def worker_environments(size: int, tensor_parallel: int) -> list[dict[str, str]]
     found = gpus()
     if not found:
         return [{} for _ in range(size)]
-    given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    devices = given or [str(number) for number in range(found)]
+    devices = device_names(found)
     if len(devices) < size * tensor_parallel:
         raise PipelineError(
             f"{size} engines of {tensor_parallel} GPUs need {size * tensor_parallel}, there "

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.config import EngineConfig
 from pipeline.errors import PipelineError
-from pipeline.hardware import gpus
+from pipeline.hardware import device_names, gpus
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class EngineOptions:
     def replicas(self) -> int:
         """How many engines share the problems: as given, or as the GPUs are enough for."""
         given = self.config.replicas
-        return given if given is not None else max(1, gpus() // self._devices)
+        return given if given is not None else max(1, _visible() // self._devices)
 
     @property
     def _devices(self) -> int:
@@ -67,10 +67,15 @@ class EngineOptions:
                 "or use engine=hf"
             )
         count, each = self.replicas, self._devices
-        found = gpus() if count > 1 or each > 1 else 0
+        found = _visible() if count > 1 or each > 1 else 0
         if 0 < found < count * each:
             raise PipelineError(
                 f"engine.replicas={count}: {count} engines of {each} GPUs need {count * each}, "
                 f"{found} are visible; set engine.replicas=null to use them all"
             )
         return f"{name} engine" if count == 1 else f"{count} {name} engines"
+
+
+def _visible() -> int:
+    """The GPUs that engines can be given."""
+    return len(device_names(gpus()))

@@ -14,10 +14,13 @@ import pytest
 import torch
 
 from pipeline.artifacts import append_jsonl, read_jsonl
+from pipeline.config import EngineConfig
 from pipeline.errors import PipelineError
-from pipeline.inference import device, parallel
+from pipeline.hardware import device_names
+from pipeline.inference import device, options, parallel
 from pipeline.inference.interface import Sampling, sampling_hash
 from pipeline.inference.open import open_engine
+from pipeline.inference.options import EngineOptions
 from pipeline.inference.parallel import Candidate, Draw, Work, run_local, run_part
 from pipeline.inference.part_files import merge_parts
 from pipeline.inference.run import PromptItem, row_key, sample_to_jsonl
@@ -189,6 +192,7 @@ def test_a_worker_is_born_with_its_devices(work: Work, monkeypatch: pytest.Monke
         (None, 2, 1, ["0", "1"]),
         (None, 2, 2, ["0,1", "2,3"]),
         ("3,1,2,0", 2, 2, ["3,1", "2,0"]),
+        (" 3, 1,2,0", 2, 2, ["3,1", "2,0"]),
         ("MIG-a,MIG-b,MIG-c,MIG-d", 4, 1, ["MIG-a", "MIG-b", "MIG-c", "MIG-d"]),
     ],
 )
@@ -210,6 +214,32 @@ def test_devices_are_dealt_out(
         device.worker_environments(5, 1)
     monkeypatch.setattr(device, "gpus", lambda: 0)
     assert device.worker_environments(5, 1) == [{}] * 5
+
+
+@pytest.mark.parametrize(
+    ("visible", "found", "devices"),
+    [
+        ("0,-1,1", 1, ["0"]),
+        ("2,GPU-5f,9", 2, ["2", "GPU-5f"]),
+        ("MIG-a,MIG-b", 1, ["MIG-a", "MIG-b"]),
+        ("", 0, []),
+        ("-1", 0, []),
+    ],
+)
+def test_devices_are_those_that_cuda_sees(
+    monkeypatch: pytest.MonkeyPatch, visible: str, found: int, devices: list[str]
+) -> None:
+    """An engine that is given -1, or a GPU that is not there, and draws on the CPU without a word;
+    and instances of one GPU that are counted as one."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    for module in (device, options):
+        monkeypatch.setattr(module, "gpus", lambda: found)
+    assert device_names(found) == devices
+    config = EngineConfig(name="hf", replicas=None)
+    assert EngineOptions(config, "float32", 0).replicas == max(1, len(devices))
+    if devices:
+        with pytest.raises(PipelineError, match=f"there are {len(devices)};"):
+            device.worker_environments(len(devices) + 1, 1)
 
 
 def test_vllm_starts_its_worker_anew_on_a_gpu() -> None:
