@@ -76,6 +76,11 @@ def check_rl(values: RlSpec | PipelineConfig) -> None:
             f"rl_train.snapshot_every={rl.snapshot_every} is more than "
             f"rl_train.steps={rl.steps}: there would be no snapshot"
         )
+    if rl.validation.every is not None and rl.validation.every > rl.steps:
+        raise PipelineError(
+            f"rl_train.validation.every={rl.validation.every} is more than "
+            f"rl_train.steps={rl.steps}: accuracy would never be measured; lower it, or set null"
+        )
     supervised = algorithm.trainer == "sft"
     if supervised:
         check_supervised(values)

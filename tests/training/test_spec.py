@@ -60,6 +60,7 @@ def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
         ({"rollouts_per_prompt": 1}, "at least 2"),
         ({"snapshot_every": 0}, "rl_train.snapshot_every: must be at least 1"),
         ({"snapshot_every": 7}, "there would be no snapshot"),
+        ({"validation": ValidationConfig(every=7)}, "accuracy would never be measured"),
         ({"steps": 0}, "rl_train.steps: must be at least 1"),
         ({"trainer": "ppo"}, "algorithm.trainer: 'ppo'"),
         ({"scale_rewards": "std"}, "algorithm.scale_rewards: 'std'"),
