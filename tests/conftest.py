@@ -24,6 +24,8 @@ PICO = ["+experiment=pico", "tracking.mode=disabled"]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# or torch, asked for its devices, would start CUDA in the process that others are forked from
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 if WORKER is not None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # Two workers on two cores: one thread each.

@@ -37,7 +37,9 @@ DEVICES = {
     # assumption: one core with 256-bit FMA, at 3 GHz 96 GFLOP/s; bf16 no faster; 10 GB/s a core
     "cpu": Device(None, 96e9, 96e9, 10e9),
 }
-UTILISATION = 0.35  # assumption: share of peak FLOP/s in training and in scoring
+# share of peak FLOP/s. Measured in training: 0.25 to 0.27 of an H200 (1.8 G parameters, rows of
+# 18,432 tokens, sdpa with a mask, checkpointing; docs/gpu.md). An assumption in scoring.
+UTILISATION = 0.27
 DECODING = 0.5  # assumption: share of the memory's bandwidth while sampling
 DISK = 1e9  # assumption: bytes/s of reading and writing checkpoints
 TEXT = 4.0  # assumption: bytes of a token's text in a file of responses

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.artifacts import append_jsonl, iter_jsonl, repair_jsonl
 from pipeline.errors import PipelineError
 from pipeline.evaluation import signs
+from pipeline.evaluation.selection import choose, no_better
 from pipeline.progress import bar
 
 if TYPE_CHECKING:
@@ -104,7 +105,6 @@ def score(
     """
     from pipeline.evaluation import collapse, label_free
     from pipeline.evaluation.metrics import score_groups
-    from pipeline.evaluation.selection import choose
 
     config = subject.config
     judged = collapse.judge(groups, start)
@@ -125,7 +125,7 @@ def score(
     for row in scores:
         row["chosen"] = row["model"] in names
         row["temperature"] = config.evaluate.temperature
-    _warn(scores, chosen)
+    _warn(scores, chosen, start)
     bootstrap = config.evaluate.bootstrap
     free: dict[str, dict[str, Any]] = {}  # greedy: all agree with themselves, and are sure
     if config.evaluate.temperature > 0:
@@ -134,8 +134,19 @@ def score(
     return {**result, "rows": scores}
 
 
-def _warn(rows: Rows, chosen: Mapping[str, Mapping[str, Any]]) -> None:
-    """Say which models have collapsed, and first of all if one of them is chosen."""
+def _warn(rows: Rows, chosen: Mapping[str, Mapping[str, Any]], start: str) -> None:
+    """Say which models have collapsed, first of all if one of them is chosen, and which choice is
+    no better than what was seen."""
+    for choice in chosen.values():
+        before = no_better(rows, choice["model"], start)
+        if before is not None:
+            logging.getLogger(__name__).warning(
+                "%s is best on validation of what was extrapolated, and no better than %s (%.1f "
+                "%% there), the last checkpoint seen: validation says to keep that one",
+                choice["model"],
+                start,
+                100 * before,
+            )
     lost: dict[str, str] = {}
     for row in rows:
         if row["collapsed"]:

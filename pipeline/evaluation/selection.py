@@ -42,3 +42,23 @@ def choose(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         chosen[kind] = {"model": best, "validation avg@k": means[best], **extra}
         chosen[kind]["collapsed"] = best in lost
     return chosen
+
+
+def no_better(rows: Sequence[Mapping[str, Any]], model: str, start: str | None) -> float | None:
+    """The validation avg@k of `start`, the last checkpoint seen, where `model` is not above it:
+    then nothing speaks for extrapolating. None where it is, or where one was not evaluated.
+
+    Args:
+        rows: of scores.json. With several validation tasks the means over them are compared.
+    """
+    mine, before = (
+        {row["task"]: row["avg@k"] for row in rows if _on_validation(row, name)}
+        for name in (model, start)
+    )
+    if not mine or mine.keys() != before.keys() or sum(mine.values()) > sum(before.values()):
+        return None
+    return float(sum(before.values()) / len(before))
+
+
+def _on_validation(row: Mapping[str, Any], model: str | None) -> bool:
+    return bool(row["split"] == "validation" and row["model"] == model)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.evaluation.selection import no_better
+
 Row = Mapping[str, Any]
 KINDS = {"weight": "Weights", "logit": "Logits"}  # of extrapolations
 
@@ -164,4 +166,11 @@ def choice(scores: Mapping[str, Any], row: Row) -> str:
     if not seen:
         return f"{method}: {name}; no validation score is there to show what it was chosen on."
     parts = ", ".join(f"{percent(r['avg@k'])} {interval(r['ci95'])} on {r['task']}" for r in seen)
-    return f"{method}: {name}, best on validation ({parts})."
+    before = no_better(scores["rows"], row["model"], scores.get("start"))
+    kept = ""
+    if before is not None:
+        kept = (
+            f"; but {scores['start']}, the last checkpoint seen, has {percent(before)} there, so "
+            "validation says to keep that one"
+        )
+    return f"{method}: {name}, best on validation ({parts}){kept}."

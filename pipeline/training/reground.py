@@ -32,6 +32,7 @@ from pipeline.training.masters import forget, owned, replace_owned
 from pipeline.training.schema import RegroundConfig
 from pipeline.trajectory.segments import JUMPS
 
+CHUNK = 1 << 18  # weights that are summed at once: their fp64 copies stay in a core's cache
 Parts = dict[str, torch.Tensor]  # this rank's, [n] fp32 in host memory, by parameter name
 
 
@@ -206,15 +207,13 @@ def measure(start: Parts, middle: Parts, end: Parts, names: list[str]) -> Line:
     """
     sums = torch.zeros(5, dtype=torch.float64)
     for name in names:
-        whole = (end[name] - start[name]).double()
-        sums[0] += start[name].double().square().sum()
-        sums[1] += whole.square().sum()
-        if middle:
-            first = (middle[name] - start[name]).double()
-            second = (end[name] - middle[name]).double()
-            sums[2] += first @ second
-            sums[3] += first.square().sum()
-            sums[4] += second.square().sum()
+        kinds = [part[name].split(CHUNK) for part in (start, end, middle) if part]
+        for before, after, *between in zip(*kinds, strict=True):
+            base, whole = before.double(), (after - before).double()
+            sums[:2] += torch.stack([base @ base, whole @ whole])
+            if between:
+                first, second = (between[0] - before).double(), (after - between[0]).double()
+                sums[2:] += torch.stack([first @ second, first @ first, second @ second])
     sums = summed(sums)
     length = math.sqrt(float(sums[3] * sums[4]))
     straightness = float(sums[2]) / length if length > 0 else None

@@ -63,10 +63,10 @@ def test_a_stated_throughput_is_used(tmp_path: Path) -> None:
         )
         return str(words)
 
-    assert updates() == updates("estimates.tflops=989", "estimates.utilisation=0.35")
-    slow, fast = updates("estimates.tflops=98.9").split(), updates().split()
+    assert updates() == updates("estimates.tflops=989", "estimates.utilisation=0.27")
+    slow, fast = updates("estimates.tflops=197.8").split(), updates().split()
     assert slow[1] == fast[1] == "min"
-    assert float(slow[0]) == pytest.approx(10 * float(fast[0]), rel=0.01)
+    assert float(slow[0]) == pytest.approx(5 * float(fast[0]), rel=0.01)
 
 
 def test_what_does_not_fit_is_said(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def zero2(bench: Bench) -> dict[str, Any]:
     values = [PICO, "stages=[sft_train,rl_train,snapshot]", "compute.launcher=deepspeed"]
     values += ["compute.zero_stage=2", "compute.bf16=true", "rl_train.steps=8"]
     values += ["rl_train.snapshot_dtype=delta_float32", "rl_train.snapshot_every=4"]
-    bench.run("whole", *bench.pipeline("whole", *values))
+    whole = bench.start("whole", *bench.pipeline("whole", *values))
     arguments = bench.pipeline("killed", *values)
     first = bench.start("killed", *arguments)
     saved = bench.work / "killed/rl_train/checkpoints"
@@ -45,6 +45,7 @@ def zero2(bench: Bench) -> dict[str, Any]:
         first.wait()
     steps = [row["step"] for row in _rows(bench.work / "killed/rl_train/metrics.jsonl")]
     bench.run("killed", *arguments)
+    bench.wait("whole", whole)
     return {
         "killed after step": max(steps, default=0) if alive else "the end",
         "largest difference of a weight": _difference(bench.work, 8),
@@ -100,7 +101,7 @@ def mixture(bench: Bench) -> dict[str, Any]:
 
 STEPS: dict[str, tuple[Step, float]] = {
     "pico": (pico, 100),
-    "zero2": (zero2, 130),
+    "zero2": (zero2, 180),
     "published": (published, 150),
     "weights": (weights, 90),
     "mixture": (mixture, 60),

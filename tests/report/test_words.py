@@ -144,6 +144,18 @@ def test_a_choice_without_validation_scores_is_said_to_be_unproven() -> None:
     assert "no validation score" in words.choice(data, row)
 
 
+@pytest.mark.parametrize(("seen", "kept"), [(0.30, False), (0.365, True), (0.50, True)])
+def test_a_choice_that_is_no_better_than_what_was_seen_says_so(seen: float, kept: bool) -> None:
+    """Would catch a chosen horizon that reads as a gain where validation prefers none."""
+    data = scores({"weight": 0.0, "logit": 0.03})
+    row = words.chosen_rows(data, "test")[0]
+    (mine,) = (r for r in data["rows"] if r["split"] == "validation" and r["model"] == row["model"])
+    before = {**mine, "model": "rl-60", "kind": "rl", "step": 60, "avg@k": seen}
+    data = {**data, "start": "rl-60", "rows": [*data["rows"], before]}
+    text = plain(words.choice(data, row))
+    assert (f"rl-60, the last checkpoint seen, has {100 * seen:.1f} % there" in text) == kept
+
+
 @pytest.mark.parametrize(
     ("difference", "text"),
     [
