@@ -143,7 +143,7 @@ def _probe_logprobs(
         step: single(context, checkpoint_fingerprint(path, step), source)
         for step, source in sources.items()
     }
-    engine = start_engines(context.engine.arguments(base), context.engine.replicas)
+    engine = start_engines(context.engine_on(base), context.engine.replicas)
     try:
         items = posing.probe_prompts(context, engine.tokenizer, probed)
         texts = fixed_texts(engine, items, draw, model, folder, config.max_tokens)
