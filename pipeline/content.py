@@ -158,8 +158,20 @@ def recorded_settings(trajectory: Path) -> dict[str, Any]:
     recorded = read_json(trajectory)
     folders = {item["step"]: Path(item["folder"]) for item in recorded["checkpoints"]}
     if not all(folder.is_dir() for folder in folders.values()):
-        return {"models": recorded.get("settings", {})}
-    return {"models": run_settings(folders)}
+        return {"models": recorded.get("settings", {}), **_turns(recorded, now=False)}
+    return {"models": run_settings(folders), **_turns(recorded, now=True)}
+
+
+def _turns(recorded: Mapping[str, Any], now: bool) -> dict[str, Any]:
+    """The files that say where the last checkpoint ends a turn, which its config.json does not;
+    nothing for a trajectory of an earlier version, whose stages were made without."""
+    turns = recorded.get("turns")
+    if turns is None:
+        return {}
+    folders = {Path(folder): settings for folder, settings in turns}
+    now = now and all(folder.is_dir() for folder in folders)
+    found = [model_settings(folder) if now else settings for folder, settings in folders.items()]
+    return {"the last checkpoint's tokenizer and generation config": found}
 
 
 def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:

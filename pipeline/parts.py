@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +101,13 @@ def all_done(run_dir: Path, count: int, identity: str) -> bool:
         and states[Part(index, count).file].get("of") == identity
         for index in range(count)
     )
+
+
+def forget(run_dir: Path, part: Part) -> None:
+    """Take back what a part has said of itself."""
+    (run_dir / part.file).unlink(missing_ok=True)
+    with suppress(OSError):  # others have theirs there
+        (run_dir / PARTS).rmdir()
 
 
 class Busy(Exception):  # noqa: N818  (no error: somebody else does it)

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import progress, provenance, records, run_dirs
+from pipeline import parts, progress, provenance, records, run_dirs
 from pipeline.arguments import check_keys, check_methods, check_spelling
 from pipeline.artifacts import read_own, write_json, write_text
 from pipeline.checks import check
@@ -25,7 +25,6 @@ from pipeline.config import STAGES, PipelineConfig
 from pipeline.errors import PipelineError
 from pipeline.faults import STDOUT, naming
 from pipeline.hardware import give_back_memory
-from pipeline.parts import DRAWING, Busy, Part, all_done, finishing, parse, preparing, share_of
 from pipeline.quoting import literal
 from pipeline.records import Record
 from pipeline.sharing import Store
@@ -54,7 +53,7 @@ def run(raw: DictConfig) -> float | None:
     check_methods(run_dirs.typed(), bool(config.extrapolations))
     run_dirs.expand_home(config)
     check(config)
-    share = share_of(config, run_dirs.given() and not run_dirs.in_sweep())
+    share = parts.share_of(config, run_dirs.given() and not run_dirs.in_sweep())
     run_dir = run_dirs.find(config)
     config.run.dir = str(run_dir)
     values = asdict(config)
@@ -63,7 +62,7 @@ def run(raw: DictConfig) -> float | None:
     status = Status(run_dir, config.name, names, totals, run_dirs.typed())
     tracker = Tracker(run_dir, config.name, values, config.tracking, status.step)
     work = _Work(Context(config, run_dir, tracker, share), status, run_dirs.store(config, run_dir))
-    part = None if config.run.part is None else parse(config.run.part)
+    part = None if config.run.part is None else parts.parse(config.run.part)
     stages = [(name, records.load_stage(name)) for name in names]
     if config.dry_run:
         plans = _plan(work.context, stages, work.store)
@@ -92,12 +91,12 @@ class _Work:
 
 
 def _take_part(
-    work: _Work, stages: list[tuple[str, Stage]], values: dict[str, Any], part: Part
+    work: _Work, stages: list[tuple[str, Stage]], values: dict[str, Any], part: parts.Part
 ) -> None:
     """Draw one part of an evaluation; whoever is through last runs the stages on what is there."""
     context, run_dir = work.context, work.context.run_dir
     identity = run_dirs.identity(values)
-    names = [name for name, _ in stages if name in DRAWING]
+    names = [name for name, _ in stages if name in parts.DRAWING]
     told = run_dirs.typed()
     with (
         Status(run_dir, context.config.name, names, {}, told, part.file, identity) as status,
@@ -106,24 +105,28 @@ def _take_part(
         _say(f"{context.config.name}: {run_dir}, {part}")
         plans = _plan(context, stages)
         for (name, _), (_, state, _) in zip(stages, plans, strict=True):
-            if name in DRAWING and state != DONE:
+            if name in parts.DRAWING and state != DONE:
                 status.stage(name)
                 _draw_part(context, name, part)
-    if not all_done(run_dir, part.count, identity):
+    if all(state == DONE for _, state, _ in plans):
+        parts.forget(run_dir, part)  # no other part will come, and its word would be the run's last
+        _say(f"{part}: nothing is missing; all stages are done already")
+        return
+    if not parts.all_done(run_dir, part.count, identity):
         _say(f"{part} is done; the last one to be through scores them all")
         return
     values["run"]["part"] = None
     try:
-        with finishing(run_dir):
+        with parts.finishing(run_dir):
             _run(work, stages, values)
-    except Busy as other:
+    except parts.Busy as other:
         _say(f"{part} is done; {other} scores them all")
 
 
-def _draw_part(context: Context, name: str, part: Part) -> None:
+def _draw_part(context: Context, name: str, part: parts.Part) -> None:
     from pipeline.inference.parallel import run_part
 
-    with preparing(context.run_dir, lambda owner: None):
+    with parts.preparing(context.run_dir, lambda owner: None):
         works = cast(Drawing, records.load_stage(name)).works(context)
     engines = context.engine.replicas
     added = sum(run_part(work, part.index, part.count, engines) for work in works)

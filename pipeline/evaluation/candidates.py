@@ -8,7 +8,7 @@ configuration that made them comes back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from pipeline.inference.parallel import Candidate
 from pipeline.subject.checkpoints import check_step
 from pipeline.subject.found import Subject
 from pipeline.trajectory.checkpoint import Checkpoint
+from pipeline.trajectory.conversation import default_ends
 from pipeline.trajectory.export import engine_sources
 from pipeline.trajectory.recipe import Recipe
 from pipeline.trajectory.sources import Trajectory
 
 
 def identity(
-    subject: Subject, weights: str, configs: Iterable[Path], engine: Iterable[Path]
+    subject: Subject, weights: str, configs: Iterable[Path], engine: Sequence[Path]
 ) -> str:
     """Fingerprint of a model as this run samples from it.
 
@@ -34,6 +35,8 @@ def identity(
         configs: the folders whose config.json they are loaded under.
         engine: the folders that the engine starts on: their tokenizers and generation configs.
     """
+    ends = subject.end_tokens
+    own = default_ends(engine[-1])  # where these files say all
     return hash_json(
         {
             "weights": weights,
@@ -41,6 +44,7 @@ def identity(
             "settings": [model_settings(folder) for folder in engine],
             "engine": subject.config.engine.name,
             "dtype": subject.config.model.dtype,
+            **({} if ends == own else {"ends": ends}),
         }
     )[:16]
 

@@ -119,6 +119,7 @@ def mixture_candidates(subject: Subject) -> list[Candidate]:
     from pipeline.content import model_weights
     from pipeline.evaluation.candidates import checkpoint_fingerprint, identity
     from pipeline.inference.parallel import Candidate
+    from pipeline.trajectory.conversation import named_ends
 
     members = subject.config.logit_extrap.members
     if not members:
@@ -132,6 +133,7 @@ def mixture_candidates(subject: Subject) -> list[Candidate]:
             folders.append(subject.trajectory.checkpoints[step].folder)
         else:
             folder = model_folder(member.model, key(place))
+            subject.warn_of_ends(key(place), named_ends(folder))
             contents.append(model_weights(folder, subject.hashes))
             folders.append(folder)
     coefficients = [member.coefficient for member in members]

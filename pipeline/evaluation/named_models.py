@@ -122,12 +122,14 @@ def _predictions(subject: Subject) -> dict[str, Candidate]:
 def _checkpoint(subject: Subject, name: str, opened: Trajectory) -> Candidate:
     from pipeline.evaluation.candidates import checkpoint_fingerprint, single
     from pipeline.inference.parallel import Candidate
+    from pipeline.trajectory.conversation import end_tokens
     from pipeline.trajectory.export import engine_sources
     from pipeline.trajectory.fingerprint import fingerprint
 
     beside = fingerprint(opened)
     step = beside.steps[-1]
     [source] = engine_sources(beside, [step], subject.exported).values()
+    subject.warn_of_ends(f"evaluate.models.{name}", end_tokens(beside))
     content = single(subject, checkpoint_fingerprint(beside, step), source)
     return Candidate(name, "named", content, source, {})
 

@@ -42,7 +42,7 @@ def models_work(
         items: the problems (`posing.pose`).
         start: the folder that the engine is started on.
     """
-    return _work(subject.engine.arguments(start), draws, candidates, items)
+    return _work(subject.engine_on(start), draws, candidates, items)
 
 
 def mixture_works(
@@ -62,11 +62,11 @@ def mixture_works(
     works = []
     if pairs:
         ends = subject.ends(subject.trajectory.steps)
-        engine = subject.engine.arguments(*model_folders(subject, ends).values())
+        engine = subject.engine_on(*model_folders(subject, ends).values())
         engine["speculative"] = subject.config.logit_extrap.speculative
         works.append(_work(engine, draws, pairs, items))
     if others:
-        engine = subject.engine.arguments(*open_members(subject))
+        engine = subject.engine_on(*open_members(subject))
         engine["coefficients"] = coefficients(others[0])
         works.append(_work(engine, draws, others, items))
     return works

@@ -46,7 +46,8 @@ class EngineCrew:
         Raises:
             PipelineError: fewer GPUs than they need, or what `open_engine` says.
         """
-        self.tokenizer = AutoTokenizer.from_pretrained(engine["models"][-1], local_files_only=True)
+        place = engine.get("tokenizer") or engine["models"][-1]
+        self.tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
         self._lines: list[Connection] = []
         self._processes: list[Any] = []
         context = multiprocessing.get_context("spawn")

@@ -76,7 +76,7 @@ class Generation:
         prompt_index: place of its prompt in the list given to `generate`.
         sample: its number among the prompt's responses, from 0.
         token_ids: the response's tokens; the end-of-text token that stopped it is the last one.
-        text: the tokens decoded, special tokens left out.
+        text: the tokens decoded, without special ones and without the one that stopped it.
         finish_reason: "stop" at an end-of-text token, "length" at `max_tokens`.
         logprob: Σ log q(token | text before it) over the response's tokens, in nats, q being what
             they were drawn from, after temperature, top-k and top-p (greedy: 0). The mean of -log q

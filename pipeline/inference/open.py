@@ -24,8 +24,7 @@ def open_engine(
 
     Args:
         name: "hf" or "vllm".
-        models: checkpoint folders of one vocabulary and any size (vLLM: one size). The last one's
-            tokenizer and end of text are the mixture's.
+        models: checkpoint folders of one vocabulary and any size (vLLM: one size).
         coefficients: c_i of the mixture Σ c_i l_i to begin with, one for each model; [1 - α, α] for
             l0 + α (l1 - l0) (arXiv 2601.04537, logit extrapolation). None: the last model alone.
         dtype: "float32", "bfloat16" or "float16"; logits are mixed and scored in fp32 always.
@@ -34,7 +33,9 @@ def open_engine(
             `Sampling.seed` alone).
         speculative: for a mixture of two on the HF engine, tokens that the second model drafts
             before the first one reads them (see `speculative.py`); 0: all in lockstep.
-        **options: of the engine: `device`, `threads` (both); `tensor_parallel`,
+        **options: of the engine: `device`, `threads`, `tokenizer` (folder of the one that decodes;
+            default the last model's), `ends` (ids of the tokens that end a response, whatever the
+            models' files name; default the last model's) (both); `tensor_parallel`,
             `gpu_memory_utilization`, `max_model_len`, `kv_cache_gib`, `enforce_eager` (vLLM).
 
     Raises:

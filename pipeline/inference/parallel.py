@@ -195,6 +195,8 @@ def start(engine: Mapping[str, Any]) -> Engine:
     """Start the engine of these arguments (`Work.engine`) in this process."""
     options = dict(engine)
     name, models = options.pop("name"), options.pop("models")
+    if "tokenizer" in options:
+        options["tokenizer"] = Path(options["tokenizer"])
     return open_engine(name, *map(Path, models), **options)
 
 

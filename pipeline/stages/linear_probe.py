@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.artifacts import write_json
+from pipeline.artifacts import hash_file, hash_json, read_own, write_json
 from pipeline.content import recorded_settings
 from pipeline.errors import PipelineError
 from pipeline.estimates import sampling
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pipeline.trajectory.recipe import Recipe
 
 SECTIONS = ("linear_probe", "task", "engine", "model.dtype", "seed")
-REUSES = True  # responses and scores know what they were made from
+REUSES = True  # responses, scores and figures of the weights know what they were made from
 OUTPUTS = ("weights.json", "logprobs.json", "activations.json")
 
 
@@ -77,15 +77,13 @@ def _check_room(context: Context) -> None:
 def run(context: Context) -> dict[str, Any]:
     from pipeline.inference.activations import probe_activations
     from pipeline.trajectory import export
-    from pipeline.trajectory.linearity import probe_weights
 
     config = context.config.linear_probe
     trajectory = context.trajectory
     folder = context.stage_dir("linear_probe")
-    for name in OUTPUTS:  # of other settings; what is not asked for now is not to stand there
+    for name in OUTPUTS[1:]:  # of other settings; what is not asked for now is not to stand there
         (folder / name).unlink(missing_ok=True)
-    weights = probe_weights(trajectory, config.min_change, config.min_unique)
-    write_json(folder / "weights.json", weights)
+    weights = _weights(context)
     summary, outlook = _headline("weights", weights), _outlook(trajectory.steps, weights)
     probed = probe_set(context.config)
     if probed is None:
@@ -106,6 +104,27 @@ def run(context: Context) -> dict[str, Any]:
         write_json(folder / "activations.json", states)
         summary |= _headline("activations", states)
     return summary | outlook
+
+
+def _weights(context: Context) -> dict[str, Any]:
+    """The content of weights.json: what stands there, if it is of this path under these filters;
+    else all weights are read."""
+    from pipeline.trajectory.linearity import probe_weights
+
+    config, path = context.config.linear_probe, context.stage_dir("linear_probe") / "weights.json"
+    made_from = hash_json([hash_file(context.recorded), config.min_change, config.min_unique])
+    note = path.with_name("weights_from.json")
+    try:
+        found: dict[str, Any] = read_own(path, "tensors")
+        if read_own(note) == {"key": made_from, "sha256": hash_file(path)}:
+            return found
+    except PipelineError:  # one is absent or broken
+        pass
+    path.unlink(missing_ok=True)  # it is not of what is asked for now
+    measured = probe_weights(context.trajectory, config.min_change, config.min_unique)
+    write_json(path, measured)
+    write_json(note, {"key": made_from, "sha256": hash_file(path)})
+    return measured
 
 
 def _headline(name: str, probe: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +162,7 @@ def _probe_logprobs(
         step: single(context, checkpoint_fingerprint(path, step), source)
         for step, source in sources.items()
     }
-    engine = start_engines(context.engine.arguments(base), context.engine.replicas)
+    engine = start_engines(context.engine_on(base), context.engine.replicas)
     try:
         items = posing.probe_prompts(context, engine.tokenizer, probed)
         texts = fixed_texts(engine, items, draw, model, folder, config.max_tokens)

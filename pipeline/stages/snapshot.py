@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import write_json
-from pipeline.content import run_settings
+from pipeline.content import model_settings, run_settings
 from pipeline.errors import PipelineError
 from pipeline.estimates import sampling
 from pipeline.stages.base import Context
@@ -89,7 +89,7 @@ def _left_out(context: Context, trajectory: Trajectory) -> str:
 
 
 def run(context: Context) -> dict[str, Any]:
-    from pipeline.trajectory.conversation import check_conversation
+    from pipeline.trajectory.conversation import check_conversation, end_tokens, turn_folders
     from pipeline.trajectory.export import export
     from pipeline.trajectory.fingerprint import check_finite, check_moved, fingerprint
 
@@ -109,16 +109,17 @@ def run(context: Context) -> dict[str, Any]:
         )
     if differences := check_conversation(trajectory):
         logging.getLogger(__name__).warning(
-            "snapshot: %s. Responses are asked for in the base's template and stop at its end "
-            "tokens (mixtures of logits at the last member's), written predictions carry the "
-            "run's: if it was trained with its own, give as snapshot.base the base's weights with "
+            "snapshot: %s. Responses of every model are asked for in the base's template and stop "
+            "at the end tokens of both (%s), written predictions carry the run's: if it was "
+            "trained with a template of its own, give as snapshot.base the base's weights with "
             "the run's tokenizer files and generation_config.json",
-            differences,
+            *(differences, ", ".join(map(str, end_tokens(trajectory)))),
         )
     for step in snapshot.export:
         export(trajectory, step, context.exported / f"step_{step}")
     settings = run_settings(trajectory.paths)
-    write_json(context.recorded, {**trajectory.to_json(), "settings": settings})
+    turns = [[str(folder), model_settings(folder)] for folder in turn_folders(trajectory)]
+    write_json(context.recorded, {**trajectory.to_json(), "settings": settings, "turns": turns})
     folders = {f"step_{step}": path for step, path in trajectory.paths.items()}
     context.tracker.artifact("trajectory", [context.recorded], folders)
     return {

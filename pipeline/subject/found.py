@@ -6,7 +6,8 @@ yet, and its models may be on the hub.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -159,6 +160,34 @@ class Subject:
         from pipeline.inference.options import EngineOptions
 
         return EngineOptions(self.config.engine, self.config.model.dtype, self.config.seed)
+
+    def engine_on(self, *models: Path) -> dict[str, Any]:
+        """The engine on a model or on those of a mixture, for `parallel.start`; it decodes with the
+        base's tokenizer and stops at `end_tokens`, whichever models these are."""
+        common = {"tokenizer": str(self.trajectory.base.folder), "ends": self.end_tokens}
+        return self.engine.arguments(*models) | common
+
+    @cached_property
+    def end_tokens(self) -> list[int]:
+        """See `conversation.end_tokens`."""
+        from pipeline.trajectory.conversation import end_tokens
+
+        return end_tokens(self.trajectory)
+
+    def warn_of_ends(self, key: str, ends: Iterable[int]) -> None:
+        """Say so where a model from elsewhere ends at tokens at which this run's models do not.
+
+        Args:
+            key: of the configuration, that names the model.
+            ends: all that it names as an end.
+        """
+        if more := sorted({*ends} - {*self.end_tokens}):
+            logging.getLogger(__name__).warning(
+                "%s: ends its responses at tokens %s too, at which no model of this run stops (%s "
+                "for all): its responses may run on, and look worse than they are; name the "
+                "tokens in the generation_config.json of the base to have all stop there",
+                *(key, ", ".join(map(str, more)), ", ".join(map(str, self.end_tokens)) or "none"),
+            )
 
     @cached_property
     def sets(self) -> list[ProblemSet]:

@@ -15,6 +15,7 @@ from pipeline.artifacts import read_json, read_jsonl, write_json
 from pipeline.inference.hf.engine import HFEngine
 from pipeline.stages import linear_probe
 from pipeline.stages.base import Context
+from pipeline.trajectory import linearity
 from tests.stages.contexts import context_of
 
 WRITTEN = ("weights.json", "logprobs.json", "activations.json")
@@ -65,6 +66,39 @@ def test_other_filters_score_nothing_anew(run_dir: Path, scored: list[int]) -> N
     linear_probe.run(first)
     assert scored == []
     assert files(first) == before
+
+
+def test_other_filters_of_log_probs_read_no_weights_again(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour of reading for a filter of something else; figures of other filters, of another
+    path, or of a file that is broken, that are taken for these."""
+    read: list[float] = []
+    probe = linearity.probe_weights
+
+    def count(trajectory: Any, min_change: float, min_unique: int) -> dict[str, Any]:
+        read.append(min_change)
+        return probe(trajectory, min_change, min_unique)
+
+    monkeypatch.setattr(linearity, "probe_weights", count)
+    short: dict[str, Any] = {"linear_probe__activations": False}
+    before = files(context_of(run_dir))["weights.json"]
+    for value in (0.001, 0.5):
+        linear_probe.run(context_of(run_dir, linear_probe__min_logprob_change=value, **short))
+    assert read == []
+    assert files(context_of(run_dir))["weights.json"] == before
+    linear_probe.run(context_of(run_dir, linear_probe__min_change=1e-3, **short))
+    assert read == [1e-3]
+    linear_probe.run(context_of(run_dir, linear_probe__min_unique=4, **short))
+    assert len(read) == 2
+    (run_dir / "linear_probe" / "weights.json").write_text('{"scalars_total": 1')
+    linear_probe.run(context_of(run_dir, **short))
+    assert len(read) == 3
+    assert files(context_of(run_dir))["weights.json"] == before
+    recorded = run_dir / "snapshot" / "trajectory.json"
+    write_json(recorded, {**read_json(recorded), "virtual_steps": [0.0, 3.0, 4.0, 9.0]})
+    linear_probe.run(context_of(run_dir, **short))
+    assert len(read) == 4
 
 
 def test_hours_of_scores_are_no_reason_to_refuse_another_filter(run_dir: Path) -> None:

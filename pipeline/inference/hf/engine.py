@@ -97,12 +97,17 @@ class HFEngine:
         batch_size: int = 256,
         device: str | None = None,
         threads: int | None = None,
+        tokenizer: Path | None = None,
+        ends: Sequence[int] | None = None,
     ) -> None:
         set_threads(threads)
         self.batch_size = batch_size
         self.mixture = Mixture(folders, coefficients, parse_dtype(dtype), pick_device(device))
-        self.tokenizer = AutoTokenizer.from_pretrained(folders[-1], local_files_only=True)
-        self.stops = np.array(stop_tokens(self.mixture.models[-1], self.tokenizer), dtype=np.int64)
+        place = folders[-1] if tokenizer is None else tokenizer
+        self.tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
+        if ends is None:
+            ends = stop_tokens(self.mixture.models[-1], self.tokenizer)
+        self.stops = np.array(ends, dtype=np.int64)
         self._texts: dict[tuple[int, ...], str] = {}
 
     def generate(
@@ -194,7 +199,8 @@ class HFEngine:
         group.keep(np.flatnonzero(~finished))
         for prompt, sample, ids, stop, logprob in found:
             reason: FinishReason = "stop" if stop else "length"
-            yield Generation(prompt, sample, ids, self._text(ids), reason, logprob)
+            text = self._text(ids[:-1] if stop else ids)
+            yield Generation(prompt, sample, ids, text, reason, logprob)
 
     def _text(self, ids: tuple[int, ...]) -> str:
         """Decoded tokens; short responses are remembered, since small tasks repeat them often."""

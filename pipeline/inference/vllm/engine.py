@@ -54,6 +54,15 @@ def import_vllm() -> Any:
     return vllm
 
 
+def stopping(ends: Sequence[int] | None) -> dict[str, Any]:
+    """Arguments of `vllm.SamplingParams` that end a response at these tokens and at no others.
+
+    vLLM adds the tokenizer's end token and the generation config's, unless these are ignored.
+    None: as vLLM does by itself.
+    """
+    return {} if ends is None else {"ignore_eos": True, "stop_token_ids": list(ends)}
+
+
 class VLLMEngine:
     """Engine (see `engine.Engine`) on vLLM."""
 
@@ -73,6 +82,8 @@ class VLLMEngine:
         kv_cache_gib: float = 2.0,
         enforce_eager: bool = False,
         share_weights: bool = True,
+        tokenizer: Path | None = None,
+        ends: Sequence[int] | None = None,
         **arguments: Any,
     ) -> None:
         """Start vLLM.
@@ -88,6 +99,7 @@ class VLLMEngine:
             enforce_eager: no CUDA graphs (always so on the CPU).
             share_weights: hold weights that are equal in several models once; with CUDA graphs
                 such models cannot be given new weights afterwards.
+            tokenizer, ends: see `open_engine`.
             **arguments: further ones of `vllm.LLM`.
         """
         settings = vllm_settings(
@@ -109,7 +121,7 @@ class VLLMEngine:
         self.batch_size = batch_size
         self.llm = vllm.LLM(
             model=str(folders[0]),
-            tokenizer=str(folders[-1]),
+            tokenizer=str(folders[-1] if tokenizer is None else plain_path(tokenizer)),
             dtype=dtype,
             seed=seed,
             max_num_seqs=batch_size,
@@ -121,7 +133,9 @@ class VLLMEngine:
         )
         kind = vllm.sampling_params.RequestOutputKind.FINAL_ONLY
         # the whole response at once is cheaper than token by token
-        self._params = partial(vllm.SamplingParams, detokenize=False, output_kind=kind)
+        self._params = partial(
+            vllm.SamplingParams, detokenize=False, output_kind=kind, **stopping(ends)
+        )
         self.max_model_len: int = self.llm.llm_engine.model_config.max_model_len
         self.tokenizer = self.llm.get_tokenizer()
         self._requests = 0
@@ -194,7 +208,8 @@ class VLLMEngine:
                 )
             index, sample = wanted[place]
             ids = tuple(made.token_ids)
-            text = self.tokenizer.decode(ids, skip_special_tokens=True)
+            said = ids[:-1] if reason == "stop" else ids
+            text = self.tokenizer.decode(said, skip_special_tokens=True)
             yield Generation(index, sample, ids, text, reason, made.cumulative_logprob or 0.0)
 
     def _check_lengths(self, prompts: Sequence[Sequence[int]], new: int) -> None:
