@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.artifacts import append_jsonl, iter_jsonl, repair_jsonl
 from pipeline.errors import PipelineError
 from pipeline.evaluation import signs
-from pipeline.evaluation.selection import choose, no_better
+from pipeline.evaluation.selection import choose, warn
 from pipeline.progress import bar
 
 if TYPE_CHECKING:
@@ -125,46 +125,13 @@ def score(
     for row in scores:
         row["chosen"] = row["model"] in names
         row["temperature"] = config.evaluate.temperature
-    _warn(scores, chosen, start)
+    warn(scores, chosen, start)
     bootstrap = config.evaluate.bootstrap
     free: dict[str, dict[str, Any]] = {}  # greedy: all agree with themselves, and are sure
     if config.evaluate.temperature > 0:
         free = label_free.choices(groups, scores, chosen, resamples=bootstrap, seed=config.seed)
     result = {"last_rl": last_rl, "start": start, "chosen": chosen, "label_free": free}
     return {**result, "rows": scores}
-
-
-def _warn(rows: Rows, chosen: Mapping[str, Mapping[str, Any]], start: str) -> None:
-    """Say which models have collapsed, first of all if one of them is chosen, and which choice is
-    no better than what was seen."""
-    for choice in chosen.values():
-        before = no_better(rows, choice["model"], start)
-        if before is not None:
-            logging.getLogger(__name__).warning(
-                "%s is best on validation of what was extrapolated, and no better than %s (%.1f "
-                "%% there), the last checkpoint seen: validation says to keep that one",
-                choice["model"],
-                start,
-                100 * before,
-            )
-    lost: dict[str, str] = {}
-    for row in rows:
-        if row["collapsed"]:
-            lost.setdefault(row["model"], "; ".join(row["collapse"]["reasons"]))
-    names = {choice["model"] for choice in chosen.values()}
-    for model, reasons in lost.items():
-        if model in names:
-            logging.getLogger(__name__).warning(
-                "%s is best on validation, and has collapsed: %s; look at its responses before "
-                "you use it",
-                model,
-                reasons,
-            )
-    others = [model for model in lost if model not in names]
-    if others:
-        logging.getLogger(__name__).warning(
-            "collapsed (scores.json and the report say by which signs): %s", ", ".join(others)
-        )
 
 
 def _graded(

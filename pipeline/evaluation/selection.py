@@ -1,11 +1,15 @@
-"""Choose method, horizon and alpha on the validation split; the test split only reports."""
+"""Choose method, horizon and alpha on the validation split, and say what speaks against the choice;
+the test split only reports."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 KINDS = ("weight", "logit")
+
+_log = logging.getLogger(__name__)
 
 
 def choose(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -58,6 +62,41 @@ def no_better(rows: Sequence[Mapping[str, Any]], model: str, start: str | None) 
     if not mine or mine.keys() != before.keys() or sum(mine.values()) > sum(before.values()):
         return None
     return float(sum(before.values()) / len(before))
+
+
+def warn(
+    rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Mapping[str, Any]], start: str
+) -> None:
+    """Say which models have collapsed, first of all if one of them is chosen, and which choice is
+    no better than what was seen."""
+    for choice in chosen.values():
+        before = no_better(rows, choice["model"], start)
+        if before is not None:
+            _log.warning(
+                "%s is best on validation of what was extrapolated, and no better than %s (%.1f "
+                "%% there), the last checkpoint seen: validation says to keep that one",
+                choice["model"],
+                start,
+                100 * before,
+            )
+    lost: dict[str, str] = {}
+    for row in rows:
+        if row["collapsed"]:
+            lost.setdefault(row["model"], "; ".join(row["collapse"]["reasons"]))
+    names = {choice["model"] for choice in chosen.values()}
+    for model, reasons in lost.items():
+        if model in names:
+            _log.warning(
+                "%s is best on validation, and has collapsed: %s; look at its responses before "
+                "you use it",
+                model,
+                reasons,
+            )
+    others = [model for model in lost if model not in names]
+    if others:
+        _log.warning(
+            "collapsed (scores.json and the report say by which signs): %s", ", ".join(others)
+        )
 
 
 def _on_validation(row: Mapping[str, Any], model: str | None) -> bool:
