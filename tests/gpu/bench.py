@@ -38,7 +38,7 @@ class Bench:
         process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},  # or what it says last is not the last line
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},  # what it says last is the last line
             stdout=stream,
             stderr=subprocess.STDOUT,
             text=True,
