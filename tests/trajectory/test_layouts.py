@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.errors import PipelineError
 from pipeline.trajectory.combine import write
 from pipeline.trajectory.layouts import open_checkpoint
+from pipeline.trajectory.layouts.zero import stage_of
 from pipeline.trajectory.pickles import load_records
 from pipeline.trajectory.plan import make_plan
 from pipeline.trajectory.rule import make_rule
@@ -175,6 +176,29 @@ def test_deepspeed_zero(tmp_path: Path, zero: Path) -> None:
         next(folder.glob(f"global_step{stage}/*rank_1_*optim_states.pt")).unlink()
         with pytest.raises(PipelineError, match="1 of 2"):
             open_checkpoint(stage, folder, base)
+
+
+class ByName:
+    """A stage as Python 3.11.2 pickles it."""
+
+    def __init__(self, kind: Any, name: str) -> None:
+        self.kind, self.name = kind, name
+
+    def __reduce__(self) -> Any:
+        return getattr, (self.kind, self.name)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_stage_is_read_however_python_pickles_it(tmp_path: Path, stage: int) -> None:
+    """Would catch checkpoints that the system's Python of Debian 12 has written, refused."""
+    kinds = pytest.importorskip("deepspeed.runtime.zero.config").ZeroStageEnum
+    member = kinds(stage)
+    for number, value in enumerate((stage, member, ByName(kinds, member.name))):
+        torch.save({"zero_stage": value}, tmp_path / f"{number}.pt")
+        assert stage_of(load_records(tmp_path / f"{number}.pt")["zero_stage"]) == stage
+    torch.save({"zero_stage": ByName(kinds, "__members__")}, tmp_path / "other.pt")
+    with pytest.raises(PipelineError, match="stage '__members__' is not known"):
+        stage_of(load_records(tmp_path / "other.pt")["zero_stage"])
 
 
 def lora_run(tmp_path: Path, rslora: bool) -> tuple[Path, Path]:

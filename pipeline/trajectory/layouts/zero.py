@@ -25,6 +25,8 @@ from pipeline.trajectory.layouts.zero_files import (
 )
 from pipeline.trajectory.pickles import Stored
 
+STAGES = {"disabled": 0, "optimizer_states": 1, "gradients": 2, "weights": 3}  # DeepSpeed's enum
+
 
 def read(source: Path, base: Checkpoint | None) -> Found:
     """The ZeRO checkpoint in `source`, or in the tag folder in it (`latest` says which).
@@ -35,10 +37,27 @@ def read(source: Path, base: Checkpoint | None) -> Found:
     return Found("deepspeed zero", source, _read_folder(tag_folder(source), base))
 
 
+def stage_of(value: Any) -> int:
+    """The ZeRO stage that an optimizer file names: a number, or DeepSpeed's enum as an inert record.
+
+    Some releases of Python 3.11 (Debian 12's 3.11.2 among them) pickle a member of an enum by its
+    name, as an attribute of its class; the others by its number.
+
+    Raises:
+        PipelineError: a name that DeepSpeed's enum does not have.
+    """
+    if not isinstance(value, type):
+        return int(getattr(value, "args", (value,))[0])
+    name = str(getattr(value, "name", value)).rpartition(".")[2]
+    if name not in STAGES:
+        raise PipelineError(f"ZeRO stage {name!r} is not known; known are {', '.join(STAGES)}")
+    return STAGES[name]
+
+
 def _read_folder(folder: Path, base: Checkpoint | None) -> dict[str, Entry]:
     states = optimizer_states(folder)
-    stage = states[0].get("zero_stage", 1)  # not said where gradients are summed in fp32
-    stage = int(getattr(stage, "args", (stage,))[0])  # an enum, kept as an inert record
+    # not said where gradients are summed in fp32
+    stage = stage_of(states[0].get("zero_stage", 1))
     models = model_states(folder, stage, len(states))
     model = models[0]
     entries = {
