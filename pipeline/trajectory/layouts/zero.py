@@ -38,7 +38,7 @@ def read(source: Path, base: Checkpoint | None) -> Found:
 
 
 def stage_of(value: Any) -> int:
-    """The ZeRO stage that an optimizer file names: a number, or DeepSpeed's enum as an inert record.
+    """The ZeRO stage in an optimizer file: a number, or DeepSpeed's enum as an inert record.
 
     Some releases of Python 3.11 (Debian 12's 3.11.2 among them) pickle a member of an enum by its
     name, as an attribute of its class; the others by its number.
