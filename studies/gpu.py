@@ -19,9 +19,9 @@ from pipeline.artifacts import read_own, write_json
 from pipeline.errors import PipelineError
 from pipeline.report.figures.style import LIGHT, sheet
 from studies.jobs import ROOT, Curve, folder_of_runs, over_seeds, percent
+from studies.reground import ACCURACIES
 
 SEEN = 80  # the step that the predictions of tests/gpu/study.py start from
-ACCURACIES = (0.5, 0.7, 0.8, 0.9)
 COLUMNS = ("avg@k", "ci95", "diff_to_start", "diff_to_last_rl", "truncated_share", "collapsed")
 
 
@@ -60,22 +60,15 @@ def _date(found: Mapping[str, Any]) -> str:
     return str(found["machine"]["date"])
 
 
-def score(scores: Sequence[Sequence[Mapping[str, Any]]], model: str, at: float) -> list[float]:
-    """avg@k of a model at a temperature, one a seed."""
-    return [
-        next(row["avg@k"] for row in rows if (row["model"], row["temperature"]) == (model, at))
-        for rows in scores
-    ]
-
-
 def predicted_table(scores: Sequence[Sequence[Mapping[str, Any]]]) -> str:
     """Markdown: accuracy in % at T = 1, a column a seed and the mean with its interval."""
     seeds = range(len(scores))
     head = " | ".join(f"seed {seed}" for seed in seeds)
     lines = [f"| T = 1 | {head} | mean | cut at the limit |", f"|---|{'--:|' * (len(scores) + 2)}"]
-    for model in dict.fromkeys(row["model"] for row in scores[0] if row["temperature"] == 1):
-        values = score(scores, model, 1.0)
-        cut = [next(r["truncated_share"] for r in rows if r["model"] == model) for rows in scores]
+    sampled = [{row["model"]: row for row in rows if row["temperature"] == 1} for rows in scores]
+    for model in sampled[0]:
+        values = [by[model]["avg@k"] for by in sampled]
+        cut = [by[model]["truncated_share"] for by in sampled]
         cells = " | ".join(f"{100 * value:.1f}" for value in values)
         mean = percent(over_seeds(values, 0.0, 1.0))
         lines.append(f"| {model} | {cells} | {mean} | {100 * max(cut):.0f} |")

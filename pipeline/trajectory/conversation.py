@@ -65,8 +65,7 @@ def end_tokens(trajectory: Trajectory) -> list[int]:
 def default_ends(folder: Path) -> list[int]:
     """Where an engine that is started on a folder stops if it is not told: what the HF engine's
     `stop_tokens` says of a loaded model."""
-    path = next((p for name in (GENERATION, CONFIG) if (p := folder / name).exists()), None)
-    return sorted(_stated(path) or _token(_facts(folder, folder)))
+    return sorted(_configured(folder) or _token(_facts(folder, folder)))
 
 
 def named_ends(folder: Path) -> Ends:
@@ -85,8 +84,13 @@ def _facts(folder: Path, own: Path) -> Facts:
 
 
 def _base_ends(folder: Path, facts: Facts) -> Ends:
-    path = next((p for name in (GENERATION, CONFIG) if (p := folder / name).exists()), None)
-    return _stated(path) | _token(facts)
+    return _configured(folder) | _token(facts)
+
+
+def _configured(folder: Path) -> Ends:
+    """What the generation config says, or config.json where there is none."""
+    generation = folder / GENERATION
+    return _stated(generation if generation.exists() else folder / CONFIG)
 
 
 def _added(folders: Sequence[Path], own: Path) -> Ends:
@@ -95,8 +99,9 @@ def _added(folders: Sequence[Path], own: Path) -> Ends:
     return frozenset().union(*stated, _token(_facts(folders[0], own)))
 
 
-def _stated(path: Path | None) -> Ends:
-    ids = read_object(path).get("eos_token_id") if path is not None and path.exists() else None
+def _stated(path: Path) -> Ends:
+    """What a file names; nothing where it is not there."""
+    ids = read_object(path).get("eos_token_id") if path.exists() else None
     found = ids if isinstance(ids, list) else [] if ids is None else [ids]
     for token in found:
         if type(token) is not int or token < 0:

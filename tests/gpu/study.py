@@ -20,11 +20,10 @@ from typing import Any
 
 from pipeline.artifacts import read_json
 from studies.jobs import Curve, curve
+from studies.reground import ACCURACIES, TUNED_TO
 from tests.gpu.bench import Bench
 
 SEEDS = (0, 1, 2)
-ACCURACIES = (0.5, 0.7, 0.8, 0.9)
-TUNED_TO = 0.9
 RATES = ("1e-5", "2e-5", "4e-5", "8e-5", "1.6e-4", "3.2e-4")  # of plain RL
 JUMPS = (  # every, jump, rate
     *((2, 4, rate) for rate in ("1e-5", "2e-5", "4e-5", "8e-5")),
