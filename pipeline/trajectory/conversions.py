@@ -71,9 +71,10 @@ def meta_model(folder: Path) -> Any | None:
             if made is None:
                 return transformers.AutoModelForCausalLM.from_config(settings)
             return made(settings)
-    except (ValueError, KeyError, OSError, TypeError, AttributeError, ImportError):
-        return None
-    except (RuntimeError, NotImplementedError, StrictDataclassError):
+    except (
+        *(ValueError, KeyError, OSError, TypeError, AttributeError, ImportError, RuntimeError),
+        StrictDataclassError,
+    ):
         return None
 
 
